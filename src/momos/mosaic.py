@@ -1,0 +1,169 @@
+"""Mosaic-of-Motifs: pick motifs from the model's own blocks, put the nearest one in each block's place (Algorithm 1)."""
+
+import math
+from fractions import Fraction
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.spatial import cKDTree
+from torch import Tensor, nn
+
+from momos.blocks import from_blocks, num_blocks, real_weights, to_blocks, trainable
+
+
+class NotFinite(ValueError):
+    """Weights that hold NaN or infinity have no nearest motif."""
+
+
+class Projection(NamedTuple):
+    """What one projection did. Distortion counts real weights alone, never padding (method A3)."""
+
+    motifs: Tensor  # (num_motifs, block_size)
+    mosaic: Tensor  # (num_blocks,) int64: the index of each block's motif
+    usage: Tensor  # (num_motifs,) int64: how often each motif is used
+    distortion: float  # sum of (w - w_hat)^2
+    distortion_per_weight: float
+    relative_distortion: float  # ||w - w_hat|| / ||w||; 0 for a model of zeros
+    num_changed: int  # weights that differ from before
+
+    @property
+    def motifs_used(self) -> int:
+        return int((self.usage > 0).sum())
+
+
+def num_motifs(num_blocks: int, capacity: float) -> int:
+    """k = floor(capacity * num_blocks), at least 1 and at most num_blocks (MoMos, Sec. 4).
+
+    The product is taken on the decimal number that was written: 0.07 * 100 is 7. Raises ValueError for num_blocks below 1 and for a
+    capacity outside (0, 1].
+    """
+    if num_blocks < 1:
+        raise ValueError(f"num_blocks must be 1 or more, got {num_blocks}")
+    if isinstance(capacity, str | bool) or not 0 < capacity <= 1:
+        raise ValueError(f"capacity must be a number in (0, 1], got {capacity!r}")
+    written = Fraction(repr(float(capacity)))
+    return min(max(math.floor(written * num_blocks), 1), num_blocks)
+
+
+def draw_motifs(blocks: Tensor, num_motifs: int, *, force_zero: bool = True, generator: torch.Generator) -> Tensor:
+    """The zero block, if forced, and blocks drawn uniformly without replacement (Algorithm 1, step 1).
+
+    blocks (num_blocks, block_size) -> (num_motifs, block_size). The draw is made on the CPU, so that it is the same on every device.
+    Raises ValueError unless 1 <= num_motifs <= num_blocks.
+    """
+    if not 1 <= num_motifs <= len(blocks):
+        raise ValueError(f"num_motifs must be in 1..{len(blocks)} (the number of blocks), got {num_motifs}")
+    num_drawn = num_motifs - 1 if force_zero else num_motifs
+    drawn = blocks[torch.randperm(len(blocks), generator=generator)[:num_drawn].to(blocks.device)]
+    return torch.cat([torch.zeros_like(blocks[:1]), drawn]) if force_zero else drawn
+
+
+def assign(blocks: Tensor, motifs: Tensor) -> Tensor:
+    """Nearest motif of each block in Euclidean distance (Algorithm 1, step 2).
+
+    blocks (num_blocks, block_size), motifs (num_motifs, block_size) -> (num_blocks,) int64
+    Equal motifs: the lowest index. Exact: differences in float64 after scaling, in a k-d tree over the distinct motifs.
+    Raises ValueError for shapes that do not match, NotFinite for NaN and infinity.
+    """
+    if blocks.ndim != 2 or motifs.ndim != 2 or blocks.shape[1] != motifs.shape[1] or len(motifs) == 0:
+        raise ValueError(f"expected blocks (n, s) and motifs (k >= 1, s), got {tuple(blocks.shape)} and {tuple(motifs.shape)}")
+    queries, candidates = (_as_float64(tensor, what) for tensor, what in ((blocks, "blocks"), (motifs, "motifs")))
+    scale = max(np.abs(queries).max(initial=0), np.abs(candidates).max())
+    if scale > 0:  # squares must neither overflow nor vanish; by a power of two, which rounds nothing
+        exponent = -math.frexp(scale)[1]
+        queries, candidates = np.ldexp(queries, exponent), np.ldexp(candidates, exponent)
+    first = _first_of_each(candidates)
+    _, nearest = cKDTree(candidates[first]).query(queries)
+    return torch.from_numpy(first[nearest]).to(blocks.device)
+
+
+def _as_float64(tensor: Tensor, what: str) -> np.ndarray:
+    values = tensor.detach().to("cpu", torch.float64).numpy()
+    if not np.isfinite(values).all():
+        raise NotFinite(f"{what} hold values that are not finite")
+    return values
+
+
+def _first_of_each(rows: np.ndarray) -> np.ndarray:
+    """Indices of the first occurrence of every distinct row, ascending. A k-d tree over many equal points would be slow."""
+    order = np.lexsort(rows.T)  # stable: among equal rows the lowest index comes first
+    new = np.ones(len(rows), dtype=bool)
+    new[1:] = (rows[order[1:]] != rows[order[:-1]]).any(axis=1)
+    return np.sort(order[new])
+
+
+@torch.no_grad()
+def project_(
+    model: nn.Module,
+    block_size: int,
+    *,
+    capacity: float | None = None,
+    num_motifs: int | None = None,
+    force_zero: bool = True,
+    generator: torch.Generator | None = None,
+    motifs: Tensor | None = None,
+    slicing: str = "tensor",
+) -> Projection:
+    """Project all trainable weights in place onto at most num_motifs distinct blocks (Algorithm 1).
+
+    How many motifs: exactly one of capacity and num_motifs. `motifs` (num_motifs, block_size) replaces the draw.
+    A tensor's ragged last block takes part padded with zeros; its padding is never written back nor counted.
+    Raises ValueError for a bad block size, capacity or number of motifs, NotFinite for weights that hold NaN or infinity.
+    """
+    weights = list(trainable(model).values())
+    blocks = to_blocks(weights, block_size, slicing).cpu()
+    if motifs is None:
+        motifs = draw_motifs(blocks, _budget(len(blocks), capacity, num_motifs), force_zero=force_zero, generator=generator)
+    mosaic = assign(blocks, motifs)
+    projected = motifs[mosaic]
+    real = real_weights([weight.numel() for weight in weights], block_size, slicing)
+    before, after = blocks.reshape(-1)[real], projected.reshape(-1)[real]
+    for weight, value in zip(weights, from_blocks(projected, weights, slicing), strict=True):
+        weight.copy_(value)
+    return _report(motifs, mosaic, before, after)
+
+
+def _budget(num_blocks: int, capacity: float | None, count: int | None) -> int:
+    if (capacity is None) == (count is None):
+        raise ValueError(f"give exactly one of capacity and num_motifs, got {capacity!r} and {count!r}")
+    return count if capacity is None else num_motifs(num_blocks, capacity)
+
+
+def _report(motifs: Tensor, mosaic: Tensor, before: Tensor, after: Tensor) -> Projection:
+    difference = before.double() - after.double()
+    distortion = difference.square().sum().item()
+    norm = before.double().norm().item()
+    return Projection(
+        motifs=motifs,
+        mosaic=mosaic,
+        usage=torch.bincount(mosaic, minlength=len(motifs)),
+        distortion=distortion,
+        distortion_per_weight=distortion / len(before),
+        relative_distortion=math.sqrt(distortion) / norm if norm > 0 else 0.0,
+        num_changed=int((before != after).sum()),
+    )
+
+
+def describe(
+    model: nn.Module,
+    block_size: int | None,
+    *,
+    capacity: float | None,
+    num_motifs: int | None,
+    force_zero: bool,
+    slicing: str,
+    projection_every: str | int,
+) -> dict[str, str | int | float | bool | None]:
+    """What run.json says of a model's mosaic: the settings, num_blocks and num_motifs; all null without a block size.
+
+    Raises ValueError as `project_` would, before any training.
+    """
+    settings = {"capacity": capacity, "force_zero": force_zero, "slicing": slicing, "projection_every": projection_every}
+    if block_size is None:
+        return dict.fromkeys(["block_size", *settings, "num_motifs", "num_blocks"])
+    total = num_blocks([weight.numel() for weight in trainable(model).values()], block_size, slicing)
+    count = _budget(total, capacity, num_motifs)
+    if count > total:
+        raise ValueError(f"num_motifs must be in 1..{total} (the number of blocks), got {count}")
+    return {"block_size": block_size, **settings, "num_motifs": count, "num_blocks": total}
