@@ -1,0 +1,116 @@
+"""The run folder: every file name in it, saved and loaded here (safetensors, CSV, JSON; no pickle).
+
+    history.csv               a row per epoch
+    initial.safetensors       the weights before training, after the epoch of the lowest validation loss, and after the last epoch
+    best.safetensors
+    last.safetensors
+    motif_usage.safetensors   MoMos: how often each motif is used in `best` and `last`
+    run.json                  everything needed to interpret the rest
+"""
+
+import contextlib
+import csv
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+HISTORY, RUN, USAGE = "history.csv", "run.json", "motif_usage.safetensors"
+WEIGHTS = ("initial", "best", "last")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Atomically: the whole file or none. Raises OSError naming the file that can't be written."""
+    _atomically(path, lambda temporary: temporary.write_text(text))
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    write_text(path, json.dumps(values, indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict:
+    """Raises ValueError naming a file that is missing or no JSON object."""
+    values = _read(path, lambda: json.loads(path.read_text()))
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: expected a JSON object, got {type(values).__name__}")
+    return values
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """A tensor that is there under two names, or a view of another, is stored under each."""
+    from safetensors.torch import save
+
+    content = save({name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()})
+    _atomically(path, lambda temporary: temporary.write_bytes(content))
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Raises ValueError naming a file that is missing or damaged."""
+    from safetensors.torch import load_file
+
+    return _read(path, lambda: load_file(path))
+
+
+def save_weights(folder: Path, which: str, state: Mapping[str, Tensor]) -> None:
+    """A state dict as `which` (initial, best, last) of a run."""
+    save_tensors(folder / f"{which}.safetensors", state)
+
+
+def load_weights(folder: Path, which: str) -> dict[str, Tensor]:
+    """The state dict `which` (initial, best, last) of a run. Raises ValueError naming a missing or damaged file."""
+    if which not in WEIGHTS:
+        raise ValueError(f"weights must be one of {', '.join(WEIGHTS)}, got {which!r}")
+    return load_tensors(folder / f"{which}.safetensors")
+
+
+def save_history(folder: Path, columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    lines = [",".join(columns)]
+    lines += [",".join("" if row[column] is None else repr(row[column]) for column in columns) for row in rows]
+    write_text(folder / HISTORY, "\n".join(lines) + "\n")
+
+
+def load_history(folder: Path) -> list[dict[str, float | None]]:
+    """One dict per epoch, an empty cell as None. Raises ValueError naming a missing or damaged file."""
+    path = folder / HISTORY
+
+    def parse() -> list[dict[str, float | None]]:
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file, strict=True))
+        return [{key: float(value) if value else None for key, value in row.items()} for row in rows]
+
+    rows = _read(path, parse)
+    if not rows:
+        raise ValueError(f"{path}: expected a row per epoch, found none")
+    return rows
+
+
+def load_run(folder: Path) -> dict:
+    """run.json. Raises ValueError naming a missing or damaged file."""
+    return read_json(folder / RUN)
+
+
+def _read(path: Path, read):
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: expected a file written by an earlier stage (run `dvc repro`)")
+    try:
+        return read()
+    except Exception as error:  # safetensors raises its own type, csv and json theirs: all mean the same to the reader
+        raise ValueError(f"{path} is damaged or of another kind: {error}") from error
+
+
+def _atomically(path: Path, write) -> None:
+    """Write beside the target, sync, then rename over it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise OSError(error.errno, f"{path} can't be written: {error.strerror or error}") from error

@@ -1,0 +1,66 @@
+"""Stages `train` and `ablation`: one model, one method, one seed.
+
+usage: train.py MODEL METHOD SEED DATA.safetensors RUN_DIR COST.json [--block-size S --capacity C]
+
+METHOD is an entry of params.yaml; with a block size and a capacity it only names a cell of the ablation.
+"""
+
+import argparse
+from pathlib import Path
+
+from tqdm import tqdm
+
+from momos import blocks, checkpoint, config, cost, data, models, mosaic, quantize, tracking, train
+
+
+def main(key: dict, method: config.Method, paths: argparse.Namespace) -> None:
+    recipe, settings, images = config.load(config.Model, key["model"]), config.load(config.Train), config.load(config.Data)
+    projection, exclude = config.load(config.Mosaic), config.load(config.Quantize).exclude
+    dataset = data.load(paths.data)
+    device = train.prepare_device(settings.device, settings.num_threads)
+    shape = {"num_classes": len(dataset.classes), "in_channels": dataset.images.shape[1], "image_size": recipe.image_size}
+    model = models.build(recipe.arch, seed=key["seed"], kwargs=recipe.kwargs, **shape)
+    about = key | {"arch": recipe.arch, "arch_kwargs": recipe.kwargs, **shape, "data_sha256": data.digest(dataset)}
+    about |= {"num_weights": sum(weight.numel() for weight in blocks.trainable(model).values())}
+    about |= {"bits": method.bits, "exclude": exclude if method.bits < 32 else None}
+    about |= mosaic.describe(
+        model, method.block_size, capacity=method.capacity, num_motifs=method.num_motifs, **vars(projection)
+    )
+    about |= train.describe(settings, recipe, device)
+    checkpoint.write_json(paths.run / checkpoint.RUN, about)  # a folder that can't be written is met here, before training
+
+    setting = {"settings": settings, "recipe": recipe, "method": method, "mosaic": projection, "seed": key["seed"]}
+    setting |= {"augmentation": config.load(config.Augment), "quantized": quantize.quantized_names(model, exclude, recipe.arch)}
+    batches = train.Batches(settings.batch_size, recipe.image_size, images.mean, images.std, device)
+    bar = tqdm(total=settings.epochs, disable=None, unit="epoch", desc=" ".join(map(str, key.values())))
+    with tracking.run(config.load(config.Tracking), about) as log, cost.Meter(device) as meter, bar:
+        try:
+            result = train.train(model, dataset, batches, **setting, on_epoch=lambda row: (log(row), bar.update()))
+        except train.Diverged as error:
+            checkpoint.save_history(paths.run, train.HISTORY_COLUMNS, error.history)
+            raise
+        save(paths.run, about, result)
+        log.finish(paths.run)
+    checkpoint.write_json(paths.cost, meter.read() | {"num_epochs": len(result.history)})
+
+
+def save(folder: Path, about: dict, result: train.Result) -> None:
+    checkpoint.save_history(folder, train.HISTORY_COLUMNS, result.history)
+    for which, state in (("initial", result.initial), ("best", result.best.state), ("last", result.last)):
+        checkpoint.save_weights(folder, which, state)
+    if result.last_usage is not None:
+        checkpoint.save_tensors(folder / checkpoint.USAGE, {"best": result.best.usage, "last": result.last_usage})
+    checkpoint.write_json(folder / checkpoint.RUN, about | train.summary(result))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(usage=__doc__)
+    for name, kind in (("model", str), ("method", str), ("seed", int), ("data", Path), ("run", Path), ("cost", Path)):
+        parser.add_argument(name, type=kind)
+    parser.add_argument("--block-size", type=int)
+    parser.add_argument("--capacity", type=float)
+    args = parser.parse_args()
+    ablation = args.block_size is not None
+    grid = "ablation" if ablation else "main"
+    cell = config.cell(args.block_size, args.capacity) if ablation else config.load(config.Method, args.method)
+    main({"profile": config.profile(), "model": args.model, "method": args.method, "seed": args.seed, "grid": grid}, cell, args)
