@@ -1,0 +1,215 @@
+"""The `momos` command: the pipeline's measures for anyone's own weights.
+
+momos measure model.safetensors --arch resnet20 --num-classes 10
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from torch import Tensor
+
+WRAPPERS = ("state_dict", "model", "model_state_dict")  # keys under which training scripts keep the weights
+PREFIXES = ("module.", "_orig_mod.")  # put before every name by DataParallel and by torch.compile
+BAD_INPUT = 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand; 0 if it worked. Bad input: one line on stderr and 2."""
+    try:
+        arguments = _parser().parse_args(argv)
+        arguments.run(arguments)
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        print(f"momos: {' '.join(str(error).split())}", file=sys.stderr)
+        return BAD_INPUT
+    return 0
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """Name -> tensor from a .safetensors, .pt or .pth file; nothing in it is executed (`weights_only`).
+
+    Weights kept under "state_dict", "model" or "model_state_dict" are unwrapped, the prefixes of DataParallel and torch.compile
+    removed. Raises ValueError naming a file that is missing, damaged, of another kind or without tensors.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: expected a .safetensors, .pt or .pth file")
+    readers = {".safetensors": _read_safetensors, ".pt": _read_torch, ".pth": _read_torch}
+    if path.suffix not in readers:
+        raise ValueError(f"{path}: expected a file ending in {', '.join(readers)}, got {path.suffix or 'no ending'!r}")
+    return _without_prefixes(_unwrap(readers[path.suffix](path), path))
+
+
+def check_fit(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], trainable: Sequence[str]) -> None:
+    """Raises ValueError, with up to five names, unless the weights belong to the architecture.
+
+    expected: its state dict. trainable: the names that are measured, all of which must be there; other state may be absent.
+    """
+    missing = [name for name in trainable if name not in weights]
+    unexpected = [name for name in weights if name not in expected]
+    if missing or unexpected:
+        found = f"missing {_some(missing)}; unexpected {_some(unexpected)}"
+        raise ValueError(f"the weights do not belong to this architecture: {found}")
+    wrong = [
+        f"{name} {tuple(weights[name].shape)} instead of {tuple(expected[name].shape)}"
+        for name in trainable
+        if weights[name].shape != expected[name].shape
+    ]
+    if wrong:
+        raise ValueError(f"the weights do not fit this architecture, check --num-classes and its other settings: {_some(wrong)}")
+
+
+def measure(
+    weights: Mapping[str, Tensor],
+    arch: str,
+    num_classes: int,
+    *,
+    in_channels: int,
+    image_size: int,
+    arch_kwargs: Mapping,
+    num_init_seeds: int,
+    block_size: int | None,
+) -> dict[str, str | int | float | None]:
+    """The columns of `complexity.measure` for weights that belong to `arch`, and what they were measured against.
+
+    Initial BDM is the mean over models initialised with seeds 0 .. num_init_seeds - 1. Raises ValueError where names or shapes of
+    the weights do not fit the architecture.
+    """
+    from momos import blocks, models
+    from momos.complexity import compressors
+    from momos.complexity import measure as complexity
+
+    def build(seed: int):
+        return models.build(arch, num_classes, seed=seed, in_channels=in_channels, image_size=image_size, kwargs=arch_kwargs)
+
+    model = build(0)
+    initial = blocks.trainable(model)
+    check_fit(weights, model.state_dict(), list(initial))
+    trained = {name: weights[name] for name in initial}
+    columns = complexity.measure(trained, initial, block_size=block_size, compressors=list(compressors.COMPRESSORS), seed=0)
+    others = [complexity.model_bdm(blocks.trainable(build(seed))) for seed in range(1, num_init_seeds)]
+    num_weights = sum(tensor.numel() for tensor in trained.values())
+    return {"arch": arch, "num_weights": num_weights, "num_init_seeds": num_init_seeds, **_mean_initial(columns, others)}
+
+
+def _mean_initial(columns: dict, others: Sequence[tuple[float, float]]) -> dict:
+    """columns with the initial BDM averaged over its own seed and the others' (1-D, 2-D) values, and the ratios to that mean."""
+    columns = dict(columns)
+    for axis, name in enumerate(("bdm_1d", "bdm_2d")):
+        starts = [columns[f"{name}_initial"], *(values[axis] for values in others)]
+        columns[f"{name}_initial"] = sum(starts) / len(starts)
+        columns[f"{name}_ratio"] = columns[name] / columns[f"{name}_initial"]
+    return columns
+
+
+def _run_measure(arguments: argparse.Namespace) -> None:
+    weights = load_weights(arguments.checkpoint)
+    columns = measure(
+        weights,
+        arguments.arch,
+        arguments.num_classes,
+        in_channels=arguments.in_channels,
+        image_size=arguments.image_size,
+        arch_kwargs=arguments.arch_kwargs,
+        num_init_seeds=arguments.init_seeds,
+        block_size=arguments.block_size,
+    )
+    print(json.dumps(columns, indent=1) if arguments.json else _as_text(columns))
+
+
+def _as_text(columns: Mapping) -> str:
+    width = max(len(name) for name in columns)
+    shown = {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in columns.items()}
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in shown.items() if value is not None)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports bad usage as the ValueError that `main` prints in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message} (see {self.prog} --help)")
+
+
+def _parser() -> _Parser:
+    parser = _Parser(prog="momos", description="How simple are the weights of a neural network?")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    about = "Complexity of a checkpoint's trainable weights, against the same architecture at its random initialisation."
+    _add_measure(commands.add_parser("measure", help="complexity of a checkpoint", description=about))
+    return parser
+
+
+def _add_measure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help=".safetensors, .pt or .pth file")
+    parser.add_argument("--arch", required=True, help="mlp, resnet20, tiny_vit, mobilevit or a timm name")
+    parser.add_argument("--num-classes", type=_positive, required=True, metavar="N", help="outputs of the classifier")
+    parser.add_argument("--in-channels", type=_positive, default=3, metavar="C", help="image channels (default 3)")
+    parser.add_argument("--image-size", type=_positive, default=32, metavar="P", help="pixels a side (default 32)")
+    parser.add_argument("--arch-kwargs", type=_json_object, default={}, metavar="JSON", help="settings of the architecture")
+    parser.add_argument("--init-seeds", type=_positive, default=1, metavar="N", help="initialisations to average (default 1)")
+    parser.add_argument("--block-size", type=_positive, metavar="S", help="count the distinct blocks of S weights")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=_run_measure)
+
+
+def _positive(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a positive whole number, got {text!r}")
+    return int(text)
+
+
+def _json_object(text: str) -> dict:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise argparse.ArgumentTypeError(f"expected a JSON object, got {text!r} ({error})") from error
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"expected a JSON object, got {text!r}")
+    return value
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from momos.checkpoint import load_tensors
+
+    return load_tensors(path)
+
+
+def _read_torch(path: Path) -> object:
+    import torch
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle can raise nearly any type; all mean the same to the reader
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(f"{path} can't be read as weights alone: {reason or type(error).__name__}") from error
+
+
+def _unwrap(content: object, path: Path) -> dict[str, Tensor]:
+    """The dict of tensors in what a file held. Raises ValueError if there is none."""
+    for key in WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not content:
+        raise ValueError(f"{path}: expected a dict of tensors, got {type(content).__name__}")
+    strange = [str(name) for name, value in content.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
+    if strange:
+        raise ValueError(f"{path}: expected a dict of tensors, bare or under {', '.join(WRAPPERS)}; no tensor: {_some(strange)}")
+    return dict(content)
+
+
+def _without_prefixes(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    for prefix in PREFIXES:
+        if all(name.startswith(prefix) for name in weights):
+            weights = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
+    return weights
+
+
+def _some(names: Sequence[str]) -> str:
+    """At most five of the names, and how many more there are."""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return (", ".join(names[:5]) or "none") + more
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,117 @@
+"""Section 3 of the MoMos paper as exact functions: how many weight spaces a mosaic can choose from, and how large each is."""
+
+import math
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from itertools import product
+from typing import NamedTuple
+
+
+class Counterexample(NamedTuple):
+    """A case that breaks a statement of the paper; `left` and `right` are the two numbers that do not compare as stated."""
+
+    statement: str  # "Cor. 3.9" or "Prop. 3.10"
+    case: str
+    left: int
+    right: int
+
+
+def stirling2(n: int, j: int) -> int:
+    """Ways to partition n objects into j non-empty sets. Raises ValueError for negative arguments."""
+    if n < 0 or j < 0:
+        raise ValueError(f"stirling2 needs n >= 0 and j >= 0, got n={n}, j={j}")
+    return _stirling_row(n, j)[j]
+
+
+def num_components(num_blocks: int, num_motifs: int) -> int:
+    """N(n, k) = sum over j = 1 .. min(n, k) of Stirling2(n, j): distinct linear components (Eq. 17).
+
+    Raises ValueError unless both are at least 1.
+    """
+    _at_least_one(num_blocks=num_blocks, num_motifs=num_motifs)
+    return sum(_stirling_row(num_blocks, min(num_blocks, num_motifs))[1:])
+
+
+def growth_bound(num_blocks: int) -> int:
+    """2^(n - 1), which N(n, k) reaches for every k >= 2 (Cor. 3.9). Raises ValueError below one block."""
+    _at_least_one(num_blocks=num_blocks)
+    return 2 ** (num_blocks - 1)
+
+
+def component_dimension(mosaic: Sequence[int], block_size: int) -> int:
+    """Dimension of the component of one mosaic, d = n * s: distinct motifs used, times s (Lemma 3.5, Eq. 11)."""
+    _at_least_one(block_size=block_size)
+    return len(set(mosaic)) * block_size
+
+
+def component_dimension_bound(num_motifs: int, block_size: int) -> int:
+    """k * s, the largest dimension that any component has (Lemma 3.5). Raises ValueError unless both are at least 1."""
+    _at_least_one(num_motifs=num_motifs, block_size=block_size)
+    return num_motifs * block_size
+
+
+def num_components_for_block_size(num_weights: int, block_size: int, capacity: float) -> int:
+    """N(n, k) with n = ceil(d / s) and k = floor(C n), at least 1: a function of s that falls (Prop. 3.10).
+
+    Raises ValueError unless d and s are at least 1, s <= d and capacity is in (0, 1].
+    """
+    return num_components(*_blocks_and_motifs(num_weights, block_size, capacity))
+
+
+def check(
+    *, max_blocks: int, num_weights: Sequence[int], block_sizes: Sequence[int], capacities: Sequence[float]
+) -> list[Counterexample]:
+    """Counterexamples to Cor. 3.9 and Prop. 3.10 on a grid, in exact integers; none expected.
+
+    Cor. 3.9: N(n, k) >= 2^(n-1) for 2 <= k <= n <= max_blocks. Prop. 3.10: for every d, C and two neighbouring block sizes
+    up to d, the larger has no more components, and strictly fewer where it has fewer blocks and the smaller two motifs or more.
+    """
+    return [*_growth_failures(max_blocks), *_monotonicity_failures(num_weights, block_sizes, capacities)]
+
+
+def _growth_failures(max_blocks: int) -> Iterator[Counterexample]:
+    for n in range(2, max_blocks + 1):
+        components = 1  # k = 1: all blocks equal
+        for k, partitions in enumerate(_stirling_row(n, n)[2:], start=2):
+            components += partitions
+            if components < growth_bound(n):
+                yield Counterexample("Cor. 3.9", f"n={n}, k={k}", components, growth_bound(n))
+
+
+def _monotonicity_failures(
+    num_weights: Sequence[int], block_sizes: Sequence[int], capacities: Sequence[float]
+) -> Iterator[Counterexample]:
+    for d, capacity in product(num_weights, capacities):
+        sizes = sorted({size for size in block_sizes if size <= d})
+        for small, large in zip(sizes, sizes[1:], strict=False):
+            more, fewer = (num_components_for_block_size(d, size, capacity) for size in (small, large))
+            if fewer > more or (fewer == more and _must_fall(d, small, large, capacity)):
+                yield Counterexample("Prop. 3.10", f"d={d}, C={capacity}, s={small} and {large}", fewer, more)
+
+
+def _must_fall(num_weights: int, small: int, large: int, capacity: float) -> bool:
+    blocks, motifs = _blocks_and_motifs(num_weights, small, capacity)
+    return motifs >= 2 and _blocks_and_motifs(num_weights, large, capacity)[0] < blocks
+
+
+def _blocks_and_motifs(num_weights: int, block_size: int, capacity: float) -> tuple[int, int]:
+    _at_least_one(num_weights=num_weights, block_size=block_size)
+    if block_size > num_weights or not 0 < capacity <= 1:
+        expected = f"block_size must be in 1..{num_weights} and capacity in (0, 1]"
+        raise ValueError(f"{expected}, got block_size={block_size}, capacity={capacity}")
+    blocks = -(-num_weights // block_size)
+    return blocks, max(math.floor(Fraction(repr(float(capacity))) * blocks), 1)  # the decimal as written: 0.07 * 100 is 7
+
+
+def _stirling_row(n: int, width: int) -> list[int]:
+    """[Stirling2(n, 0), .., Stirling2(n, width)] by S(m, j) = j S(m-1, j) + S(m-1, j-1)."""
+    row = [1] + [0] * width
+    for _ in range(n):
+        row = [0] + [j * row[j] + row[j - 1] for j in range(1, width + 1)]
+    return row
+
+
+def _at_least_one(**values: int) -> None:
+    for name, value in values.items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
