@@ -1,0 +1,52 @@
+"""Stage `report`: what people read.   usage: report.py PAPER_DIR DATA_JSON RUNS_DIR RESULTS_DIR REPORTS_DIR"""
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from momos import checkpoint, claims, config, published, report, results
+
+
+def main(paper_dir: Path, data_json: Path, runs_dir: Path, results_dir: Path, reports_dir: Path) -> None:
+    runs = config.runs()
+    data, train, mosaic = config.load(config.Data), config.load(config.Train), config.load(config.Mosaic)
+    evaluate, shown = config.load(config.Evaluate), config.load(config.Report)
+    grid, ablation, quantize = config.load(config.Grid), config.load(config.Ablation), config.load(config.Quantize)
+    sections = (data, train, mosaic, quantize, grid, ablation, evaluate, shown)
+    models = {name: asdict(config.load(config.Model, name)) for name in grid.models}
+
+    measured = results.read(results_dir, runs_dir, runs)
+    check = report.read_published(paper_dir, measured.evaluation)
+    evidence = claims.Evidence(
+        evaluation=measured.evaluation,
+        distortion=measured.distortion,
+        survey=measured.survey,
+        published=check,
+        source=data.source,
+        epochs=train.epochs,
+        patience=train.patience,
+    )
+    pictures = report.pictures(runs_dir, runs, shown, evaluate.checkpoint)
+    method = config.load(config.Method, shown.picture_method)
+    cut = method.block_size if mosaic.slicing == "tensor" else None  # cut from the whole model, blocks do not begin with the tensor
+    repeats = {title: report.repeats(matrix, cut) for title, matrix in pictures.items()} if cut else None
+    study = report.Study(
+        name=reports_dir.name,
+        results=measured,
+        check=check,
+        comparison=claims.compare_accuracy(evidence),
+        verdicts=claims.judge(published.read_claims(paper_dir), evidence),
+        pictures=report.crop(pictures, shown.picture_size),
+        repeats=report.crop(repeats, shown.picture_size) if repeats else None,
+        data=checkpoint.read_json(data_json),
+        settings={section.section: asdict(section) for section in sections} | {"models": models},
+    )
+    report.write_tables(study, reports_dir / "tables")
+    report.write_figures(study, reports_dir / "figures")
+    checkpoint.write_text(reports_dir / "claims.md", report.claims_page(study))
+    checkpoint.write_json(reports_dir / "metrics.json", report.metrics(study))
+    checkpoint.write_text(reports_dir / "README.md", report.page(study))
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))

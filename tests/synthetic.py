@@ -1,0 +1,189 @@
+"""Results of runs that never happened: rows like those of the measuring stages, built so that every verdict is known.
+
+By default each configuration of the paper has the accuracy, RAC and BDM ratio that the paper printed for it.
+"""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import yaml
+from safetensors.torch import save_file
+
+from momos import checkpoint, config, results
+
+ROOT = Path(__file__).parents[1]
+PAPER = ROOT / "data" / "paper"
+MODELS = ("mlp", "resnet20", "tiny_vit")
+WEIGHTS = {"mlp": 282_634, "resnet20": 269_434, "tiny_vit": 124_058, "mobilevit": 4_944_042}
+SEEDS = (0, 1, 2)
+SIZES, CAPACITIES = (2, 4, 8), (0.1, 0.05, 0.005)
+COMPRESSORS = ("gzip", "bz2", "lzma", "zstd")
+EPOCHS = 5
+TREE_MODELS = ("mlp", "resnet20")
+TREE_METHODS = ("baseline", "qat8", "qat4", "momos_s2_c10", "momos_s4_c1", "momos_s4_c0_5", "momos_s2_c10_qat8")
+
+
+def published() -> pd.DataFrame:
+    return pd.concat([pd.read_csv(PAPER / name) for name in ("table1.csv", "table2.csv")], ignore_index=True)
+
+
+def method_name(row) -> str:
+    if row.method == "baseline":
+        return "baseline"
+    return f"qat{row.bits}" if row.method == "qat" else f"momos_s{row.block_size:.0f}_c{results.percent(row.capacity).replace('.', '_')}"
+
+
+def evaluation(*, models=MODELS, seeds=SEEDS) -> pd.DataFrame:
+    """Main grid at the published numbers; the seeds of a cell lie one point apart around its mean."""
+    cells = published()
+    rows = []
+    for row in cells[cells.model.isin(models)].itertuples():
+        for index, seed in enumerate(seeds):
+            offset = index - (len(seeds) - 1) / 2
+            views = ["deployed"] if row.bits == 32 else ["deployed", "latent"]
+            rows += [_row(row, seed, offset, view) for view in views]
+    return described(pd.DataFrame(rows))
+
+
+def _row(cell, seed: int, offset: float, view: str) -> dict:
+    accuracy = (cell.accuracy_mean + offset) / 100
+    simple = 2.0 if cell.method == "momos" else 1.1
+    return {
+        "model": cell.model, "method": method_name(cell), "seed": seed, "grid": "main", "weights": view, "bits": cell.bits,
+        "block_size": cell.block_size, "capacity": cell.capacity, "num_motifs": np.nan, "num_blocks": np.nan,
+        "num_weights": WEIGHTS[cell.model], "num_epochs": EPOCHS, "best_epoch": EPOCHS, "val_accuracy_best": accuracy + 0.01,
+        "val_accuracy_last": accuracy, "test_accuracy_best": accuracy + 0.005, "test_accuracy_last": accuracy, "rac": cell.rac,
+        "description_bits": 1, "trivial_bits": 2, "lower_complexity": float(cell.method != "baseline"),
+        "bdm_1d": 1e5 * cell.bdm_ratio, "bdm_1d_initial": 1e5, "bdm_1d_ratio": cell.bdm_ratio, "bdm_1d_normalized": 0.5,
+        "bdm_1d_shuffled": 1e5, "bdm_2d": 9e4, "bdm_2d_initial": 1e5, "bdm_2d_ratio": 0.9, "bdm_2d_normalized": 0.4, "bdm_2d_shuffled": 1e5,
+        **{name: simple for name in COMPRESSORS}, **{f"{name}_binary": 1.0 for name in COMPRESSORS},
+        "sparsity": 0.25, "l2_norm": 30.0, "distinct_blocks": np.nan if cell.method != "momos" else 700,
+    }  # fmt: skip
+
+
+def described(frame: pd.DataFrame) -> pd.DataFrame:
+    """With title, family and label, as `results.read` returns them."""
+    settings = [(row.bits, row.block_size, row.capacity) for row in frame.itertuples()]
+    return frame.assign(
+        title=[results.TITLES[name] for name in frame.model],
+        family=[results.family(bits, size) for bits, size, _ in settings],
+        label=[results.label(*setting) for setting in settings],
+    )
+
+
+def ablation(drops: dict[int, float], *, model: str = "mlp") -> pd.DataFrame:
+    """Validation accuracy falls by drops[block_size] points from the largest to the smallest capacity."""
+    base = evaluation(models=(model,), seeds=(0,)).iloc[[0]]
+    parts = []
+    for size, drop in drops.items():
+        for index, capacity in enumerate(CAPACITIES):
+            accuracy = 0.9 - drop / 100 * index / (len(CAPACITIES) - 1)
+            cell = {"grid": "ablation", "method": config.cell_name(size, capacity), "block_size": size, "capacity": capacity}
+            parts.append(base.assign(**cell, val_accuracy_last=accuracy, val_accuracy_best=accuracy))
+    return described(pd.concat(parts, ignore_index=True))
+
+
+def distortion(evaluation: pd.DataFrame, *, first: float = 0.3, last: float = 0.02) -> pd.DataFrame:
+    """Relative distortion falls from first to last in a straight line, and so does validation loss, from 2 to 1."""
+    runs = evaluation[(evaluation.family.isin(["momos", "momos+qat"])) & (evaluation.weights == "deployed")]
+    path = np.linspace(first, last, EPOCHS)
+    columns = ["model", "method", "seed", "grid", "bits", "block_size", "capacity"]
+    parts = []
+    for row in runs.itertuples():
+        values = {"epoch": np.arange(1, EPOCHS + 1), "distortion": path**2 * 100, "relative_distortion": path}
+        values |= {"distortion_per_weight": path**2, "num_changed": 10, "motifs_used": 5, "val_accuracy": np.linspace(0.4, 0.9, EPOCHS)}
+        values |= {"val_loss": np.linspace(2, 1, EPOCHS), "best": np.arange(1, EPOCHS + 1) == EPOCHS}
+        parts.append(pd.DataFrame(values).assign(**{name: getattr(row, name) for name in columns}))
+    return described(pd.concat(parts, ignore_index=True))
+
+
+def survey(ratios, *, source: str = results.OWN_SOURCE) -> pd.DataFrame:
+    rows = {"name": [f"m{index}" for index in range(len(ratios))], "family": "mlp", "source": source, "num_weights": 1000}
+    return pd.DataFrame(rows | {"bdm_1d_ratio": ratios, "group": "Baseline", "title": "MLP"})
+
+
+def history() -> list[dict]:
+    fractions = np.linspace(0, 1, EPOCHS)
+    return [
+        {"epoch": index + 1, "lr": 0.1, "train_loss": 2 - done, "train_accuracy": 0.5 + done / 3, "val_loss": 2 - 0.9 * done,
+         "val_accuracy": 0.4 + done / 2, "distortion": None, "distortion_per_weight": None, "relative_distortion": None,
+         "num_changed": None, "motifs_used": None}
+        for index, done in enumerate(fractions.tolist())
+    ]  # fmt: skip
+
+
+class Tree:
+    """A project folder with params.yaml and all that the report reads: seeds 0 and 1, part of the grid, a small ablation."""
+
+    def __init__(self, root: Path):
+        self.root, self.params = root, yaml.safe_load((ROOT / "profiles" / "digits.yaml").read_text())
+        self.params["grid"] = {"models": list(TREE_MODELS), "methods": list(TREE_METHODS), "seeds": [0, 1]}
+        self.params["ablation"] |= {"block_sizes": list(SIZES), "capacities": list(CAPACITIES)}
+        self.params["report"]["picture_size"] = 8
+        self.write_params()
+        self.results, self.runs, self.reports = root / "results" / "digits", root / "runs" / "digits", root / "reports" / "digits"
+        self._write_measurements()
+        (root / "digits.json").write_text(json.dumps(self._summary()))
+
+    @property
+    def arguments(self) -> tuple[Path, ...]:
+        return PAPER, self.root / "digits.json", self.runs, self.results, self.reports
+
+    def write_params(self) -> None:
+        (self.root / "params.yaml").write_text(yaml.safe_dump(self.params))
+
+    def _summary(self) -> dict:
+        sizes = {"train": 1293, "validation": 144, "test": 360}
+        return {"source": "digits", "sha256": "0" * 64, "image_shape": [1, 8, 8], "classes": list("0123456789"), "sizes": sizes}
+
+    def _write_measurements(self) -> None:
+        runs = config.runs(path=self.root / "params.yaml")
+        frame = pd.DataFrame([row for run in runs for row in self._rows(run)])
+        described_frame = described(frame)
+        distortions = distortion(described_frame)
+        plain = ["title", "family", "label"]
+        for model in TREE_MODELS:
+            (self.results / model).mkdir(parents=True)
+            frame[frame.model == model].to_csv(self.results / model / "evaluation.csv", index=False)
+            mine = distortions[distortions.model == model].drop(columns=plain)
+            mine.to_csv(self.results / model / "distortion.csv", index=False)
+        main = [run for run in runs if run.grid == "main"]
+        surveyed = {"name": [f"{run.model} {run.method} {run.seed}" for run in main], "family": [run.model for run in main]}
+        surveyed |= {"source": results.OWN_SOURCE, "num_weights": [WEIGHTS[run.model] for run in main], "bdm_1d_ratio": 0.95}
+        pd.DataFrame(surveyed).to_csv(self.results / "survey.csv", index=False)
+        for run in main:
+            self._write_run(run)
+
+    def _rows(self, run: config.Run) -> list[dict]:
+        settings = run.settings
+        base = {"baseline": 80.0, "qat": 70.0, "momos": 75.0, "momos+qat": 74.0}[results.family(settings.bits, settings.block_size)]
+        cell = published().iloc[0].copy()
+        cell["model"], cell["bits"], cell["accuracy_mean"] = run.model, settings.bits, base
+        views = ["deployed"] if settings.bits == 32 else ["deployed", "latent"]
+        own = {"method": run.method, "grid": run.grid, "block_size": settings.block_size, "capacity": settings.capacity}
+        return [_row(cell, run.seed, float(run.seed), view) | own for view in views]
+
+    def _write_run(self, run: config.Run) -> None:
+        folder = run.folder(self.runs)
+        folder.mkdir(parents=True)
+        rows = history()
+        with (folder / checkpoint.HISTORY).open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+        if run.model == self.params["report"]["picture_model"] and run.seed == 0:
+            for index, which in enumerate(checkpoint.WEIGHTS):
+                save_file({"hidden.1.weight": weights(index, run.settings.block_size)}, folder / f"{which}.safetensors")
+
+
+def weights(seed: int, block_size: int | None) -> torch.Tensor:
+    """(16, 16); with a block size only three different blocks, one of them zero."""
+    generator = torch.Generator().manual_seed(seed)
+    if block_size is None or seed == 0:
+        return torch.randn(16, 16, generator=generator)
+    motifs = torch.cat([torch.zeros(1, block_size), torch.randn(2, block_size, generator=generator)])
+    return motifs[torch.randint(3, (256 // block_size,), generator=generator)].reshape(16, 16)

@@ -1,0 +1,170 @@
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from momos import figures, plots
+
+ROOT = Path(__file__).parents[1]
+CURVE = pd.DataFrame({"epoch": [1, 2, 3], "relative_distortion": [0.3, 0.2, 0.1], "val_loss": [2.0, 1.0, 0.5]})
+SURVEY = pd.DataFrame(
+    {"num_weights": [100, 1000, 1000], "bdm_1d_ratio": [0.9, 1.1, 0.8], "group": ["a", "a", "b"], "title": ["s", "l", "l"]}
+)
+POINTS = pd.DataFrame({"block_size": [2.0, 2.0, 4.0, 4.0], "capacity": [0.1, 0.005, 0.005, 0.1], "accuracy": [90.0, 88.0, 70.0, 85.0]})
+RAC = pd.DataFrame(
+    {"title": "MLP", "series": ["QAT", "QAT", "Baseline"], "rac": [2.0, 8.0, 1.0], "accuracy": [90, 80, 91], "accuracy_std": [1, 2, np.nan]}
+)
+TRAINING = pd.DataFrame(
+    {"title": "MLP", "label": ["A", "A", "B", "B"], "epoch": [1, 2, 1, 2], "val_loss": [2.0, 1.0, 3.0, 2.0], "val_accuracy": [5.0, 9, 4, 8]}
+)
+MATRIX = pd.DataFrame(np.arange(16.0).reshape(4, 4) - 7)
+
+
+@pytest.fixture
+def ax():
+    return Figure().subplots()
+
+
+def lines(ax) -> dict:
+    return {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in ax.get_lines()}
+
+
+def test_ratio_against_size_draws_each_model_where_it_is(ax):
+    found = lines(plots.ratio_against_size(SURVEY, ax))
+    assert found["a"] == ([100, 1000], [0.9, 1.1]) and found["b"] == ([1000], [0.8])
+    assert found["no change"][1] == [1, 1] and ax.get_xscale() == "log"
+
+
+def test_ratio_by_model_puts_models_in_order_of_size(ax):
+    found = lines(plots.ratio_by_model(SURVEY, ax))
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["s\n100", "l\n1,000"]
+    np.testing.assert_allclose(found["a"][0], [-0.175, 0.825])
+    np.testing.assert_allclose(found["b"][0], [1.175])
+
+
+def test_distortion_and_loss_have_an_axis_each(ax):
+    assert plots.distortion_and_loss(CURVE, ax) is ax
+    left, right = ax.figure.axes
+    assert lines(left)["Distortion (left)"][1] == [0.3, 0.2, 0.1] and lines(right)["Validation loss (right)"][1] == [2.0, 1.0, 0.5]
+    assert left.get_ylim()[0] == right.get_ylim()[0] == 0
+
+
+def test_capacity_lines_run_from_low_to_high_in_percent(ax):
+    found = lines(plots.accuracy_against_capacity(POINTS, ax, baseline=91.0))
+    np.testing.assert_allclose(found["s = 2"], ([0.5, 10], [88, 90]))
+    np.testing.assert_allclose(found["s = 4"], ([0.5, 10], [70, 85]))
+    assert found["Baseline"][1] == [91, 91]
+
+
+def test_no_baseline_no_line(ax):
+    assert "Baseline" not in lines(plots.accuracy_against_capacity(POINTS, ax, baseline=None))
+
+
+@pytest.mark.parametrize("hollow", [True, False])
+def test_published_points_are_hollow(ax, hollow):
+    plots.accuracy_against_rac(RAC, ax, hollow=hollow)
+    faces = {container.lines[0].get_markerfacecolor() for container in ax.containers}
+    assert (faces == {"white"}) == hollow
+
+
+def test_series_differ_in_more_than_colour(ax):
+    many = pd.concat([TRAINING[TRAINING.label == "A"].assign(label=str(index)) for index in range(8)])
+    plots.training(many, ax, column="val_loss")
+    drawn = ax.get_lines()
+    assert len({line.get_marker() for line in drawn}) == len({line.get_color() for line in drawn}) == 8
+    assert len({str(line._unscaled_dash_pattern) for line in drawn}) == 8
+
+
+def test_pictures_show_the_matrix_on_a_symmetric_scale(ax):
+    plots.values(MATRIX, ax, limit=7)
+    image = ax.get_images()[0]
+    np.testing.assert_array_equal(image.get_array(), MATRIX)
+    assert image.get_clim() == (-7, 7)
+
+
+def test_signs_are_what_bdm_sees(ax):
+    plots.signs(MATRIX, ax)
+    np.testing.assert_array_equal(ax.get_images()[0].get_array(), MATRIX > 0)
+
+
+@pytest.mark.parametrize("name", plots.MAPS.values())
+def test_colour_maps_are_monotone_in_lightness(name):
+    red, green, blue, _ = matplotlib.colormaps[name](np.linspace(0, 1, 64)).T
+    steps = np.diff(0.2126 * red + 0.7152 * green + 0.0722 * blue)
+    assert (steps > -0.01).all() or (steps < 0.01).all()
+
+
+DRAWN = {
+    "weights": lambda: figures.weights({"a": MATRIX, "b": -MATRIX}, {"a": MATRIX * 0 + 1, "b": MATRIX * 0 + 3}),
+    "survey": lambda: figures.survey(SURVEY),
+    "distortion": lambda: figures.distortion(pd.concat([CURVE.assign(label=name) for name in "abc"]), columns=2),
+    "capacity": lambda: figures.capacity(POINTS, 91.0, "MLP"),
+    "compression": lambda: figures.compression(RAC, RAC.iloc[:0]),
+    "compression_published": lambda: figures.compression(RAC, RAC),
+    "training": lambda: figures.training(TRAINING),
+}
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_figures_have_labels_legends_and_legible_type(name):
+    with figures.style():
+        figure = DRAWN[name]()
+        figure.draw_without_rendering()
+        texts = [text for text in figure.findobj(matplotlib.text.Text) if text.get_text() and text.get_visible()]
+    assert min(text.get_fontsize() for text in texts) >= 8
+    if name != "weights":
+        visible = [ax for ax in figure.axes if ax.axison]
+        assert any(ax.get_xlabel() for ax in visible) and any(ax.get_ylabel() for ax in visible)
+        assert figure.legends or figure.axes[0].get_legend()
+
+
+def test_the_survey_figure_says_the_share_below_one():
+    assert figures.survey(SURVEY).axes[0].get_title() == "2 of 3 trained models below 1 (67 %)"
+
+
+def test_nothing_of_matplotlib_is_changed():
+    before = dict(matplotlib.rcParams)
+    with figures.style():
+        assert dict(matplotlib.rcParams) != before
+        figures.training(TRAINING)
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_a_readers_matplotlibrc_changes_no_figure():
+    with matplotlib.rc_context({"lines.linewidth": 9, "axes.facecolor": "red"}), figures.style():
+        assert matplotlib.rcParams["lines.linewidth"] == matplotlib.rcParamsDefault["lines.linewidth"]
+        assert matplotlib.rcParams["axes.facecolor"] == "white"
+
+
+SCRIPT = """
+import sys; from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from test_plots import DRAWN
+from momos import figures
+with figures.style():
+    for name in ("distortion",):
+        figures.save(DRAWN[name](), Path(sys.argv[2]), name)
+"""
+
+
+def test_two_processes_draw_the_same_bytes(tmp_path):
+    for run, seed in (("a", "1"), ("b", "2")):
+        command = [sys.executable, "-c", SCRIPT, str(ROOT / "tests"), str(tmp_path / run)]
+        subprocess.run(command, check=True, env={"PYTHONPATH": str(ROOT / "src"), "PYTHONHASHSEED": seed})
+    first, second = ({path.name: path.read_bytes() for path in (tmp_path / run).iterdir()} for run in "ab")
+    assert len(first) == 3 and first == second
+    for name, content in first.items():
+        assert b"Matplotlib v" not in content and b"CreationDate" not in content and b"<dc:date>" not in content, name
+
+
+def test_plots_and_tables_are_leaves():
+    for leaf in ("plots", "tables"):
+        tree = ast.parse((ROOT / "src" / "momos" / f"{leaf}.py").read_text())
+        imported = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+        assert not any(name.startswith("momos") for name in imported)
