@@ -1,0 +1,52 @@
+"""No stage of the pipeline but a look at it (`make track`): MLflow shows every run that params.yaml lists, and the report.
+
+usage: track.py
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from momos import checkpoint, config, tracking
+
+
+def main() -> None:
+    settings, profile = config.load(config.Tracking), config.profile()
+    missing: list[str] = []
+    records = list(trainings(Path("runs") / profile, missing))
+    records += report(Path("reports") / profile, profile)
+    counts = tracking.rebuild(settings, records)
+    print(f"{tracking.uri()}: {counts['created']} runs added ({counts['replaced']} had been cut off), {counts['kept']} already there.")
+    if missing:
+        print(f"{len(missing)} runs have no results yet (`make repro`):", *missing, sep="\n  ")
+
+
+def trainings(root: Path, missing: list[str]) -> Iterator[tracking.Record]:
+    """A record for each finished training; what is missing or damaged is added to `missing`."""
+    for run in config.runs():
+        folder = run.folder(root)
+        try:
+            about, history = checkpoint.load_run(folder), checkpoint.load_history(folder)
+        except ValueError as error:
+            missing.append(f"{folder}: {error}")
+            continue
+        yield tracking.Record.of_training(about, history=history, output_hash=tracking.output_hash(folder))
+
+
+def report(folder: Path, profile: str) -> list[tracking.Record]:
+    """metrics.json as one run, with the tables and figures."""
+    path = folder / "metrics.json"
+    if not path.is_file():
+        return []
+    kept = tuple(str(folder / name) for name in ("tables", "figures") if (folder / name).is_dir())
+    about = {"key": f"{profile}/report", "name": f"{profile}/report", "group": None, "params": {}}
+    tags = {"profile": profile, "stage": "report"}
+    row = {"epoch": 0, **tracking.flat_numbers(checkpoint.read_json(path))}
+    return [tracking.Record(**about, tags=tags, history=[row], output_hash=tracking.output_hash(folder), artifacts=kept)]
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, RuntimeError) as error:
+        sys.exit(str(error))
