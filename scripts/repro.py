@@ -1,0 +1,328 @@
+"""`make repro`: runs every stage that is not up to date, several side by side.   usage: repro.py [--jobs N]
+
+DVC runs one stage at a time, but several `dvc --wait-for-lock repro -s STAGE` in one workspace are safe: it locks its own files, and
+lets go of the lock while a stage's command runs. So a few processes take stages from one queue; a stage enters it when all that it
+depends on is done. A plain `dvc repro` at the end has the last word.
+"""
+
+import argparse
+import contextlib
+import itertools
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+CHUNK = 8  # stages that one process runs in a row, at most: starting DVC takes a second
+REPORT_EVERY = 10  # stages, where nobody watches
+FINISHED = re.compile(r"^Stage '(.+)' (?:didn't change, skipping|is cached - skipping run)")
+STARTED = re.compile(r"^Running stage '(.+)':$")
+FAILED = re.compile(r"^ERROR: failed to reproduce (.+)$")
+EDGE = re.compile(r'^"(.+)" -> "(.+)";$')
+
+
+def dvc(*arguments: str, wait: bool = True) -> list[str]:
+    """The command line of the DVC that is installed beside this Python."""
+    return [str(Path(sys.executable).parent / "dvc"), *(["--wait-for-lock"] if wait else []), *arguments]
+
+
+def environment() -> dict[str, str]:
+    """Stage commands are `python stages/...`: this Python's folder comes first in PATH."""
+    return {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])}
+
+
+def output_of(command: list[str]) -> str:
+    """Raises SystemExit with the command's own error."""
+    done = subprocess.run(command, capture_output=True, text=True, env=environment())
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}".rstrip())
+    return done.stdout
+
+
+def changed_stages() -> set[str]:
+    """Stages whose code, data, settings, command or outputs are not what dvc.lock says."""
+    return set(json.loads(output_of(dvc("status", "--json"))))
+
+
+def parents_of(graph: str) -> dict[str, set[str]]:
+    """The text of `dvc dag --dot` -> the stages that each stage needs."""
+    parents = defaultdict(set)
+    for line in graph.splitlines():
+        if edge := EDGE.match(line):
+            parents[edge[2]].add(edge[1])
+    return parents
+
+
+def with_descendants(stages: Iterable[str], parents: dict[str, set[str]]) -> set[str]:
+    """The stages and all that depend on them."""
+    found = set(stages)
+    while more := {stage for stage, needed in parents.items() if needed & found} - found:
+        found |= more
+    return found
+
+
+def group(stage: str) -> str:
+    """Stages that take about as long: train@mlp-qat8-0 -> train@mlp."""
+    return stage.split("-")[0]
+
+
+def interleaved(stages: Iterable[str]) -> list[str]:
+    """One of each group in turn, so that slow and fast ones are spread evenly."""
+    groups = [list(members) for _, members in itertools.groupby(sorted(stages, key=lambda stage: (group(stage), stage)), key=group)]
+    return [stage for turn in itertools.zip_longest(*groups) for stage in turn if stage is not None]
+
+
+class Board:
+    """Which stages wait, run, are done, have failed; shared by all workers."""
+
+    def __init__(self, stages: Iterable[str], parents: dict[str, set[str]], jobs: int) -> None:
+        self.waiting = interleaved(stages)
+        self.parents = {stage: parents.get(stage, set()) & set(self.waiting) for stage in self.waiting}
+        self.total, self.jobs = len(self.waiting), jobs
+        self.running: set[str] = set()
+        self.done: set[str] = set()
+        self.failed: list[str] = []
+        self.skipped: list[str] = []
+        self.seconds: dict[str, list[float]] = defaultdict(list)
+        self.changed = threading.Condition()
+        self.stopped = False
+
+    def take(self) -> list[str]:
+        """The next few stages that nothing holds back; waits for some, and returns none when no more will come."""
+        with self.changed:
+            while not self.stopped and self.waiting:
+                ready = [stage for stage in self.waiting if self.parents[stage] <= self.done]
+                if ready:
+                    chosen = ready[: max(1, min(CHUNK, len(ready) // (4 * self.jobs)))]
+                    self.waiting = [stage for stage in self.waiting if stage not in chosen]
+                    self.running |= set(chosen)
+                    return chosen
+                self.changed.wait()
+            return []
+
+    def finish(self, stage: str, seconds: float = 0.0) -> None:
+        with self.changed:
+            if stage in self.running:
+                self.running.remove(stage)
+                self.done.add(stage)
+                self.seconds[group(stage)].append(seconds)
+                self.changed.notify_all()
+
+    def fail(self, stages: Iterable[str]) -> None:
+        """What depends on them will not run."""
+        with self.changed:
+            self.failed += sorted(stages)
+            self.running -= set(stages)
+            held_back = with_descendants(stages, self.parents)
+            self.skipped += [stage for stage in self.waiting if stage in held_back]
+            self.waiting = [stage for stage in self.waiting if stage not in held_back]
+            self.changed.notify_all()
+
+    def stop(self) -> None:
+        with self.changed:
+            self.stopped = True
+            self.changed.notify_all()
+
+    def seconds_left(self) -> float | None:
+        """From the mean of each group so far; None before there is any."""
+        with self.changed:
+            known = [second for seconds in self.seconds.values() for second in seconds]
+            if not known:
+                return None
+            means = {name: sum(seconds) / len(seconds) for name, seconds in self.seconds.items()}
+            left = sum(means.get(group(stage), sum(known) / len(known)) for stage in self.waiting + list(self.running))
+            return left / self.jobs
+
+
+class Progress:
+    """One line that rewrites itself on a terminal; elsewhere a line every few stages."""
+
+    def __init__(self, board: Board) -> None:
+        self.board, self.start, self.reported = board, time.monotonic(), 0
+        self.watched = sys.stdout.isatty()
+        self.lock = threading.Lock()
+
+    def line(self) -> str:
+        board, left = self.board, self.board.seconds_left()
+        failed = f", {len(board.failed)} failed" if board.failed else ""
+        about = f", about {clock(left)} left" if left else ""
+        return f"{len(board.done)} of {board.total} stages{failed}, {clock(time.monotonic() - self.start)}{about}"
+
+    def show(self) -> None:
+        done = len(self.board.done) + len(self.board.failed)
+        with self.lock:
+            if self.watched:
+                print(f"\r\033[K{self.line()}", end="", flush=True)
+            elif done >= self.reported + REPORT_EVERY or (done == self.board.total and done > self.reported):
+                self.reported = done
+                print(self.line(), flush=True)
+
+    def tell(self, text: str) -> None:
+        """A message above the line."""
+        with self.lock:
+            print("\r\033[K" + text if self.watched else text, flush=True)
+
+
+def clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
+
+
+class Worker(threading.Thread):
+    """Takes stages from the board and runs them, one DVC process after the other."""
+
+    def __init__(self, board: Board, progress: Progress) -> None:
+        super().__init__(daemon=True)
+        self.board, self.progress = board, progress
+        self.process: subprocess.Popen | None = None
+
+    def run(self) -> None:
+        while stages := self.board.take():
+            try:
+                self.reproduce(stages)
+            except OSError as error:  # DVC itself can't be started
+                self.progress.tell(f"dvc can't be run: {error}")
+                self.board.fail(stages)
+
+    def reproduce(self, stages: list[str]) -> None:
+        """The stages' own output is shown only if one of them fails."""
+        command = dvc("repro", "--keep-going", "--single-item", *stages)
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL}
+        self.process = subprocess.Popen(command, **pipes, text=True, errors="replace", env=environment(), start_new_session=True)
+        if self.board.stopped:
+            stop_group(self.process)
+        lines, failed = self.follow(stages)
+        if self.process.wait() == 0:
+            for stage in stages:
+                self.board.finish(stage)
+        elif not self.board.stopped:
+            failed = failed or [stage for stage in stages if stage not in self.board.done]
+            self.progress.tell("\n".join(["", *lines, ""]))
+            self.board.fail(failed)
+            for stage in set(stages) - set(failed):
+                self.board.finish(stage)
+        self.progress.show()
+
+    def follow(self, stages: list[str]) -> tuple[list[str], list[str]]:
+        """Reads what DVC prints until it ends -> all lines, and the stages that it says have failed."""
+        current, start, lines, failed = None, time.monotonic(), [], []
+        for line in map(str.rstrip, self.process.stdout):
+            lines.append(line)
+            if error := FAILED.match(line):
+                failed = [stage for stage in re.findall(r"'([^']+)'", error[1]) if stage in stages]
+            if skipped := FINISHED.match(line):
+                self.board.finish(skipped[1])
+            elif line.startswith("Updating lock file") and current:
+                self.board.finish(current, time.monotonic() - start)
+                self.progress.show()
+            elif started := STARTED.match(line):
+                current, start = started[1], time.monotonic()
+        return lines, failed
+
+
+def stop_group(process: subprocess.Popen) -> None:
+    """DVC and the stage's command, which share a process group of their own; asked first, made to after five seconds."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=5)
+
+
+def run_stages(board: Board, progress: Progress) -> None:
+    """Returns when no stage is left that can run. Ctrl-C and SIGTERM stop all workers and raise KeyboardInterrupt."""
+    workers = [Worker(board, progress) for _ in range(board.jobs)]
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+    except KeyboardInterrupt:
+        board.stop()
+        for worker in workers:
+            if worker.process is not None:
+                stop_group(worker.process)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        if progress.watched:
+            print()
+
+
+def last_word() -> int:
+    """A plain `dvc repro`: runs what is left, usually nothing. Its exit code."""
+    with subprocess.Popen(dvc("repro"), stdout=subprocess.PIPE, text=True, errors="replace", env=environment()) as process:
+        shown = [line for line in process.stdout if line.strip() and not FINISHED.match(line)]
+    if process.returncode or any(STARTED.match(line) for line in shown):
+        print("".join(shown), end="")
+    return process.returncode
+
+
+def reproduce(jobs: int) -> int:
+    """The exit code: 0 if every stage is up to date at the end."""
+    changed = changed_stages()
+    if not changed:
+        print("All stages are up to date.")
+        return 0
+    parents = parents_of(output_of(dvc("dag", "--dot")))
+    board = Board(with_descendants(changed, parents), parents, jobs)
+    progress = Progress(board)
+    progress.tell(f"Up to {board.total} stages to run, {jobs} at a time.")
+    with shared_logger():
+        run_stages(board, progress)
+    if board.failed:
+        if board.skipped:
+            print(f"Not run, as they need what failed: {', '.join(board.skipped)}")
+        print(f"Failed: {', '.join(board.failed)}")
+        return 1
+    code = last_word()
+    took = clock(time.monotonic() - progress.start)
+    print(f"All stages are up to date: {len(board.done)} run or checked in {took}." if code == 0 else "Failed: dvc repro (see above)")
+    return code
+
+
+def num_jobs(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"jobs (--jobs or MOMOS_JOBS) must be 1 or more processes, got {text!r}")
+    return int(text)
+
+
+def check_params() -> None:
+    """Raises SystemExit naming a wrong setting, before any work starts."""
+    from momos import config
+
+    try:
+        config.check()
+    except ValueError as error:
+        raise SystemExit(f"params.yaml: {error}") from error
+
+
+def shared_logger() -> contextlib.AbstractContextManager:
+    from momos import config, tracking
+
+    return tracking.shared(config.load(config.Tracking))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Run every stage that is not up to date, several side by side.")
+    default = os.environ.get("MOMOS_JOBS") or "2"
+    parser.add_argument("--jobs", type=num_jobs, default=default, help="stages side by side (default: MOMOS_JOBS, or 2)")
+    arguments = parser.parse_args()
+    check_params()
+    try:
+        return reproduce(arguments.jobs)
+    except KeyboardInterrupt:
+        print("Stopped. Finished stages are kept; `make repro` goes on from here.", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

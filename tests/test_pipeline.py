@@ -1,0 +1,263 @@
+"""The pipeline: what dvc.yaml declares against what the code imports and loads, and a micro profile run end to end."""
+
+import ast
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src" / "momos"
+EXEMPT = {"src/momos/__init__.py", "src/momos/config.py", "src/momos/tracking.py"}  # see docs of dvc.yaml and architecture
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+
+
+def imported_files(file: Path) -> set[Path]:
+    """Files of the package that `file` imports, directly."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "momos":
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names if alias.name.split(".")[0] == "momos"]
+        else:
+            continue
+        for name in names:
+            path = PACKAGE.joinpath(*name.split(".")[1:])
+            found |= {candidate for candidate in (path.with_suffix(".py"), path / "__init__.py") if candidate.is_file()}
+    return found
+
+
+def transitive(file: Path) -> set[str]:
+    seen, waiting = set(), [file]
+    while waiting:
+        for path in imported_files(waiting.pop()):
+            if path not in seen:
+                seen.add(path)
+                waiting.append(path)
+    return {path.relative_to(ROOT).as_posix() for path in seen} - EXEMPT
+
+
+def script_of(stage: dict) -> str:
+    return re.search(r"stages/\w+\.py", stage["cmd"]).group()
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_depends_on_exactly_the_files_it_imports(name):
+    stage = STAGES[name]
+    declared = {dep for dep in stage["deps"] if dep.startswith(("src/", "stages/"))}
+    folders = {dep for dep in declared if (ROOT / dep).is_dir()}
+    needed = transitive(ROOT / script_of(stage)) | {script_of(stage)}
+    covered = {file for file in needed if any(file.startswith(folder + "/") for folder in folders)}
+    assert declared - folders == needed - covered
+    assert all(any(file.startswith(folder + "/") for file in needed) for folder in folders)
+
+
+SECTION_OF = {"Data": "data", "Augment": "augment", "Train": "train", "Mosaic": "mosaic", "Quantize": "quantize", "Model": "models",
+              "Method": "methods", "Grid": "grid", "Ablation": "ablation", "Evaluate": "evaluate", "Report": "report"}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_declares_the_settings_it_loads(name):
+    """config.load(config.X) in the script, and what config.runs() loads."""
+    source = (ROOT / script_of(STAGES[name])).read_text()
+    loaded = {SECTION_OF[kind] for kind in re.findall(r"config\.load\(config\.(\w+)", source) if kind != "Tracking"}
+    if "config.runs(" in source:
+        loaded |= {"grid", "ablation", "methods"}
+    declared = {param.split(".")[0] for param in STAGES[name]["params"]}
+    if name == "ablation":
+        loaded -= {"methods"}  # its method is the cell that its command names
+    if name == "cost":
+        loaded -= {"methods"}  # it lists the runs, whatever their settings
+    if name == "survey":
+        loaded -= {"ablation"}  # the main grid alone
+    assert declared == loaded
+
+
+def test_no_stage_imports_another_and_only_tracking_imports_mlflow():
+    for file in [*(ROOT / "stages").glob("*.py"), *PACKAGE.rglob("*.py")]:
+        text = file.read_text()
+        assert not re.search(r"^\s*(from|import) stages\b", text, re.M), file
+        assert file.name == "tracking.py" or not re.search(r"^\s*(from|import) mlflow\b", text, re.M), file
+
+
+def test_leaves_import_nothing_of_the_project():
+    for leaf in ("config", "blocks", "data", "augment", "models", "quantize", "checkpoint", "plots", "tables", "theory"):
+        assert imported_files(PACKAGE / f"{leaf}.py") <= {PACKAGE / "__init__.py"}, leaf
+
+
+# --- end to end on a micro profile
+
+MICRO = {
+    "profile": "micro",
+    "train": {"epochs": 2, "batch_size": 256},
+    "models": {"mlp": {"kwargs": {"hidden_layers": 2, "width": 16}}},
+    "grid": {"models": ["mlp"], "methods": ["baseline", "qat4", "momos_s4_c10"], "seeds": [0, 1]},
+    "ablation": {"models": ["mlp"], "block_sizes": [8], "capacities": [0.5], "seeds": [0]},
+    "report": {"picture_method": "momos_s4_c10", "picture_size": 16},
+}
+
+
+def merge(base: dict, changes: dict) -> dict:
+    return base | {key: merge(base[key], value) if isinstance(value, dict) else value for key, value in changes.items()}
+
+
+class Clone:
+    """A copy of the working tree as a repository of its own."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        names = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, check=True, text=True)
+        for name in filter(None, names.stdout.split("\0")):
+            if (ROOT / name).is_file() and not name.startswith(("reports/", "tests/")) and name != "dvc.lock":
+                (path / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, path / name)
+        params = merge(yaml.safe_load((ROOT / "profiles" / "digits.yaml").read_text()), MICRO)
+        self.write_params(params)
+        bin_dir = Path(sys.executable).parent
+        self.env = os.environ | {
+            "PATH": f"{bin_dir}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(path / "src"),
+            "MLFLOW_TRACKING_URI": f"sqlite:///{path}/mlflow.db",
+            "DVC_NO_ANALYTICS": "1",
+        }
+        self.run("git", "init", "-q")
+        self.run("git", "-c", "core.autocrlf=false", "add", "-A")
+        self.run("git", "-c", "user.name=test", "-c", "user.email=test@example.org", "commit", "-qm", "micro")
+
+    def run(self, *command: str, check: bool = True) -> str:
+        done = subprocess.run(command, cwd=self.path, env=self.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        assert done.returncode == 0 or not check, done.stdout
+        return done.stdout
+
+    def write_params(self, params: dict) -> None:
+        (self.path / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+
+    def params(self) -> dict:
+        return yaml.safe_load((self.path / "params.yaml").read_text())
+
+    def stale(self) -> set[str]:
+        """Stages that `dvc repro` would run."""
+        return set(re.findall(r"Running stage '([^']+)'", self.run("dvc", "repro", "--dry")))
+
+    def hashes(self) -> dict[str, str]:
+        """md5 of every output in dvc.lock but costs."""
+        stages = yaml.safe_load((self.path / "dvc.lock").read_text())["stages"].values()
+        return {out["path"]: out["md5"] for stage in stages for out in stage.get("outs", []) if "cost" not in out["path"]}
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    clone = Clone(tmp_path_factory.mktemp("micro"))
+    clone.run("dvc", "repro")
+    return clone
+
+
+DOWNSTREAM = {"distortion@mlp", "evaluate@mlp", "survey", "cost", "report"}
+
+
+def test_everything_is_there_and_a_second_repro_runs_nothing(clone):
+    assert clone.stale() == set()
+    reports = clone.path / "reports" / "micro"
+    metrics = json.loads((reports / "metrics.json").read_text())
+    assert "mlp" in json.dumps(metrics)
+    claims = (reports / "claims.md").read_text()
+    ids = [f"M{i}" for i in range(1, 18)] + [f"S{i}" for i in range(1, 9)]
+    assert all(re.search(rf"\b{claim}\b", claims) for claim in ids)
+    figures = {path.suffix for path in (reports / "figures").iterdir()}
+    assert figures == {".png", ".svg", ".pdf"}
+    evaluation = pd.read_csv(clone.path / "results" / "micro" / "mlp" / "evaluation.csv")
+    assert len(evaluation) == 2 * (1 + 2 + 1) + 1
+    run = clone.path / "runs" / "micro" / "mlp" / "momos_s4_c10" / "0"
+    expected = {"history.csv", "initial.safetensors", "best.safetensors", "last.safetensors", "motif_usage.safetensors", "run.json"}
+    assert {path.name for path in run.iterdir()} == expected
+    assert (clone.path / "costs" / "micro" / "mlp" / "momos_s4_c10" / "0" / "cost.json").is_file()
+
+
+def test_the_same_params_give_the_same_bytes(clone):
+    before = clone.hashes()
+    clone.run("dvc", "repro", "-f", "-s", "--no-run-cache", "train@mlp-momos_s4_c10-0", "train@mlp-qat4-1", "evaluate@mlp", "report")
+    assert clone.hashes() == before and len(before) > 10
+    assert clone.stale() <= {"cost"}, "new costs may not touch results"
+    clone.run("dvc", "repro")
+
+
+def test_changing_a_plot_retrains_nothing(clone):
+    plots = clone.path / "src" / "momos" / "plots.py"
+    text = plots.read_text()
+    plots.write_text(text + "\n# another colour\n")
+    assert clone.stale() == {"report"}
+    plots.write_text(text)
+
+
+def test_changing_one_method_retrains_that_method_alone(clone):
+    params = clone.params()
+    clone.write_params(merge(params, {"methods": {"qat4": {"bits": 5}}}))
+    assert {stage for stage in clone.stale() if stage.startswith(("train", "ablation", "prepare"))} == {"train@mlp-qat4-0", "train@mlp-qat4-1"}
+    clone.write_params(merge(params, {"tracking": {"experiment": "other"}}))
+    assert clone.stale() == set()
+    clone.write_params(params)
+
+
+def test_an_experiment_retrains_what_changed_and_reports_only_what_is_listed(clone):
+    params = clone.params()
+    out = clone.run("dvc", "exp", "run", "-S", "grid.seeds=[0]")
+    assert not re.search(r"Running stage '(train|ablation|prepare)", out), "fewer seeds train nothing"
+    assert len(pd.read_csv(clone.path / "results" / "micro" / "mlp" / "evaluation.csv")) == (1 + 2 + 1) + 1
+    assert (clone.path / "runs" / "micro" / "mlp" / "baseline" / "1").is_dir(), "the run that is no longer listed is still there"
+    clone.run("dvc", "exp", "run", "-S", "grid.seeds=[0]", "-S", "train.epochs=1", "-S", "grid.methods=[baseline,momos_s4_c10]")
+    history = (clone.path / "runs" / "micro" / "mlp" / "baseline" / "0" / "history.csv").read_text().splitlines()
+    assert len(history) == 2
+    clone.write_params(params)
+    assert "Running stage" not in clone.run("dvc", "repro"), "everything is restored from the run-cache"
+
+
+@pytest.mark.parametrize("setting", ["grid.seeds=[]", "grid.models=[mpl]", "methods.qat4.bits=1", "train.epohcs=1", "models.mlp.lr=fast"])
+def test_bad_settings_stop_before_any_work(clone, setting):
+    params = clone.params()
+    before = clone.hashes()
+    key, _, value = setting.partition("=")
+    section, _, rest = key.partition(".")
+    changed = dict(params)
+    target = changed[section] = json.loads(json.dumps(params[section]))
+    *parents, last = rest.split(".")
+    for parent in parents:
+        target = target[parent]
+    target[last] = yaml.safe_load(value)
+    clone.write_params(changed)
+    out = clone.run(sys.executable, "scripts/repro.py", check=False)
+    clone.write_params(params)
+    assert key in out and "must be" in out or "unknown key" in out
+    assert clone.hashes() == before
+
+
+def test_a_missing_or_damaged_run_file_fails_the_stage(clone):
+    for name, content in (("last.safetensors", None), ("run.json", "{")):
+        path = clone.path / "runs" / "micro" / "mlp" / "baseline" / "0" / name
+        whole = path.read_bytes()
+        path.unlink()
+        if content is not None:
+            path.write_text(content)
+        command = [sys.executable, "stages/evaluate.py", "mlp", "data/prepared/micro.safetensors", "runs/micro/mlp", "out.csv"]
+        out = clone.run(*command, check=False)
+        assert f"baseline/0/{name} is" in out and not (clone.path / "out.csv").exists()
+        path.unlink(missing_ok=True)
+        path.write_bytes(whole)
+
+
+def test_divergence_fails_the_stage_and_keeps_the_history(clone):
+    params = clone.params()
+    clone.write_params(merge(params, {"models": {"mlp": {"optimizer": "sgd", "lr": 1e30}}}))
+    command = [sys.executable, "stages/train.py", "mlp", "baseline", "0", "data/prepared/micro.safetensors", "x/run", "x/cost.json"]
+    out = clone.run(*command, check=False)
+    clone.write_params(params)
+    assert "training diverged" in out and "epoch 1" in out
+    assert (clone.path / "x" / "run" / "history.csv").read_text().startswith("epoch,lr,train_loss")
+    assert not (clone.path / "x" / "run" / "last.safetensors").exists()
