@@ -72,9 +72,11 @@ def use(name: str, force: bool) -> None:
     chosen, current = profile_file(name), current_profile()
     if current is not None and not force:
         check_nothing_is_lost(current)
+    fresh = PARAMS.with_suffix(".new")
+    shutil.copyfile(chosen, fresh)  # a full disk is met here
     if current != name:
         swap_locks(current, name)
-    shutil.copyfile(chosen, PARAMS)
+    fresh.replace(PARAMS)
 
 
 def swap_locks(current: str | None, name: str) -> None:

@@ -1,4 +1,4 @@
-"""Stage `distortion`: weight distortion along training of one model's MoMos runs (Figures 3 and B.1).
+"""Stage `distortion`: weight distortion along training of one model's runs (Figures 3 and B.1); empty without MoMos.
 
 usage: distortion.py MODEL RUNS_DIR OUT.csv
 """
@@ -15,7 +15,7 @@ FIGURES = ("distortion", "distortion_per_weight", "relative_distortion", "num_ch
 
 
 def main(model: str, runs_dir: Path, out: Path) -> None:
-    found = [rows(run.folder(runs_dir.parent)) for run in config.runs(model) if run.settings.is_momos]
+    found = [rows(run.folder(runs_dir.parent)) for run in config.runs(model)]
     table = pd.DataFrame([row for group in found for row in group], columns=[*ABOUT, "epoch", *FIGURES, "best"])
     checkpoint.write_text(out, table.to_csv(index=False))
 

@@ -10,72 +10,64 @@ import pandas as pd
 from torch import nn
 
 from momos import blocks, checkpoint, config, data, models, quantize, train
-from momos.complexity import code_length
-from momos.complexity.measure import measure
+from momos.complexity import code_length, measure
 
 ABOUT = ("model", "method", "seed", "grid", "bits", "block_size", "capacity", "num_motifs", "num_blocks", "num_weights")
+LENGTH = ("bits", "block_size", "num_blocks", "num_motifs")
+CHECKPOINTS = ("initial", "best", "last")
 
 
 def main(model: str, data_file: Path, runs_dir: Path, out: Path) -> None:
-    settings, images, loop = config.load(config.Evaluate), config.load(config.Data), config.load(config.Train)
+    settings, loop = config.load(config.Evaluate), config.load(config.Train)
     device = train.prepare_device(loop.device, loop.num_threads)
-    dataset = data.load(data_file)
+    dataset, runs = data.load(data_file), config.runs(model)
+    sizes = sorted({run.settings.block_size for run in runs if run.grid == "main" and run.settings.is_momos})
     rows = []
-    for run in config.runs(model):
+    for run in runs:
         folder = run.folder(runs_dir.parent)
         about = checkpoint.load_run(folder)
-        batches = train.Batches(loop.batch_size, about["image_size"], images.mean, images.std, device)
-        rows += evaluate(folder, about, dataset, batches, settings)
+        batches = train.Batches(loop.batch_size, about["image_size"], tuple(about["mean"]), tuple(about["std"]), device)
+        common = {key: about[key] for key in ABOUT} | epochs(folder, about)
+        common |= code_length.describe(about["num_weights"], **{key: about[key] for key in LENGTH})
+        rows += [common | view for view in views(folder, about, dataset, batches, settings, sizes)]
     checkpoint.write_text(out, pd.DataFrame(rows).to_csv(index=False))
-
-
-def evaluate(folder: Path, about: dict, dataset: data.Dataset, batches: train.Batches, settings: config.Evaluate) -> list[dict]:
-    """A row for the weights as deployed and, of a quantised run, one for the latent weights."""
-    names = ["initial", "best", "last"]
-    initial, best, last = (models.restore(about, checkpoint.load_weights(folder, name)) for name in names)
-    latent = {"best": best, "last": last}[settings.checkpoint]
-    views = {"deployed": lambda model: quantize.deployed(model, about["bits"], about["exclude"], about["arch"])}
-    if about["bits"] < 32:
-        views["latent"] = lambda model: model
-    common = {key: about[key] for key in ABOUT} | epochs(folder, about) | description(about)
-    return [
-        common
-        | {"weights": view}
-        | {f"test_accuracy_{which}": test_accuracy(of(model), dataset, batches) for which, model in (("best", best), ("last", last))}
-        | complexity(of(latent), initial, about["block_size"], settings)
-        for view, of in views.items()
-    ]
 
 
 def epochs(folder: Path, about: dict) -> dict:
     history = checkpoint.load_history(folder)
     best, last = history[about["best_epoch"] - 1], history[-1]
-    return {
-        "num_epochs": about["num_epochs"],
-        "best_epoch": about["best_epoch"],
-        "val_accuracy_best": best["val_accuracy"],
-        "val_accuracy_last": last["val_accuracy"],
-    }
+    accuracy = {"val_accuracy_best": best["val_accuracy"], "val_accuracy_last": last["val_accuracy"]}
+    return {"num_epochs": about["num_epochs"], "best_epoch": about["best_epoch"]} | accuracy
 
 
-def description(about: dict) -> dict:
-    """Description length and RAC (method A5); of MoMos with QAT they are those of the latent, 32-bit weights."""
-    trivial = code_length.trivial_bits(about["num_weights"])
-    if about["block_size"] is None:
-        bits = about["num_weights"] * about["bits"]
-    else:
-        bits = code_length.momos_bits(about["num_blocks"], about["block_size"], about["num_motifs"])
-    return {"rac": trivial / bits, "description_bits": bits, "trivial_bits": trivial, "lower_complexity": bits < trivial}
+def views(
+    folder: Path, about: dict, dataset: data.Dataset, batches: train.Batches, settings: config.Evaluate, sizes: list[int]
+) -> list[dict]:
+    """A row for the weights as deployed and, of a quantised run, one for the latent weights."""
+    latent = {which: models.restore(about, checkpoint.load_weights(folder, which)) for which in CHECKPOINTS}
+    how = (about["bits"], about["exclude"], about["arch"])
+    found = {"deployed": {which: quantize.deployed(model, *how) for which, model in latent.items()}}
+    if about["bits"] < 32:
+        found["latent"] = latent
+    return [
+        {"weights": name}
+        | {f"test_accuracy_{which}": accuracy(view[which], dataset, batches) for which in ("best", "last")}
+        | complexity(view[settings.checkpoint], latent["initial"], about, settings, sizes)
+        for name, view in found.items()
+    ]
 
 
-def test_accuracy(model: nn.Module, dataset: data.Dataset, batches: train.Batches) -> float:
+def accuracy(model: nn.Module, dataset: data.Dataset, batches: train.Batches) -> float:
     images, labels = dataset.images[dataset.test], dataset.labels[dataset.test]
     return train.evaluate(model.to(batches.device), images, labels, batches)[1]
 
 
-def complexity(model: nn.Module, initial: nn.Module, block_size: int | None, settings: config.Evaluate) -> dict:
-    weights, start = blocks.trainable(model), blocks.trainable(initial)
-    return measure(weights, start, block_size=block_size, compressors=settings.compressors, seed=settings.shuffle_seed)
+def complexity(model: nn.Module, initial: nn.Module, about: dict, settings: config.Evaluate, sizes: list[int]) -> dict:
+    """All measures; distinct blocks at the run's own block size and, so that all methods compare, at those of the grid."""
+    weights, slicing = blocks.trainable(model), about["slicing"] or "tensor"
+    options = {"block_size": about["block_size"], "slicing": slicing, "compressors": settings.compressors, "seed": settings.shuffle_seed}
+    found = measure.measure(weights, blocks.trainable(initial), **options)
+    return found | {f"distinct_blocks_s{size}": measure.distinct_blocks(weights, size, slicing) for size in sizes}
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
 """Stage `prepare`: a dataset as uint8 tensors with fixed splits.   usage: prepare.py OUT.safetensors OUT.json"""
 
-import json
 import sys
 from pathlib import Path
 
-from momos import config, data
+from momos import checkpoint, config, data
 
 
 def main(out: Path, out_summary: Path) -> None:
@@ -18,7 +17,7 @@ def main(out: Path, out_summary: Path) -> None:
         split_seed=settings.split_seed,
     )
     data.save(dataset, out)
-    out_summary.write_text(json.dumps(data.summary(dataset), indent=2) + "\n", encoding="utf-8")
+    checkpoint.write_json(out_summary, data.summary(dataset))
 
 
 if __name__ == "__main__":

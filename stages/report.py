@@ -12,8 +12,10 @@ def main(paper_dir: Path, data_json: Path, runs_dir: Path, results_dir: Path, re
     data, train, mosaic = config.load(config.Data), config.load(config.Train), config.load(config.Mosaic)
     evaluate, shown = config.load(config.Evaluate), config.load(config.Report)
     grid, ablation, quantize = config.load(config.Grid), config.load(config.Ablation), config.load(config.Quantize)
-    sections = (data, train, mosaic, quantize, grid, ablation, evaluate, shown)
+    sections = (data, config.load(config.Augment), train, mosaic, quantize, grid, ablation, evaluate, shown)
+    settings = {section.section: asdict(section) for section in sections}
     models = {name: asdict(config.load(config.Model, name)) for name in grid.models}
+    methods = {name: asdict(config.load(config.Method, name)) for name in grid.methods}
 
     measured = results.read(results_dir, runs_dir, runs)
     check = report.read_published(paper_dir, measured.evaluation)
@@ -24,7 +26,7 @@ def main(paper_dir: Path, data_json: Path, runs_dir: Path, results_dir: Path, re
         published=check,
         source=data.source,
         epochs=train.epochs,
-        patience=train.patience,
+        departures=published.departures(settings, models),
     )
     pictures = report.pictures(runs_dir, runs, shown, evaluate.checkpoint)
     method = config.load(config.Method, shown.picture_method)
@@ -39,7 +41,7 @@ def main(paper_dir: Path, data_json: Path, runs_dir: Path, results_dir: Path, re
         pictures=report.crop(pictures, shown.picture_size),
         repeats=report.crop(repeats, shown.picture_size) if repeats else None,
         data=checkpoint.read_json(data_json),
-        settings={section.section: asdict(section) for section in sections} | {"models": models},
+        settings=settings | {"models": models, "methods": methods},
     )
     report.write_tables(study, reports_dir / "tables")
     report.write_figures(study, reports_dir / "figures")

@@ -23,19 +23,22 @@ def main(key: dict, method: config.Method, paths: argparse.Namespace) -> None:
     about = key | {"arch": recipe.arch, "arch_kwargs": recipe.kwargs, **shape, "data_sha256": data.digest(dataset)}
     about |= {"num_weights": sum(weight.numel() for weight in blocks.trainable(model).values())}
     about |= {"bits": method.bits, "exclude": exclude if method.bits < 32 else None}
-    about |= mosaic.describe(
-        model, method.block_size, capacity=method.capacity, num_motifs=method.num_motifs, **vars(projection)
-    )
-    about |= train.describe(settings, recipe, device)
+    try:
+        about |= mosaic.describe(model, method.block_size, capacity=method.capacity, num_motifs=method.num_motifs, **vars(projection))
+    except ValueError as error:
+        raise ValueError(f"methods.{key['method']} on models.{key['model']}: {error}") from error
+    augmentation = config.load(config.Augment)
+    about |= train.describe(settings, recipe, images, augmentation, device)
     checkpoint.write_json(paths.run / checkpoint.RUN, about)  # a folder that can't be written is met here, before training
 
     setting = {"settings": settings, "recipe": recipe, "method": method, "mosaic": projection, "seed": key["seed"]}
-    setting |= {"augmentation": config.load(config.Augment), "quantized": quantize.quantized_names(model, exclude, recipe.arch)}
+    setting |= {"augmentation": augmentation, "quantized": quantize.quantized_names(model, exclude, recipe.arch)}
     batches = train.Batches(settings.batch_size, recipe.image_size, images.mean, images.std, device)
     bar = tqdm(total=settings.epochs, disable=None, unit="epoch", desc=" ".join(map(str, key.values())))
-    with tracking.run(config.load(config.Tracking), about) as log, cost.Meter(device) as meter, bar:
+    with tracking.run(config.load(config.Tracking), about) as log, bar:
         try:
-            result = train.train(model, dataset, batches, **setting, on_epoch=lambda row: (log(row), bar.update()))
+            with cost.Meter(device) as meter:
+                result = train.train(model, dataset, batches, **setting, on_epoch=lambda row: (log(row), bar.update()))
         except train.Diverged as error:
             checkpoint.save_history(paths.run, train.HISTORY_COLUMNS, error.history)
             raise

@@ -91,7 +91,7 @@ def distortion(evaluation: pd.DataFrame, *, first: float = 0.3, last: float = 0.
     """Relative distortion falls from first to last in a straight line, and so does validation loss, from 2 to 1."""
     runs = evaluation[(evaluation.family.isin(["momos", "momos+qat"])) & (evaluation.weights == "deployed")]
     path = np.linspace(first, last, EPOCHS)
-    columns = ["model", "method", "seed", "grid", "bits", "block_size", "capacity"]
+    columns = ["model", "method", "seed", "grid", "bits", "block_size", "capacity", "num_motifs"]
     parts = []
     for row in runs.itertuples():
         values = {"epoch": np.arange(1, EPOCHS + 1), "distortion": path**2 * 100, "relative_distortion": path}

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from momos import blocks
 
-shapes = st.lists(st.lists(st.integers(0, 4), min_size=0, max_size=3), min_size=1, max_size=5).filter(lambda all: any(0 not in s for s in all))
+shape = st.lists(st.integers(0, 4), min_size=0, max_size=3)
+shapes = st.lists(shape, min_size=1, max_size=5).filter(lambda shapes: any(0 not in shape for shape in shapes))
 
 
 def tensors_of(shapes):

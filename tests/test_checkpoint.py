@@ -72,6 +72,16 @@ def test_a_damaged_file_is_named(tmp_path, name, content):
         READERS[name](tmp_path)
 
 
+def test_a_run_that_did_not_finish_is_named(tmp_path):
+    about = dict.fromkeys(checkpoint.RUN_KEYS, 1)
+    checkpoint.write_json(tmp_path / "run.json", about)
+    assert checkpoint.load_run(tmp_path) == about
+    del about["best_epoch"], about["num_epochs"]
+    checkpoint.write_json(tmp_path / "run.json", about)
+    with pytest.raises(ValueError, match="run.json lacks best_epoch, num_epochs: expected what a finished training writes"):
+        checkpoint.load_run(tmp_path)
+
+
 def test_truncated_weights_are_noticed(tmp_path):
     checkpoint.save_weights(tmp_path, "best", STATE)
     whole = (tmp_path / "best.safetensors").read_bytes()

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
+import yaml
 from synthetic import MODELS, PAPER, ablation, described, distortion, evaluation, survey
 
 from momos import claims, published, report
@@ -22,7 +23,7 @@ def base():
     check = report.read_published(PAPER, rows)
     epochs = distortion(rows)
     return claims.Evidence(
-        evaluation=rows, distortion=epochs, survey=survey([0.9] * 9 + [1.1]), published=check, source="cifar10", epochs=200, patience=20
+        evaluation=rows, distortion=epochs, survey=survey([0.9] * 9 + [1.1]), published=check, source="cifar10", epochs=200
     )
 
 
@@ -236,18 +237,52 @@ def test_m16_allows_two_combined_standard_errors(base):
         assert (chosen.verdict, chosen.difference) == (verdict, pytest.approx(-points))
 
 
-@pytest.mark.parametrize("budget", [{"source": "images"}, {"source": "digits"}, {"epochs": 199}, {"patience": 19}])
-def test_other_data_or_budget_is_not_comparable(base, budget):
-    other = dataclasses.replace(base, **budget)
+def test_other_data_or_budget_is_not_comparable(base):
+    other = dataclasses.replace(base, source="images", departures=("data.source is 'images', not 'cifar10'",))
+    assert "data.source is 'images'" in row("M16", other).note
     assert row("M16", other).verdict == NOT_COMPARABLE
     assert row("M5", other).verdict == SUPPORTED  # a relation between methods holds or not on any data
-    assert "not the paper's data or budget" in row("M5", other).note
+    assert "not the paper's data, recipe or budget" in row("M5", other).note
     assert set(claims.compare_accuracy(other).verdict) == {NOT_COMPARABLE, NOT_RUN}
 
 
-@pytest.mark.parametrize("patience", [None, 20, 50])
-def test_the_full_budget_is_comparable(base, patience):
-    assert dataclasses.replace(base, patience=patience).comparable
+def paper_settings():
+    params = yaml.safe_load((PAPER.parents[1] / "profiles" / "cifar10.yaml").read_text())
+    return params, params["models"]
+
+
+def test_the_paper_profile_departs_in_nothing_and_every_change_is_named():
+    params, models = paper_settings()
+    assert published.departures(params, models) == ()
+    for section, key, value in (
+        ("data", "source", "images"), ("augment", "flip", False), ("augment", "rand_augment_ops", 0), ("train", "batch_size", 64),
+        ("train", "epochs", 199), ("train", "patience", 19),
+    ):  # fmt: skip
+        changed = params | {section: params[section] | {key: value}}
+        assert [text.split(" is ")[0] for text in published.departures(changed, models)] == [f"{section}.{key}"]
+    for patience in (None, 20, 50):
+        assert published.departures(params | {"train": params["train"] | {"patience": patience}}, models) == ()
+    changed = models | {"resnet20": models["resnet20"] | {"lr": 0.05}, "other": {"arch": "resnet18"}}
+    assert published.departures(params, changed) == ("models.resnet20.lr is 0.05, not 0.1",)
+
+
+def test_a_method_that_states_its_motifs_joins_no_claim_about_capacity(base):
+    extra = base.evaluation[(base.evaluation.method == "momos_s4_c1") & (base.evaluation.grid == "main")]
+    extra = extra.assign(method="fixed", capacity=np.nan, label="MoMos s=4, k=7", bdm_1d_ratio=9.0)
+    more = dataclasses.replace(base, evaluation=pd.concat([base.evaluation, extra], ignore_index=True))
+    for name in ("M10", "M11"):
+        assert row(name, more) == row(name, base)
+
+
+def test_an_ablation_run_that_repeats_the_grid_counts_once(base):
+    run = base.distortion[base.distortion.grid == "main"].iloc[:1]
+    repeated = base.distortion[(base.distortion.model == run.model[0]) & (base.distortion.method == run.method[0])].assign(
+        grid="ablation", method="again"
+    )
+    repeated = repeated.assign(relative_distortion=repeated.relative_distortion * 100)
+    more = dataclasses.replace(base, distortion=pd.concat([base.distortion, repeated], ignore_index=True))
+    for name in ("M3", "M4"):
+        assert row(name, more) == row(name, base)
 
 
 def test_what_goes_beyond_the_paper_counts_and_is_named(base):

@@ -167,9 +167,42 @@ def test_bad_arguments_are_named(tmp_path, capsys, change, message):
     assert message in refused(capsys, "measure", path, *ARCH, *change)
 
 
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_the_number_of_classes_is_read_off_the_weights(tmp_path, capsys, suffix):
+    path = saved(tmp_path / f"a{suffix}", state(5))
+    without = [word for word in ARCH if word not in ("--num-classes", "7")]
+    assert measured(capsys, path, *without) == measured(capsys, path, *ARCH)
+    assert measured(capsys, path, *without)["num_classes"] == 7
+
+
+def test_a_run_of_the_pipeline_measures_as_evaluate_does(tmp_path, capsys):
+    """Its own initial weights, quantised as deployed: against pybdm on a quantisation written out."""
+    initial, trained = state(1), state(2)
+    files = [saved(tmp_path / f"{name}.safetensors", content) for name, content in (("initial", initial), ("last", trained))]
+    found = measured(capsys, files[1], *ARCH, "--initial", files[0], "--bits", 3)
+
+    def quantised(name, weight):
+        scale = weight.abs().max() / 3
+        return weight if "bias" in name else scale * (weight / scale).round()
+
+    deployed = {name: quantised(name, weight) for name, weight in trained.items()}
+    assert found["bdm_1d"] == pytest.approx(pybdm_1d(deployed), rel=1e-9)
+    assert found["bdm_1d_ratio"] == pytest.approx(pybdm_1d(deployed) / pybdm_1d(initial), rel=1e-9)
+    assert found["rac"] == pytest.approx(32 / 3) and found["num_init_seeds"] is None
+
+
+def test_rac_of_a_mosaic(tmp_path, capsys):
+    """Two distinct blocks of four, and the tails of the two tensors that four does not divide (biases of 20 and 7: one)."""
+    weights = {name: torch.ones_like(weight) for name, weight in state(0).items()}
+    weights["hidden.0.weight"].view(-1, 4)[::2] = 2.0
+    found = measured(capsys, saved(tmp_path / "a.safetensors", weights), *ARCH, "--block-size", 4)
+    blocks = sum(-(-weight.numel() // 4) for weight in weights.values())
+    assert (found["distinct_blocks"], found["num_blocks"]) == (3, blocks)
+    assert found["rac"] == pytest.approx(found["num_weights"] * 32 / (3 * 4 * 32 + blocks * 2))
+
+
 def test_what_is_required_is_named(tmp_path, capsys):
     path = saved(tmp_path / "a.safetensors", state(5))
-    assert "--num-classes" in refused(capsys, "measure", path, "--arch", "mlp")
     assert "--arch" in refused(capsys, "measure", path, "--num-classes", 7)
     assert "COMMAND" in refused(capsys)
     assert "invalid choice: 'unpak'" in refused(capsys, "unpak")

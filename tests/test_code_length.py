@@ -142,3 +142,19 @@ def test_numbers_that_belong_to_no_model_are_refused(arguments, message):
 def test_qat_bits_out_of_range(bits):
     with pytest.raises(ValueError, match=f"bits must be .* got {bits}"):
         code_length.qat_rac(bits)
+
+
+def test_describe_is_the_formula_of_each_kind_of_model():
+    """ResNet20 at s=2, C=10 %: L = k s q + n ceil(log2 k) with n = 134,861 and k = 13,486, by hand."""
+    momos = code_length.describe(269_722, bits=32, block_size=2, num_blocks=134_861, num_motifs=13_486)
+    length = 13_486 * 2 * 32 + 134_861 * 14
+    assert momos == {"rac": 269_722 * 32 / length, "description_bits": length, "trivial_bits": 269_722 * 32, "lower_complexity": True}
+    assert code_length.describe(269_722, bits=8, block_size=2, num_blocks=134_861, num_motifs=13_486) == momos, "latent weights are 32-bit"
+    none = {"block_size": None, "num_blocks": None, "num_motifs": None}
+    qat = code_length.describe(100, bits=4, **none)
+    assert qat == {"rac": 8.0, "description_bits": 400, "trivial_bits": 3200, "lower_complexity": True}
+    assert code_length.describe(100, bits=32, **none) == {
+        "rac": 1.0, "description_bits": 3200, "trivial_bits": 3200, "lower_complexity": False
+    }  # fmt: skip
+    whole = code_length.describe(100, bits=32, block_size=2, num_blocks=50, num_motifs=50)
+    assert not whole["lower_complexity"] and whole["rac"] < 1

@@ -47,17 +47,20 @@ def test_the_paper_grid_is_in_the_embedded_and_the_paper_profile():
     table = {(32, None, None), (16, None, None), (8, None, None), (4, None, None)}
     table |= {(32, size, capacity) for size in (2, 4) for capacity in (0.1, 0.05, 0.01, 0.005)}
     for path in (ROOT / "profiles" / f"{name}.yaml" for name in ("digits", "cifar10")):
-        methods = {(run.settings.bits, run.settings.block_size, run.settings.capacity) for run in config.runs(path=path) if run.grid == "main"}
+        settings = [run.settings for run in config.runs(path=path) if run.grid == "main"]
+        methods = {(method.bits, method.block_size, method.capacity) for method in settings}
         assert table <= methods, path
         assert {"mlp", "resnet20", "tiny_vit"} <= set(config.load(config.Grid, path=path).models)
         assert len(config.load(config.Grid, path=path).seeds) == 3
 
 
 def test_runs_are_the_product_of_the_grids(params):
-    path = params({"grid.seeds": [3, 5], "grid.methods": ["baseline", "momos_s4_c1"], "ablation.block_sizes": [8], "ablation.capacities": [0.5]})
+    grid = {"grid.seeds": [3, 5], "grid.methods": ["baseline", "momos_s4_c1"]}
+    path = params(grid | {"ablation.block_sizes": [8], "ablation.capacities": [0.5]})
     runs = config.runs("mlp", path=path)
     assert [(run.method, run.seed, run.grid) for run in runs] == [
-        ("baseline", 3, "main"), ("baseline", 5, "main"), ("momos_s4_c1", 3, "main"), ("momos_s4_c1", 5, "main"), ("s8_c0.5", 0, "ablation"),
+        ("baseline", 3, "main"), ("baseline", 5, "main"), ("momos_s4_c1", 3, "main"), ("momos_s4_c1", 5, "main"),
+        ("s8_c0.5", 0, "ablation"),
     ]  # fmt: skip
     assert runs[-1].settings.capacity == 0.5 and runs[-1].folder(Path("runs")) == Path("runs/mlp/s8_c0.5/0")
     assert {run.model for run in config.runs(path=path)} == {"mlp", "resnet20", "tiny_vit"}
@@ -119,6 +122,18 @@ def test_a_missing_key_is_named(params, key):
     with pytest.raises(ValueError, match=key) as error:
         config.profile(params(removed=[key]))
     assert "missing" in str(error.value) or "must be" in str(error.value)
+
+
+def test_ablation_runs_are_named_as_dvc_writes_the_capacity(params):
+    """DVC puts the value into the folder's name as it is written: 1 and 1.0 differ."""
+    runs = config.runs("mlp", path=params({"ablation.block_sizes": [8], "ablation.capacities": [1, 0.5, 1.0e-5]}))
+    assert [run.method for run in runs if run.grid == "ablation"] == ["s8_c1", "s8_c0.5", "s8_c1e-05"]
+
+
+def test_no_profile_trains_a_cell_twice():
+    for path in PROFILES:
+        keys = [(run.model, run.settings, run.seed) for run in config.runs(path=path)]
+        assert len(set(keys)) == len(keys), path
 
 
 def test_an_empty_list_of_ablation_models_means_none(params):

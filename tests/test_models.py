@@ -45,7 +45,10 @@ def test_resnet20_equals_its_layers_written_out():
     assert torch.allclose(model(images), model.linear(F.avg_pool2d(x, 8).flatten(1)), atol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "image_size", "kwargs"), [("mlp", 8, {}), ("resnet20", 8, {}), ("tiny_vit", 16, TINY), ("resnet18", 32, {})])
+MODELS = [("mlp", 8, {}), ("resnet20", 8, {}), ("tiny_vit", 16, TINY), ("resnet18", 32, {})]
+
+
+@pytest.mark.parametrize(("name", "image_size", "kwargs"), MODELS)
 def test_seed_decides_and_the_global_state_stays(name, image_size, kwargs):
     state = torch.get_rng_state()
     first, same, other = (

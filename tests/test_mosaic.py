@@ -180,7 +180,7 @@ def test_projection_keeps_its_promises(block_size, num_motifs, slicing, force_ze
     assert report.num_changed == int((before != after).sum())
     assert all(torch.equal(value, buffers[name]) for name, value in model.named_buffers())
 
-    again = mosaic.project_(model, block_size, motifs=report.motifs, **options)
+    again = mosaic.project_(model, block_size, generator=generator(), motifs=report.motifs, **options)
     changed = flat(model) != after
     cut = blocks.real_weights([w.numel() for w in model.parameters()], block_size, slicing)
     ragged = ~cut.reshape(-1, block_size).all(dim=1).repeat_interleave(block_size)
@@ -193,7 +193,7 @@ def test_padding_never_counts():
     model = nn.Linear(1, 1, bias=False)
     nn.init.constant_(model.weight, 2.0)
     other = nn.ParameterList([model.weight, nn.Parameter(torch.tensor([1.0, 1.0, 1.0]))])
-    report = mosaic.project_(other, 3, num_motifs=1, motifs=torch.tensor([[1.5, 9.0, 9.0]]))
+    report = mosaic.project_(other, 3, num_motifs=1, generator=generator(), motifs=torch.tensor([[1.5, 9.0, 9.0]]))
     assert report.distortion == pytest.approx(0.5**2 + 0.5**2 + 8**2 + 8**2)
     assert other[0].item() == 1.5 and other[0].shape == (1, 1)
 
@@ -214,9 +214,9 @@ def test_the_same_seed_gives_the_same_bytes_and_leaves_the_global_state():
 
 def test_motifs_are_global_and_blocks_do_not_cross_tensors_by_default():
     model = nn.ParameterList([nn.Parameter(torch.tensor([1.0, 2.0, 3.0])), nn.Parameter(torch.tensor([4.0]))])
-    report = mosaic.project_(model, 2, motifs=torch.tensor([[1.0, 2.0], [3.0, 4.0]]), num_motifs=2, slicing="model")
+    report = mosaic.project_(model, 2, generator=generator(), motifs=torch.tensor([[1.0, 2.0], [3.0, 4.0]]), num_motifs=2, slicing="model")
     assert report.distortion == 0 and report.mosaic.tolist() == [0, 1]
-    report = mosaic.project_(model, 2, motifs=torch.tensor([[1.0, 2.0], [3.0, 0.0], [4.0, 0.0]]), num_motifs=3)
+    report = mosaic.project_(model, 2, generator=generator(), motifs=torch.tensor([[1.0, 2.0], [3.0, 0.0], [4.0, 0.0]]), num_motifs=3)
     assert report.distortion == 0 and report.mosaic.tolist() == [0, 1, 2]
 
 

@@ -200,7 +200,8 @@ def test_changing_a_plot_retrains_nothing(clone):
 def test_changing_one_method_retrains_that_method_alone(clone):
     params = clone.params()
     clone.write_params(merge(params, {"methods": {"qat4": {"bits": 5}}}))
-    assert {stage for stage in clone.stale() if stage.startswith(("train", "ablation", "prepare"))} == {"train@mlp-qat4-0", "train@mlp-qat4-1"}
+    trained = {stage for stage in clone.stale() if stage.startswith(("train", "ablation", "prepare"))}
+    assert trained == {"train@mlp-qat4-0", "train@mlp-qat4-1"}
     clone.write_params(merge(params, {"tracking": {"experiment": "other"}}))
     assert clone.stale() == set()
     clone.write_params(params)
@@ -208,13 +209,25 @@ def test_changing_one_method_retrains_that_method_alone(clone):
 
 def test_an_experiment_retrains_what_changed_and_reports_only_what_is_listed(clone):
     params = clone.params()
+    before = json.loads((clone.path / "reports" / "micro" / "metrics.json").read_text())
     out = clone.run("dvc", "exp", "run", "-S", "grid.seeds=[0]")
     assert not re.search(r"Running stage '(train|ablation|prepare)", out), "fewer seeds train nothing"
     assert len(pd.read_csv(clone.path / "results" / "micro" / "mlp" / "evaluation.csv")) == (1 + 2 + 1) + 1
-    assert (clone.path / "runs" / "micro" / "mlp" / "baseline" / "1").is_dir(), "the run that is no longer listed is still there"
-    clone.run("dvc", "exp", "run", "-S", "grid.seeds=[0]", "-S", "train.epochs=1", "-S", "grid.methods=[baseline,momos_s4_c10]")
-    history = (clone.path / "runs" / "micro" / "mlp" / "baseline" / "0" / "history.csv").read_text().splitlines()
+    clone.write_params(params)
+    clone.run("dvc", "repro")  # back to both seeds; then the same by hand: the run that is no longer listed stays in its folder
+    clone.write_params(merge(params, {"grid": {"seeds": [0]}}))
+    clone.run("dvc", "repro")
+    assert (clone.path / "runs" / "micro" / "mlp" / "baseline" / "1").is_dir()
+    assert len(pd.read_csv(clone.path / "results" / "micro" / "mlp" / "evaluation.csv")) == (1 + 2 + 1) + 1
+    assert json.loads((clone.path / "reports" / "micro" / "metrics.json").read_text()) != before
+    mine = ["-S", "+methods.mine={bits: 32, block_size: 4, num_motifs: 9}", "-S", "report.picture_method=mine"]
+    clone.run("dvc", "exp", "run", "-S", "train.epochs=1", "-S", "grid.methods=[baseline,mine]", *mine)
+    history = (clone.path / "runs" / "micro" / "mlp" / "mine" / "0" / "history.csv").read_text().splitlines()
     assert len(history) == 2
+    table = (clone.path / "reports" / "micro" / "tables" / "table1.md").read_text()
+    assert "k=9" in table and "QAT" not in table, "the report shows what is listed and nothing else"
+    clone.run("dvc", "exp", "run", "-S", "grid.methods=[baseline]", "-S", "report.picture_method=baseline", "-S", "ablation.models=[]")
+    assert "MoMos" not in (clone.path / "reports" / "micro" / "tables" / "table1.md").read_text()
     clone.write_params(params)
     assert "Running stage" not in clone.run("dvc", "repro"), "everything is restored from the run-cache"
 

@@ -32,7 +32,10 @@ def ax():
 
 
 def lines(ax) -> dict:
-    return {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in ax.get_lines()}
+    """Label -> points. seaborn labels an empty line of the same look, for the legend."""
+    drawn = {(line.get_color(), line.get_marker()): line for line in ax.get_lines() if len(line.get_xdata())}
+    found = {line.get_label(): line if len(line.get_xdata()) else drawn[line.get_color(), line.get_marker()] for line in ax.get_lines()}
+    return {label: (list(line.get_xdata()), list(line.get_ydata())) for label, line in found.items()}
 
 
 def test_ratio_against_size_draws_each_model_where_it_is(ax):

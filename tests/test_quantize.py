@@ -31,7 +31,7 @@ def test_quantize_equals_the_reference(weights, bits):
     for value, weight, expected in zip(got.tolist(), weights, reference(weights, bits), strict=True):
         close = abs(value - expected) <= abs(expected) * Fraction(1, 10**6)
         half = abs(abs(Fraction(weight) / Fraction(scale) % 1) - Fraction(1, 2)) < Fraction(1, 100) if scale else False
-        assert close or half and abs(value - expected) <= scale * 1.001, "only a weight half-way between levels may fall either way in float32"
+        assert close or half and abs(value - expected) <= scale * 1.001, "only half-way between levels may float32 fall either way"
 
 
 @pytest.mark.parametrize("bits", range(2, 17))

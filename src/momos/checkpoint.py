@@ -20,6 +20,10 @@ from torch import Tensor
 
 HISTORY, RUN, USAGE = "history.csv", "run.json", "motif_usage.safetensors"
 WEIGHTS = ("initial", "best", "last")
+RUN_KEYS = (
+    "model", "method", "seed", "grid", "arch", "arch_kwargs", "num_classes", "in_channels", "image_size", "num_weights", "mean", "std",
+    "bits", "exclude", "block_size", "capacity", "num_motifs", "num_blocks", "slicing", "best_epoch", "num_epochs",
+)  # what later stages read
 
 
 def write_text(path: Path, text: str) -> None:
@@ -88,8 +92,12 @@ def load_history(folder: Path) -> list[dict[str, float | None]]:
 
 
 def load_run(folder: Path) -> dict:
-    """run.json. Raises ValueError naming a missing or damaged file."""
-    return read_json(folder / RUN)
+    """run.json of a finished run. Raises ValueError naming a file that is missing, damaged or of a run that did not finish."""
+    about = read_json(folder / RUN)
+    missing = [key for key in RUN_KEYS if key not in about]
+    if missing:
+        raise ValueError(f"{folder / RUN} lacks {', '.join(missing)}: expected what a finished training writes (run `dvc repro`)")
+    return about
 
 
 def _read(path: Path, read):

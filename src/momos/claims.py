@@ -25,7 +25,6 @@ from momos import results, theory
 SUPPORTED, NOT_SUPPORTED, NOT_RUN, NOT_COMPARABLE = VERDICTS = ("SUPPORTED", "NOT SUPPORTED", "NOT RUN", "NOT COMPARABLE")
 TABLE1_MODELS = ("mlp", "resnet20", "tiny_vit")
 ZOO_SOURCE, ZOO_SIZE = "timm", 200
-FULL_EPOCHS, FULL_PATIENCE = 200, 20
 SETTINGS = ["family", "bits", "block_size", "capacity"]
 PUBLISHED_SEEDS = 3  # behind every published mean (Sec. 4)
 COMPRESSORS = ("gzip", "lzma", "zstd")
@@ -51,13 +50,12 @@ class Evidence:
     published: pd.DataFrame
     source: str
     epochs: int
-    patience: int | None
+    departures: tuple[str, ...] = ()  # settings that are not the paper's (`published.departures`)
 
     @property
     def comparable(self) -> bool:
-        """With published absolute values: the original CIFAR-10 and the paper's budget."""
-        patient = self.patience is None or self.patience >= FULL_PATIENCE
-        return self.source == "cifar10" and self.epochs >= FULL_EPOCHS and patient
+        """With published absolute values: the paper's data, recipe and budget."""
+        return not self.departures
 
     @cached_property
     def cells(self) -> pd.DataFrame:
@@ -115,7 +113,7 @@ def judge_claim(name: str, evidence: Evidence) -> Judgement:
         if alone.verdict != found.verdict:
             notes.append(f"On the paper's own configurations alone: {alone.verdict} ({alone.measured}).")
         if not evidence.comparable:
-            notes.append(f"On {evidence.source}, at most {evidence.epochs} epochs: not the paper's data or budget.")
+            notes.append(f"On {evidence.source}, at most {evidence.epochs} epochs: not the paper's data, recipe or budget.")
     return found._replace(note=" ".join(note for note in notes if note))
 
 
@@ -269,7 +267,9 @@ def _m9(evidence: Evidence) -> Judgement:
         correlations.append(spearman(drop.index, drop.round(9)))
         drops = ", ".join(f"s={int(size)}: {value:.2f}" for size, value in drop.items())
         parts.append(f"{model} Spearman {correlations[-1]:.3f} (drop in points {drops})")
-    note = "Validation accuracy of the last weights; non-decreasing is judged by the rank correlation, as the threshold says."
+    ran = evidence.evaluation[evidence.evaluation.grid == "ablation"]
+    of = f"Ablation of {', '.join(cells.model.unique())}, seed {', '.join(map(str, sorted(ran.seed.unique())))} (the paper: three models). "
+    note = of + "Validation accuracy of the last weights; non-decreasing is judged by the rank correlation, as the threshold says."
     return Judgement(_verdict(all(value > 0.8 for value in correlations)), "; ".join(parts), note)
 
 
@@ -279,7 +279,7 @@ def _m10(evidence: Evidence) -> Judgement:
     for model in ("mlp", "resnet20"):
         momos = _family(evidence, model, "momos")
         for size in (2, 4):
-            rows = momos[momos.block_size == size]
+            rows = _with_capacity(momos[momos.block_size == size])
             found[f"{model} s={size}"] = spearman(_numbers(rows, "capacity"), _numbers(rows, "bdm_1d_ratio"))
     measured = "; ".join(f"{name} {value:.3f}" for name, value in found.items())
     return Judgement(_verdict(all(value > 0.8 for value in found.values())), measured)
@@ -289,7 +289,7 @@ def _m11(evidence: Evidence) -> Judgement:
     _need_models(evidence, ["mlp", "resnet20"])
     lower, parts = [], []
     for model in ("mlp", "resnet20"):
-        momos = _family(evidence, model, "momos")
+        momos = _with_capacity(_family(evidence, model, "momos"))
         _numbers(momos, "bdm_1d_ratio")
         small, large = (momos[momos.block_size == size].set_index("capacity").bdm_1d_ratio for size in (2, 4))
         shared = [capacity for capacity in small.index if capacity in large.index]
@@ -336,7 +336,7 @@ def _m16(evidence: Evidence) -> Judgement:
     cells = compare_accuracy(evidence)
     run = cells[cells.verdict != NOT_RUN]
     if not evidence.comparable:
-        reason = f"Measured on {evidence.source}, at most {evidence.epochs} epochs; the paper: CIFAR-10, {FULL_EPOCHS} epochs."
+        reason = f"Not the paper's setting: {'; '.join(evidence.departures)}."
         return Judgement(NOT_COMPARABLE, f"{len(run)} of {len(cells)} published cells have a counterpart", reason)
     inside = run.verdict == SUPPORTED
     measured = f"{_share(inside)} cells within" if len(run) else ""
@@ -408,10 +408,22 @@ def _momos_epochs(evidence: Evidence) -> pd.DataFrame:
     """Epochs of all MoMos runs, ablation included, in order; every model must have the paper's configurations."""
     for model in evidence.models:
         _family(evidence, model, "momos")
-    rows = evidence.distortion[evidence.distortion.family == "momos"]
+    rows = _once(evidence.distortion[evidence.distortion.family == "momos"])
     if not set(evidence.models) <= set(rows.model):
         raise _Missing("Some model has no distortion measured.")
     return rows.sort_values("epoch", kind="stable")
+
+
+def _once(rows: pd.DataFrame) -> pd.DataFrame:
+    """Without ablation runs that repeat one of the main grid: the same settings and seed are the same training."""
+    keys = list(zip(rows.model, map(_key, rows.itertuples()), rows.num_motifs.fillna(-1), rows.seed, strict=True))
+    main = {key for key, grid in zip(keys, rows.grid, strict=True) if grid == "main"}
+    return rows[[grid == "main" or key not in main for key, grid in zip(keys, rows.grid, strict=True)]]
+
+
+def _with_capacity(cells: pd.DataFrame) -> pd.DataFrame:
+    """Without methods that state their number of motifs instead."""
+    return cells[cells.capacity.notna()]
 
 
 def _numbers(cells: pd.DataFrame, column: str) -> np.ndarray:

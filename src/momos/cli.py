@@ -1,6 +1,6 @@
 """The `momos` command: the pipeline's measures for anyone's own weights.
 
-momos measure model.safetensors --arch resnet20 --num-classes 10
+momos measure model.safetensors --arch resnet20
 """
 
 import argparse
@@ -64,34 +64,60 @@ def check_fit(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], tra
 def measure(
     weights: Mapping[str, Tensor],
     arch: str,
-    num_classes: int,
+    num_classes: int | None = None,
     *,
     in_channels: int,
     image_size: int,
     arch_kwargs: Mapping,
     num_init_seeds: int,
     block_size: int | None,
+    initial: Mapping[str, Tensor] | None = None,
+    bits: int = 32,
+    exclude: str = "type",
 ) -> dict[str, str | int | float | None]:
-    """The columns of `complexity.measure` for weights that belong to `arch`, and what they were measured against.
+    """What stage `evaluate` measures but accuracy, for weights that belong to `arch`.
 
-    Initial BDM is the mean over models initialised with seeds 0 .. num_init_seeds - 1. Raises ValueError where names or shapes of
-    the weights do not fit the architecture.
+    num_classes: None takes the length of the architecture's last tensor, the classifier's bias. initial: the weights before training; None
+    takes fresh models of seeds 0 .. num_init_seeds - 1 and the mean of their BDM. bits below 32: the weights as deployed, quantised.
+    With a block size, the description length of a mosaic of as many motifs as there are distinct blocks (Eq. 8 and 21).
+    Raises ValueError where names or shapes of the weights do not fit the architecture.
     """
-    from momos import blocks, models
+    from momos import blocks, models, quantize
     from momos.complexity import compressors
     from momos.complexity import measure as complexity
 
-    def build(seed: int):
-        return models.build(arch, num_classes, seed=seed, in_channels=in_channels, image_size=image_size, kwargs=arch_kwargs)
+    def build(seed: int, classes: int | None = None):
+        shape = {"in_channels": in_channels, "image_size": image_size}
+        return models.build(arch, classes or num_classes, seed=seed, kwargs=arch_kwargs, **shape)
+
+    if num_classes is None:
+        last = list(blocks.trainable(build(0, classes=2)))[-1]
+        num_classes = len(weights[last]) if last in weights and weights[last].ndim else 2
 
     model = build(0)
-    initial = blocks.trainable(model)
-    check_fit(weights, model.state_dict(), list(initial))
-    trained = {name: weights[name] for name in initial}
-    columns = complexity.measure(trained, initial, block_size=block_size, compressors=list(compressors.COMPRESSORS), seed=0)
-    others = [complexity.model_bdm(blocks.trainable(build(seed))) for seed in range(1, num_init_seeds)]
-    num_weights = sum(tensor.numel() for tensor in trained.values())
-    return {"arch": arch, "num_weights": num_weights, "num_init_seeds": num_init_seeds, **_mean_initial(columns, others)}
+    fresh = {name: weight.detach().clone() for name, weight in blocks.trainable(model).items()}
+    for given in (weights, initial or weights):
+        check_fit(given, model.state_dict(), list(fresh))
+    start = {name: (initial or fresh)[name] for name in fresh}
+    model.load_state_dict(dict(weights), strict=False)  # buffers may be absent, and are not measured
+    trained = blocks.trainable(quantize.deployed(model, bits, exclude, arch))
+    columns = complexity.measure(trained, start, block_size=block_size, compressors=list(compressors.COMPRESSORS), seed=0)
+    if initial is None:
+        others = [complexity.model_bdm(blocks.trainable(build(seed))) for seed in range(1, num_init_seeds)]
+        columns = _mean_initial(columns, others)
+    about = {"arch": arch, "num_classes": num_classes, "bits": bits, "num_init_seeds": None if initial else num_init_seeds}
+    return about | _description(trained, bits, block_size, columns["distinct_blocks"]) | columns
+
+
+def _description(trained: Mapping[str, Tensor], bits: int, block_size: int | None, num_motifs: int | None) -> dict:
+    """Number of weights and description length; with a block size, of a mosaic of the distinct blocks."""
+    from momos import blocks
+    from momos.complexity import code_length
+
+    sizes = [tensor.numel() for tensor in trained.values()]
+    num_blocks = None if block_size is None else blocks.num_blocks(sizes, block_size)
+    length = code_length.describe(sum(sizes), bits=bits, block_size=block_size, num_blocks=num_blocks, num_motifs=num_motifs)
+    return {"num_weights": sum(sizes), "block_size": block_size, "num_blocks": num_blocks, **length}
 
 
 def _mean_initial(columns: dict, others: Sequence[tuple[float, float]]) -> dict:
@@ -115,6 +141,9 @@ def _run_measure(arguments: argparse.Namespace) -> None:
         arch_kwargs=arguments.arch_kwargs,
         num_init_seeds=arguments.init_seeds,
         block_size=arguments.block_size,
+        initial=None if arguments.initial is None else load_weights(arguments.initial),
+        bits=arguments.bits,
+        exclude=arguments.exclude,
     )
     print(json.dumps(columns, indent=1) if arguments.json else _as_text(columns))
 
@@ -143,12 +172,15 @@ def _parser() -> _Parser:
 def _add_measure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help=".safetensors, .pt or .pth file")
     parser.add_argument("--arch", required=True, help="mlp, resnet20, tiny_vit, mobilevit or a timm name")
-    parser.add_argument("--num-classes", type=_positive, required=True, metavar="N", help="outputs of the classifier")
+    parser.add_argument("--num-classes", type=_positive, metavar="N", help="classes (default: as the weights have)")
     parser.add_argument("--in-channels", type=_positive, default=3, metavar="C", help="image channels (default 3)")
     parser.add_argument("--image-size", type=_positive, default=32, metavar="P", help="pixels a side (default 32)")
     parser.add_argument("--arch-kwargs", type=_json_object, default={}, metavar="JSON", help="settings of the architecture")
     parser.add_argument("--init-seeds", type=_positive, default=1, metavar="N", help="initialisations to average (default 1)")
-    parser.add_argument("--block-size", type=_positive, metavar="S", help="count the distinct blocks of S weights")
+    parser.add_argument("--block-size", type=_positive, metavar="S", help="count the distinct blocks of S weights, RAC as a mosaic of them")
+    parser.add_argument("--initial", type=Path, metavar="CHECKPOINT", help="the weights before training (default: fresh ones)")
+    parser.add_argument("--bits", type=int, default=32, metavar="Q", choices=[*range(2, 17), 32], help="quantise first (default 32: no)")
+    parser.add_argument("--exclude", default="type", choices=["type", "names", "none"], help="what quantisation leaves out beside biases")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=_run_measure)
 

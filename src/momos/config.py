@@ -271,7 +271,7 @@ class Ablation(Settings):
     section: ClassVar[str] = "ablation"
     models: tuple[str, ...]  # may be empty: no ablation
     block_sizes: tuple[int, ...]
-    capacities: tuple[float, ...]
+    capacities: tuple[int | float, ...]  # as written: they name folders
     seeds: tuple[int, ...]
 
     def check(self, where: str) -> None:
@@ -293,6 +293,7 @@ class Evaluate(Settings):
 
     def check(self, where: str) -> None:
         _not_empty_and_distinct(self.compressors, f"{where}.compressors")
+        _require(self.shuffle_seed >= 0, f"{where}.shuffle_seed", "0 or more", self.shuffle_seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -304,6 +305,9 @@ class Report(Settings):
     picture_method: str  # a MoMos method of the grid, shown beside baseline
     picture_tensor: str  # a tensor's name in that model
     picture_size: int  # rows and columns shown, at most
+
+    def check(self, where: str) -> None:
+        _require(self.picture_size >= 1, f"{where}.picture_size", "1 or more", self.picture_size)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -101,7 +101,7 @@ def project_(
     capacity: float | None = None,
     num_motifs: int | None = None,
     force_zero: bool = True,
-    generator: torch.Generator | None = None,
+    generator: torch.Generator,
     motifs: Tensor | None = None,
     slicing: str = "tensor",
 ) -> Projection:
@@ -115,6 +115,7 @@ def project_(
     blocks = to_blocks(weights, block_size, slicing).cpu()
     if motifs is None:
         motifs = draw_motifs(blocks, _budget(len(blocks), capacity, num_motifs), force_zero=force_zero, generator=generator)
+    motifs = motifs.detach().to(blocks)
     mosaic = assign(blocks, motifs)
     projected = motifs[mosaic]
     real = real_weights([weight.numel() for weight in weights], block_size, slicing)

@@ -5,6 +5,7 @@ Every series has its own marker and line style besides its colour, so that all o
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
@@ -12,6 +13,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#8C510A", "#444444", "#E69F00")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (7, 2)), (0, (1, 1)), (0, (3, 1, 1, 1)))
+DASHES = ("", (5, 2), (6, 2, 1, 2), (1, 1), (5, 1, 1, 1, 1, 1), (7, 2), (2, 1), (3, 1, 1, 1))  # the same in seaborn's words
 REFERENCE = {"color": "black", "linewidth": 1.2, "linestyle": (0, (6, 3))}
 MAPS = {"values": "cividis", "signs": "gray", "reuse": "magma_r"}  # lightness rises or falls along each: they survive greyscale
 
@@ -84,8 +86,9 @@ def distortion_and_loss(curve: pd.DataFrame, ax: Axes) -> Axes:
 
 def accuracy_against_capacity(points: pd.DataFrame, ax: Axes, *, baseline: float | None) -> Axes:
     """Figure 4. points: capacity in (0, 1], accuracy in percent, block_size; a line per block size, baseline as a level."""
-    for index, (size, rows) in enumerate(points.sort_values("capacity").groupby("block_size")):
-        ax.plot(100 * rows.capacity, rows.accuracy, label=f"s = {int(size)}", **_line(index, 1))
+    sizes = [f"s = {int(size)}" for size in sorted(points.block_size.unique())]
+    shown = points.assign(series=[f"s = {int(size)}" for size in points.block_size], percent=100 * points.capacity)
+    sns.lineplot(shown, x="percent", y="accuracy", ax=ax, **_series(sizes))
     if baseline is not None:
         ax.axhline(baseline, label="Baseline", **REFERENCE)
     ax.set(xscale="log", xlabel="Capacity (% of blocks)", ylabel="Validation accuracy (%)")
@@ -109,11 +112,19 @@ def accuracy_against_rac(points: pd.DataFrame, ax: Axes, *, hollow: bool) -> Axe
 
 def training(curves: pd.DataFrame, ax: Axes, *, column: str) -> Axes:
     """curves: epoch, label (one line each) and `column`, which is drawn."""
-    for index, (name, rows) in enumerate(curves.groupby("label", sort=False)):
-        ax.plot(rows.epoch, rows[column], label=name, **_line(index, len(rows)))
-    ax.set_xlabel("Epoch")
+    labels = list(dict.fromkeys(curves.label))
+    every = max(1, curves.epoch.nunique() // 8)
+    sns.lineplot(curves.rename(columns={"label": "series"}), x="epoch", y=column, ax=ax, markevery=every, **_series(labels))
+    ax.set(xlabel="Epoch", ylabel="")
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     return ax
+
+
+def _series(names: list[str]) -> dict:
+    """seaborn's words for a line per entry of the column `series`, each with its own colour, marker and dashes."""
+    order = {"hue": "series", "style": "series", "hue_order": names, "style_order": names, "errorbar": None, "estimator": None}
+    look = {"palette": list(COLOURS[: len(names)]), "markers": list(MARKERS[: len(names)]), "dashes": list(DASHES[: len(names)])}
+    return order | look | {"linewidth": 1.5, "markersize": 5, "markeredgewidth": 0}
 
 
 def _points(index: int) -> dict:

@@ -22,6 +22,40 @@ NUM_WEIGHTS = {
 }
 
 
+# What absolute published values were measured with (MoMos, Sec. 4; method A9). At least so many epochs and so much patience.
+SETTING = {
+    "data": {"source": "cifar10", "validation_fraction": 0.05},
+    "augment": {"flip": True, "crop_padding": 4, "rand_augment_ops": 2, "rand_augment_magnitude": 9},
+    "train": {"batch_size": 128},
+}
+EPOCHS, PATIENCE = 200, 20
+ADAMW = {"optimizer": "adamw", "lr": 3e-4, "weight_decay": 1e-2}
+MODELS = {
+    "mlp": {"arch": "mlp", "image_size": 32, "kwargs": {"hidden_layers": 5, "width": 256}} | ADAMW,
+    "resnet20": {"arch": "resnet20", "image_size": 32, "optimizer": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4},
+    "tiny_vit": {"arch": "tiny_vit", "image_size": 224, "kwargs": {}} | ADAMW,
+    "mobilevit": {"arch": "mobilevit"} | ADAMW,
+}
+
+
+def departures(settings: Mapping[str, Mapping], models: Mapping[str, Mapping]) -> tuple[str, ...]:
+    """Settings that are not the paper's, each as text; none: absolute accuracies can be compared with the published ones.
+
+    settings: section -> key -> value, at least data, augment and train. models: name -> its settings; those that the paper lacks
+    are left out.
+    """
+    wanted = [(f"{section}.{key}", settings[section][key], value) for section, keys in SETTING.items() for key, value in keys.items()]
+    for name in (name for name in models if name in MODELS):
+        wanted += [(f"models.{name}.{key}", models[name][key], value) for key, value in MODELS[name].items()]
+    found = [f"{where} is {value!r}, not {expected!r}" for where, value, expected in wanted if value != expected]
+    epochs, patience = settings["train"]["epochs"], settings["train"]["patience"]
+    if epochs < EPOCHS:
+        found.append(f"train.epochs is {epochs}, not {EPOCHS} or more")
+    if patience is not None and patience < PATIENCE:
+        found.append(f"train.patience is {patience}, not {PATIENCE} or more")
+    return tuple(found)
+
+
 def read_tables(folder: Path) -> pd.DataFrame:
     """Both tables, a row per cell; `method` is baseline, qat or momos; accuracies in percent. Raises ValueError naming the file."""
     parts = []

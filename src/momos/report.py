@@ -228,9 +228,9 @@ def _capacity_drawings(evaluation: pd.DataFrame) -> dict[str, Drawing]:
 
 
 def _extremes(rows: pd.DataFrame) -> pd.DataFrame:
-    """Of each block size, the largest and the smallest capacity."""
-    ends = rows.groupby("block_size").capacity.agg(["max", "min"])
-    edge = [row.capacity in set(ends.loc[row.block_size]) for row in rows.itertuples()]
+    """Of each block size, the methods of the largest and of the smallest capacity; those that state their number of motifs, all."""
+    sizes = rows.groupby("block_size").capacity
+    edge = rows.capacity.eq(sizes.transform("max")) | rows.capacity.eq(sizes.transform("min")) | rows.capacity.isna()
     return rows[edge]
 
 

@@ -77,14 +77,16 @@ def prepare_device(name: str, num_threads: int) -> torch.device:
     """
     torch.set_num_threads(num_threads)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with this
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.backends.cudnn.benchmark = False
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         name = next(kind for kind in ("cuda", "mps", "cpu") if available[kind])
     kind, _, index = name.partition(":")
+    present = [kind for kind, there in available.items() if there]
     if not available[kind] or (index and int(index) >= torch.cuda.device_count()):
-        raise ValueError(f"train.device is {name}, which this machine lacks: expected auto, or one of {[k for k in available if available[k]]}")
+        raise ValueError(f"train.device is {name}, which this machine lacks: expected auto, or one of {', '.join(present)}")
+    if kind != "cpu" or num_threads > 1:  # one thread of the CPU is deterministic anyway, and this imports for a second
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = False
     return torch.device(name)
 
 
@@ -151,6 +153,7 @@ class _Run:
     history: list[Row] = field(default_factory=list)
     projection: Projection | None = None
     num_steps: int = 0
+    projected_at: int = 0  # the step of the last projection
 
     def __post_init__(self) -> None:
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, T_max=self.settings.epochs)
@@ -172,7 +175,7 @@ class _Run:
         lr = self.schedule.get_last_lr()[0]
         train_loss, train_accuracy = self._steps(epoch)
         self.schedule.step()
-        if self.method.is_momos:
+        if self.method.is_momos and self.projected_at != self.num_steps:
             self._project(f"at the end of epoch {epoch}")
         validation = self.dataset.validation
         images, labels = self.dataset.images[validation], self.dataset.labels[validation]
@@ -230,6 +233,7 @@ class _Run:
                 slicing=self.mosaic.slicing,
                 generator=self.motifs,
             )
+            self.projected_at = self.num_steps
         except NotFinite as error:
             raise Diverged(f"weights are no longer finite {when}", self.history) from error
 
@@ -271,10 +275,12 @@ def state_of(model: nn.Module) -> State:
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()}
 
 
-def describe(settings: config.Train, recipe: config.Model, device: torch.device) -> dict[str, str | float | int | None]:
+def describe(
+    settings: config.Train, recipe: config.Model, images: config.Data, augmentation: config.Augment, device: torch.device
+) -> dict[str, str | float | int | list | None]:
     """What run.json says of how a training is done."""
-    keys = ("optimizer", "lr", "momentum", "weight_decay")
-    about = {key: getattr(recipe, key) for key in keys} | vars(settings)
+    about = {key: getattr(recipe, key) for key in ("optimizer", "lr", "momentum", "weight_decay")}
+    about |= {"mean": list(images.mean), "std": list(images.std)} | vars(augmentation) | vars(settings)
     return about | {"device": device.type, "torch": torch.__version__}
 
 

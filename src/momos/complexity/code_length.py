@@ -47,6 +47,22 @@ def qat_rac(bits: int) -> float:
     return 32 / bits
 
 
+def describe(num_weights: int, *, bits: int, block_size: int | None, num_blocks: int | None, num_motifs: int | None) -> dict[str, float]:
+    """rac, description_bits, trivial_bits and lower_complexity (Cor. 3.4) of a model: MoMos where it has a block size, else QAT or float.
+
+    Of MoMos with QAT they are those of the latent, 32-bit weights: scales per tensor break sharing in the deployed ones (method A4).
+    """
+    trivial = trivial_bits(num_weights)
+    if block_size is None:
+        return {"rac": qat_rac(bits), "description_bits": num_weights * bits, "trivial_bits": trivial, "lower_complexity": bits < 32}
+    return {
+        "rac": rac(num_weights, num_blocks, block_size, num_motifs),
+        "description_bits": momos_bits(num_blocks, block_size, num_motifs),
+        "trivial_bits": trivial,
+        "lower_complexity": lower_complexity(num_weights, num_blocks, block_size, num_motifs),
+    }
+
+
 def _check_slicing(num_weights: int, num_blocks: int, block_size: int) -> None:
     """A vector of d weights needs at least ceil(d / s) blocks and never more than d."""
     weights, size = _positive("num_weights", num_weights), _positive("block_size", block_size)

@@ -21,6 +21,7 @@ def measure(
     initial: Mapping[str, Tensor],
     *,
     block_size: int | None = None,
+    slicing: str = "tensor",
     compressors: Sequence[str],
     seed: int,
 ) -> dict[str, float | int | None]:
@@ -34,7 +35,7 @@ def measure(
         **bdm_columns(tensors, initial, seed=seed),
         **_compression(tensors, compressors),
         **_statistics(tensors),
-        "distinct_blocks": None if block_size is None else distinct_blocks(tensors, block_size),
+        "distinct_blocks": None if block_size is None else distinct_blocks(tensors, block_size, slicing),
     }
 
 
@@ -56,9 +57,9 @@ def model_bdm(tensors: Mapping[str, Tensor]) -> tuple[float, float]:
     return bdm.complexity(counts.words), bdm.complexity(counts.squares)
 
 
-def distinct_blocks(tensors: Mapping[str, Tensor], block_size: int) -> int:
-    """Different blocks of block_size weights, cut tensor by tensor, the last one padded with zeros; -0.0 equals 0.0."""
-    cut = blocks.to_blocks(list(tensors.values()), block_size).float().cpu().contiguous() + 0.0  # turns -0.0 into 0.0
+def distinct_blocks(tensors: Mapping[str, Tensor], block_size: int, slicing: str = "tensor") -> int:
+    """Different blocks of block_size weights, cut as `blocks.to_blocks` does, padding included; -0.0 equals 0.0."""
+    cut = blocks.to_blocks(list(tensors.values()), block_size, slicing).float().cpu().contiguous() + 0.0  # turns -0.0 into 0.0
     codes = np.zeros(len(cut), dtype=np.int64)
     for column in cut.numpy().view(np.uint32).T:
         # (block so far, next weight) as one 64-bit key, renumbered: both halves fit, as fewer than 2^31 blocks are held
