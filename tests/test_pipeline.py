@@ -93,6 +93,13 @@ def test_leaves_import_nothing_of_the_project():
         assert imported_files(PACKAGE / f"{leaf}.py") <= {PACKAGE / "__init__.py"}, leaf
 
 
+def test_the_readme_shows_the_commands_and_links_to_what_is_there():
+    readme = (ROOT / "README.md").read_text()
+    assert all(f"make {target}" in readme for target in ("repro", "test", "use", "track", "ui"))
+    targets = [target for target in re.findall(r"\]\(([^)]+)\)", readme) if not target.startswith("http")]
+    assert targets and all((ROOT / target).exists() for target in targets), targets
+
+
 # --- end to end on a micro profile
 
 MICRO = {
@@ -263,6 +270,22 @@ def test_a_missing_or_damaged_run_file_fails_the_stage(clone):
         assert f"baseline/0/{name} is" in out and not (clone.path / "out.csv").exists()
         path.unlink(missing_ok=True)
         path.write_bytes(whole)
+
+
+@pytest.mark.parametrize(("change", "expected"), [
+    ({"methods": {"momos_s4_c10": {"block_size": 10**8}}}, ["momos_s4_c10 on models.mlp: block_size must be in 1..", "got 100000000"]),
+    ({"models": {"mlp": {"arch": "mpl"}}}, ["unknown architecture 'mpl'", "expected mlp"]),
+    ({"models": {"mlp": {"kwargs": {"depth": 3}}}}, ["models.mlp.kwargs", "'depth'"]),
+    ({"data": {"mean": [0.1, 0.2], "std": [1.0, 1.0]}}, ["data.mean has 2 entries", "expected 1"]),
+])  # fmt: skip
+def test_what_only_the_library_knows_stops_a_training_at_its_start(clone, change, expected):
+    params = clone.params()
+    clone.write_params(merge(params, change))
+    command = [sys.executable, "stages/train.py", "mlp", "momos_s4_c10", "0", "data/prepared/micro.safetensors", "y/run", "y/cost.json"]
+    out = clone.run(*command, check=False)
+    clone.write_params(params)
+    assert all(part in out for part in expected), out
+    assert not (clone.path / "y" / "run" / "last.safetensors").exists()
 
 
 def test_divergence_fails_the_stage_and_keeps_the_history(clone):
