@@ -84,7 +84,7 @@ def swap_locks(current: str | None, name: str) -> None:
     if current is not None and LOCK.exists():
         LOCK.replace(PROFILES / f"{current}.lock")
     if (kept := PROFILES / f"{name}.lock").exists():
-        shutil.copyfile(kept, LOCK)
+        kept.replace(LOCK)
 
 
 def main() -> None:

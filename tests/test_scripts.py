@@ -45,6 +45,7 @@ def test_use_swaps_settings_and_locks(two_profiles):
     use.use("small", force=False)
     assert Path("params.yaml").read_text() == Path("profiles/small.yaml").read_text()
     assert Path("dvc.lock").read_text() == "of small" and Path("profiles/large.lock").read_text() == "of large"
+    assert not Path("profiles/small.lock").exists(), "a lock stands in one place"
     use.use("small", force=False)
     assert Path("dvc.lock").read_text() == "of small"
 

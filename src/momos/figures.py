@@ -156,10 +156,10 @@ def training(curves: pd.DataFrame) -> Figure:
     titles = list(dict.fromkeys(curves.title))
     figure = Figure(figsize=(1.2 + 3.2 * len(titles), 6.6))
     axes = figure.subplots(2, len(titles), squeeze=False, sharex="col")
-    for row, (column, name) in enumerate((("val_loss", "Validation loss"), ("val_accuracy", "Validation accuracy (%)"))):
+    for row, (column, name) in enumerate((("val_loss", "Validation loss (nats)"), ("val_accuracy", "Validation accuracy (%)"))):
         for ax, title in zip(axes[row], titles, strict=True):
             plots.training(curves[curves.title == title], ax, column=column)
-            ax.set(title=title if row == 0 else "", xlabel="Epoch" if row else "")
+            ax.set(title=title if row == 0 else "", xlabel="Epoch" if row else "", yscale="linear" if row else "log")
         axes[row, 0].set_ylabel(name)
     _one_legend(figure, axes[0], columns=4)
     return figure

@@ -115,6 +115,7 @@ def training(curves: pd.DataFrame, ax: Axes, *, column: str) -> Axes:
     labels = list(dict.fromkeys(curves.label))
     every = max(1, curves.epoch.nunique() // 8)
     sns.lineplot(curves.rename(columns={"label": "series"}), x="epoch", y=column, ax=ax, markevery=every, **_series(labels))
+    ax.get_legend().remove()  # panels share one
     ax.set(xlabel="Epoch", ylabel="")
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     return ax

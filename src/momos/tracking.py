@@ -129,7 +129,7 @@ class Log:
         if self.stream is not None:
             from momos import checkpoint
 
-            self.send({"about": checkpoint.load_run(folder), "output_hash": output_hash(folder)})
+            self.send({"about": checkpoint.read_json(folder / checkpoint.RUN), "output_hash": output_hash(folder)})
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         deadline = time.monotonic() + GRACE
