@@ -71,7 +71,7 @@ def test_no_baseline_no_line(ax):
 
 @pytest.mark.parametrize("hollow", [True, False])
 def test_published_points_are_hollow(ax, hollow):
-    plots.accuracy_against_rac(RAC, ax, hollow=hollow)
+    plots.accuracy_against_rac(RAC, ax, order=list(dict.fromkeys(RAC.series)), hollow=hollow)
     faces = {container.lines[0].get_markerfacecolor() for container in ax.containers}
     assert (faces == {"white"}) == hollow
 
@@ -82,6 +82,17 @@ def test_series_differ_in_more_than_colour(ax):
     drawn = ax.get_lines()
     assert len({line.get_marker() for line in drawn}) == len({line.get_color() for line in drawn}) == 8
     assert len({str(line._unscaled_dash_pattern) for line in drawn}) == 8
+
+
+def test_a_series_looks_the_same_in_both_rows_and_stands_in_the_legend_once():
+    """QAT and MoMos published, MoMos alone measured."""
+    rows = RAC.assign(title="MLP", accuracy_std=0.0)
+    names = list(dict.fromkeys(rows.series))
+    with figures.style():
+        figure = figures.compression(rows[rows.series == names[-1]], rows)
+    assert sorted(text.get_text() for text in figure.legends[0].get_texts()) == sorted(names)
+    looks = [{c.get_label(): c.lines[0].get_color() for c in ax.containers} for ax in figure.axes]
+    assert looks[0][names[-1]] == looks[1][names[-1]] and len(set(looks[1].values())) == len(names)
 
 
 def test_pictures_show_the_matrix_on_a_symmetric_scale(ax):

@@ -136,6 +136,7 @@ def capacity(points: pd.DataFrame, baseline: float | None, title: str) -> Figure
 def compression(measured: pd.DataFrame, published: pd.DataFrame) -> Figure:
     """Accuracy against RAC, a column per model; below, hollow, the published points with an axis of their own (other data)."""
     titles = list(dict.fromkeys(measured.title))
+    order = list(dict.fromkeys([*measured.series, *published.series]))
     rows = 2 if len(published) else 1
     figure = Figure(figsize=(1.2 + 3.2 * len(titles), 0.7 + 2.9 * rows))
     axes = figure.subplots(rows, len(titles), squeeze=False)
@@ -145,9 +146,9 @@ def compression(measured: pd.DataFrame, published: pd.DataFrame) -> Figure:
             if points.empty:
                 ax.set_axis_off()
                 continue
-            plots.accuracy_against_rac(points, ax, hollow=kind == "published")
+            plots.accuracy_against_rac(points, ax, order=order, hollow=kind == "published")
             ax.set(title=f"{title}, {kind}", xlabel=ax.get_xlabel() if row == rows - 1 else "")
-    _one_legend(figure, axes[0], columns=3 * len(titles) - 1)
+    _one_legend(figure, axes.ravel(), columns=min(len(order), 5))
     return figure
 
 

@@ -98,10 +98,10 @@ def accuracy_against_capacity(points: pd.DataFrame, ax: Axes, *, baseline: float
     return ax
 
 
-def accuracy_against_rac(points: pd.DataFrame, ax: Axes, *, hollow: bool) -> Axes:
-    """points: rac, accuracy and accuracy_std in percent, series (one marker and line each), in the order of its line."""
-    for index, (name, rows) in enumerate(points.groupby("series", sort=False)):
-        style = _line(index, 1) | ({"markerfacecolor": "white"} if hollow else {})
+def accuracy_against_rac(points: pd.DataFrame, ax: Axes, *, order: list[str], hollow: bool) -> Axes:
+    """points: rac, accuracy and accuracy_std in percent, and series: one marker and line each, the same wherever `order` is."""
+    for name, rows in points.groupby("series", sort=False):
+        style = _line(order.index(name), 1) | ({"markerfacecolor": "white"} if hollow else {})
         ax.errorbar(rows.rac, rows.accuracy, yerr=rows.accuracy_std.fillna(0), label=name, capsize=2.5, elinewidth=1, **style)
     ax.set(xscale="log", xlabel="RAC (times)", ylabel="Test accuracy (%)")
     ax.set_xticks([1, 2, 4, 8, 16])
