@@ -4,12 +4,13 @@ import math
 from fractions import Fraction
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from scipy.spatial import cKDTree
 from torch import Tensor, nn
 
-from momos.blocks import from_blocks, num_blocks, real_weights, to_blocks, trainable
+from momos import nearest
+from momos.blocks import num_blocks, to_blocks, trainable
+
+REPORTED = 2**16  # weights whose differences are held in float64 at a time
 
 
 class NotFinite(ValueError):
@@ -17,7 +18,10 @@ class NotFinite(ValueError):
 
 
 class Projection(NamedTuple):
-    """What one projection did. Distortion counts real weights alone, never padding (method A3)."""
+    """What one projection did. Distortion counts real weights alone, never padding (method A3).
+
+    motifs and mosaic stay on the model's device; usage is on the CPU.
+    """
 
     motifs: Tensor  # (num_motifs, block_size)
     mosaic: Tensor  # (num_blocks,) int64: the index of each block's motif
@@ -62,35 +66,34 @@ def draw_motifs(blocks: Tensor, num_motifs: int, *, force_zero: bool = True, gen
 def assign(blocks: Tensor, motifs: Tensor) -> Tensor:
     """Nearest motif of each block in Euclidean distance (Algorithm 1, step 2).
 
-    blocks (num_blocks, block_size), motifs (num_motifs, block_size) -> (num_blocks,) int64
-    Equal motifs: the lowest index. Exact: differences in float64 after scaling, in a k-d tree over the distinct motifs.
+    blocks (num_blocks, block_size), motifs (num_motifs, block_size) -> (num_blocks,) int64, on the device of the blocks
+    Exact: the smallest squared distance in float64 by direct differences; equal distances: the lowest index. See `momos.nearest`.
     Raises ValueError for shapes that do not match, NotFinite for NaN and infinity.
     """
     if blocks.ndim != 2 or motifs.ndim != 2 or blocks.shape[1] != motifs.shape[1] or len(motifs) == 0:
         raise ValueError(f"expected blocks (n, s) and motifs (k >= 1, s), got {tuple(blocks.shape)} and {tuple(motifs.shape)}")
-    queries, candidates = (_as_float64(tensor, what) for tensor, what in ((blocks, "blocks"), (motifs, "motifs")))
-    scale = max(np.abs(queries).max(initial=0), np.abs(candidates).max())
-    if scale > 0:  # squares must neither overflow nor vanish; by a power of two, which rounds nothing
-        exponent = -math.frexp(scale)[1]
-        queries, candidates = np.ldexp(queries, exponent), np.ldexp(candidates, exponent)
-    first = _first_of_each(candidates)
-    _, nearest = cKDTree(candidates[first]).query(queries)
-    return torch.from_numpy(first[nearest]).to(blocks.device)
+    single = {blocks.dtype, motifs.dtype} <= {torch.float32, torch.float16, torch.bfloat16}
+    dtype = torch.float32 if single else torch.float64
+    queries, candidates = blocks.detach().to(dtype), motifs.detach().to(blocks.device, dtype)
+    peak = _largest(queries, candidates)
+    if not single and peak > 0:  # float64 squares of float32 values neither overflow nor vanish
+        queries, candidates = (_scaled(values, -math.frexp(peak)[1]) for values in (queries, candidates))
+    return nearest.nearest(queries, candidates)
 
 
-def _as_float64(tensor: Tensor, what: str) -> np.ndarray:
-    values = tensor.detach().to("cpu", torch.float64).numpy()
-    if not np.isfinite(values).all():
-        raise NotFinite(f"{what} hold values that are not finite")
-    return values
+def _largest(blocks: Tensor, motifs: Tensor) -> float:
+    """The largest magnitude of all, in one synchronisation. Raises NotFinite."""
+    ends = [torch.stack(values.aminmax()) if values.numel() else values.new_zeros(2) for values in (blocks, motifs)]
+    peaks = torch.stack(ends).abs().amax(1).tolist()
+    for peak, what in zip(peaks, ("blocks", "motifs"), strict=True):
+        if not math.isfinite(peak):
+            raise NotFinite(f"{what} hold values that are not finite")
+    return max(peaks)
 
 
-def _first_of_each(rows: np.ndarray) -> np.ndarray:
-    """Indices of the first occurrence of every distinct row, ascending. A k-d tree over many equal points would be slow."""
-    order = np.lexsort(rows.T)  # stable: among equal rows the lowest index comes first
-    new = np.ones(len(rows), dtype=bool)
-    new[1:] = (rows[order[1:]] != rows[order[:-1]]).any(axis=1)
-    return np.sort(order[new])
+def _scaled(values: Tensor, exponent: int) -> Tensor:
+    """values * 2^exponent, which rounds nothing; in two steps, for 2^exponent alone may overflow."""
+    return values * 2.0 ** (exponent // 2) * 2.0 ** (exponent - exponent // 2)
 
 
 @torch.no_grad()
@@ -112,17 +115,27 @@ def project_(
     Raises ValueError for a bad block size, capacity or number of motifs, NotFinite for weights that hold NaN or infinity.
     """
     weights = list(trainable(model).values())
-    blocks = to_blocks(weights, block_size, slicing).cpu()
+    blocks = to_blocks(weights, block_size, slicing)
     if motifs is None:
         motifs = draw_motifs(blocks, _budget(len(blocks), capacity, num_motifs), force_zero=force_zero, generator=generator)
     motifs = motifs.detach().to(blocks)
     mosaic = assign(blocks, motifs)
-    projected = motifs[mosaic]
-    real = real_weights([weight.numel() for weight in weights], block_size, slicing)
-    before, after = blocks.reshape(-1)[real], projected.reshape(-1)[real]
-    for weight, value in zip(weights, from_blocks(projected, weights, slicing), strict=True):
-        weight.copy_(value)
-    return _report(motifs, mosaic, before, after)
+    before = _flat(weights)
+    _write(motifs.index_select(0, mosaic), weights, slicing)
+    return _report(motifs, mosaic, before, _flat(weights))
+
+
+def _flat(weights: list[Tensor]) -> Tensor:
+    return torch.cat([weight.reshape(-1) for weight in weights])
+
+
+def _write(blocks: Tensor, weights: list[Tensor], slicing: str) -> None:
+    """The inverse of `to_blocks`, in place and without a mask over all weights."""
+    padding = blocks.shape[1] if slicing == "tensor" else 1
+    start = 0
+    for weight in weights:
+        weight.copy_(blocks.view(-1)[start : start + weight.numel()].view(weight.shape))
+        start += -(-weight.numel() // padding) * padding
 
 
 def _budget(num_blocks: int, capacity: float | None, count: int | None) -> int:
@@ -132,17 +145,18 @@ def _budget(num_blocks: int, capacity: float | None, count: int | None) -> int:
 
 
 def _report(motifs: Tensor, mosaic: Tensor, before: Tensor, after: Tensor) -> Projection:
-    difference = before.double() - after.double()
-    distortion = difference.square().sum().item()
-    norm = before.double().norm().item()
+    parts = zip(before.split(REPORTED), after.split(REPORTED), strict=True)
+    distortion = sum((old.double() - new.double()).square().sum() for old, new in parts)
+    norm = torch.linalg.vector_norm(before, dtype=torch.float64)
+    distortion, norm, num_changed = torch.stack([distortion, norm, (before != after).sum()]).tolist()
     return Projection(
         motifs=motifs,
         mosaic=mosaic,
-        usage=torch.bincount(mosaic, minlength=len(motifs)),
+        usage=torch.bincount(mosaic, minlength=len(motifs)).cpu(),
         distortion=distortion,
         distortion_per_weight=distortion / len(before),
         relative_distortion=math.sqrt(distortion) / norm if norm > 0 else 0.0,
-        num_changed=int((before != after).sum()),
+        num_changed=int(num_changed),
     )
 
 
