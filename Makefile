@@ -8,12 +8,7 @@ STAMP := .venv/.stamp
 
 # dvc.yaml says `python stages/...`: the environment's python comes first.
 export PATH := $(BIN):$(PATH)
-# glibc gives large buffers back to the kernel after every step unless told not to: 1.1 to 1.6 times the speed (measured on training steps).
-export MALLOC_MMAP_THRESHOLD_ ?= 1073741824
-export MALLOC_TRIM_THRESHOLD_ ?= 1073741824
-export MALLOC_TOP_PAD_ ?= 67108864
-
-.PHONY: help setup repro test use track ui lint dag clean
+.PHONY: help setup repro test bench use track ui lint dag clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
@@ -32,6 +27,9 @@ repro: setup ## run every stage that is not up to date, MOMOS_JOBS (2) side by s
 
 test: setup ## run the tests
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
+
+bench: setup ## measure the hot paths against plain baselines, 10 minutes: BENCH="--only bdm", BENCH=--quick, BENCH="--out DIR"
+	@$(BIN)/python -m benchmarks $(BENCH)
 
 use: setup ## put profiles/PROFILE.yaml in place: make use PROFILE=cifar10 (FORCE=1 drops edits of params.yaml)
 	@$(BIN)/python scripts/use.py $(PROFILE) $(if $(filter 1,$(FORCE)),--force)

@@ -11,6 +11,7 @@ from torch import nn
 
 from momos import blocks, checkpoint, config, data, models, quantize, train
 from momos.complexity import code_length, measure
+from momos.device import prepare_device
 
 ABOUT = ("model", "method", "seed", "grid", "bits", "block_size", "capacity", "num_motifs", "num_blocks", "num_weights")
 LENGTH = ("bits", "block_size", "num_blocks", "num_motifs")
@@ -19,7 +20,7 @@ CHECKPOINTS = ("initial", "best", "last")
 
 def main(model: str, data_file: Path, runs_dir: Path, out: Path) -> None:
     settings, loop = config.load(config.Evaluate), config.load(config.Train)
-    device = train.prepare_device(loop.device, loop.num_threads)
+    device = prepare_device(loop.device, loop.num_threads)
     dataset, runs = data.load(data_file), config.runs(model)
     sizes = sorted({run.settings.block_size for run in runs if run.grid == "main" and run.settings.is_momos})
     rows = []

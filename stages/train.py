@@ -11,13 +11,14 @@ from pathlib import Path
 from tqdm import tqdm
 
 from momos import blocks, checkpoint, config, cost, data, models, mosaic, quantize, tracking, train
+from momos.device import prepare_device
 
 
 def main(key: dict, method: config.Method, paths: argparse.Namespace) -> None:
     recipe, settings, images = config.load(config.Model, key["model"]), config.load(config.Train), config.load(config.Data)
     projection, exclude = config.load(config.Mosaic), config.load(config.Quantize).exclude
     dataset = data.load(paths.data)
-    device = train.prepare_device(settings.device, settings.num_threads)
+    device = prepare_device(settings.device, settings.num_threads, settings.precision)
     shape = {"num_classes": len(dataset.classes), "in_channels": dataset.images.shape[1], "image_size": recipe.image_size}
     model = models.build(recipe.arch, seed=key["seed"], kwargs=recipe.kwargs, **shape)
     about = key | {"arch": recipe.arch, "arch_kwargs": recipe.kwargs, **shape, "data_sha256": data.digest(dataset)}

@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from momos import blocks, config, models, quantize, train
+from momos import augment, blocks, config, models, quantize, train
 from momos.data import Dataset
 
-SETTINGS = config.Train(epochs=3, batch_size=8, patience=None, device="cpu", num_threads=1)
+SETTINGS = config.Train(
+    epochs=3, batch_size=8, patience=None, device="cpu", num_threads=1, precision="float32", compile=False, cuda_graphs=False
+)
 SGD = config.Model(arch="mlp", image_size=4, kwargs={}, optimizer="sgd", lr=0.1, momentum=0.0, weight_decay=0.0)
 STILL = config.Augment(flip=False, crop_padding=0, rand_augment_ops=0, rand_augment_magnitude=9)
 MOVING = config.Augment(flip=True, crop_padding=1, rand_augment_ops=0, rand_augment_magnitude=9)
@@ -97,13 +99,6 @@ def test_every_image_is_seen_once_an_epoch_and_learning_happens(dataset, optimiz
     assert rows[-1]["train_accuracy"] == 1.0 and rows[-1]["val_accuracy"] == 1.0 and rows[-1]["train_loss"] < 0.2 < rows[0]["train_loss"]
 
 
-def test_optimizers_follow_the_recipe():
-    sgd = train.make_optimizer(model(), with_(SGD, momentum=0.9, weight_decay=1e-4)).param_groups[0]
-    assert (sgd["lr"], sgd["momentum"], sgd["weight_decay"], sgd["nesterov"]) == (0.1, 0.9, 1e-4, False)
-    adamw = train.make_optimizer(model(), with_(SGD, optimizer="adamw", lr=3e-4, weight_decay=1e-2))
-    assert type(adamw) is torch.optim.AdamW and adamw.param_groups[0]["weight_decay"] == 1e-2
-
-
 @pytest.mark.parametrize("method", [BASELINE, MOMOS, with_(MOMOS, bits=4), with_(BASELINE, bits=8)])
 def test_the_same_seed_gives_the_same_bytes_and_the_global_state_stays(dataset, method):
     state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
@@ -123,6 +118,95 @@ def test_layers_that_draw_are_seeded_too(dataset):
         network.load_state_dict({"2.weight": torch.ones(3, 16) / 16, "2.bias": torch.zeros(3)})
         results.append(run(dataset, network).last["2.weight"])
     assert torch.equal(*results)
+
+
+# --- the fast path against the plain one, on the same draws
+
+CIFAR_LIKE = config.Augment(flip=True, crop_padding=4, rand_augment_ops=2, rand_augment_magnitude=9)
+
+
+@pytest.fixture(scope="module")
+def photographs():
+    """300 smooth 32x32 colour images of three classes: a colour cast on blurred noise."""
+    generator = torch.Generator().manual_seed(1)
+    noise = torch.rand(300, 3, 8, 8, generator=generator)
+    images = nn.functional.interpolate(noise, size=32, mode="bilinear") * 200
+    labels = torch.randint(3, (300,), generator=generator)
+    images[torch.arange(300), labels] += 50
+    split = torch.arange(300)
+    return Dataset(images.to(torch.uint8), labels, split[:256], split[256:280], split[280:], ("a", "b", "c"), "test")
+
+
+def plain_losses(network, dataset, recipe, num_epochs, size, seed):
+    """Image by image through torchvision and PIL, torch's own linear layers, layouts and optimisers, in the order and with the draws of
+    the same generators -> all batches of the first epoch, the loss of every step."""
+    optimizer = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}[recipe.optimizer]
+    extra = {"momentum": recipe.momentum} if recipe.optimizer == "sgd" else {}
+    optimizer = optimizer(network.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, foreach=False, **extra)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=num_epochs)
+    order, chance = train.generator_for("order", seed), train.generator_for("augment", seed)
+    options = {key: value for key, value in vars(CIFAR_LIKE).items() if key != "rand_augment_magnitude"}
+    seen, losses = [], []
+    for epoch in range(num_epochs):
+        indices = dataset.train[torch.randperm(len(dataset.train), generator=order)]
+        draws = augment.draw(len(indices), generator=chance, **options)
+        augmented = [plain_image(dataset.images[i], draws, n) for n, i in enumerate(indices.tolist())]
+        for start in range(0, len(indices), size):
+            images = torch.stack(augmented[start : start + size])
+            seen += [images] if epoch == 0 else []
+            loss = nn.functional.cross_entropy(network((images / 255 - 0.5) / 0.25), dataset.labels[indices[start : start + size]])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        schedule.step()
+    return seen, losses
+
+
+def plain_image(image, draws, position):
+    from oracles.plain_augmentation import plain
+
+    return plain(image, draws, position, crop_padding=4, image_size=32, magnitude=9)
+
+
+@pytest.mark.parametrize("arch", ["mlp", "resnet20"])
+def test_the_fast_path_is_the_plain_one(photographs, monkeypatch, arch):
+    """The same batches bit for bit; losses equal up to what float32 leaves of different summation orders."""
+    kwargs = {"hidden_layers": 2, "width": 128} if arch == "mlp" else {}  # the first layer is large enough for oneDNN
+    size, epochs = (16, 7) if arch == "mlp" else (64, 2)
+    recipe = with_(SGD, arch=arch, lr=1e-3, optimizer="adamw" if arch == "mlp" else "sgd", momentum=0.9, weight_decay=1e-2)
+    networks = [models.build(arch, 3, seed=5, kwargs=kwargs) for _ in range(2)]
+    expected, losses = plain_losses(networks[0].train(), photographs, recipe, epochs, size, seed=5)
+
+    seen, found = [], []
+    to_input, step = train.Batches.to_input, train.Step.__call__
+    monkeypatch.setattr(train.Batches, "to_input", lambda self, images, *how: seen.append(images.clone()) or to_input(self, images, *how))
+
+    def recording(self, *inputs):
+        outputs = step(self, *inputs)
+        found.append(outputs[0].item())
+        return outputs
+
+    monkeypatch.setattr(train.Step, "__call__", recording)
+    settings = with_(SETTINGS, epochs=epochs, batch_size=size)
+    setting = SETTING | {"recipe": recipe, "augmentation": CIFAR_LIKE, "settings": settings, "seed": 5}
+    how = train.Batches(size, 32, (0.5,) * 3, (0.25,) * 3, torch.device("cpu"))
+    train.train(networks[1], photographs, how, **setting)
+    assert all(torch.equal(a, b) for a, b in zip(expected, seen, strict=False))
+    assert len(found) == len(losses) >= (100 if arch == "mlp" else 8)
+    assert found == pytest.approx(losses, rel=1e-3 if arch == "mlp" else 5e-3)
+    assert found[:2] == pytest.approx(losses[:2], rel=1e-5)
+
+
+def test_the_batch_size_of_augmentation_changes_nothing(photographs, monkeypatch):
+    setting = SETTING | {"recipe": with_(SGD, lr=1e-3), "augmentation": CIFAR_LIKE, "settings": with_(SETTINGS, epochs=1, batch_size=32)}
+    how = train.Batches(32, 32, (0.5,) * 3, (0.25,) * 3, torch.device("cpu"))
+    small = {"hidden_layers": 1, "width": 8}
+    results = []
+    for limit in (1, 2**23):
+        monkeypatch.setattr(train, "CHUNK_BYTES", {"cpu": limit})
+        results.append(train.train(models.build("mlp", 3, kwargs=small), photographs, how, **setting).last)
+    assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
 
 
 def validation_losses(monkeypatch, losses):
@@ -191,7 +275,7 @@ def test_qat_trains_latent_weights_under_quantised_ones(dataset):
         assert torch.allclose(result.last[name].double(), latent.detach().double() - 0.1 * weight.grad, atol=1e-6)
 
 
-# --- divergence and devices
+# --- divergence
 
 
 def test_divergence_stops_keeps_the_history_and_says_where(dataset):
@@ -211,15 +295,6 @@ def test_divergence_later_keeps_what_came_before(dataset, monkeypatch):
 def test_divergence_is_seen_before_a_projection(dataset, every):
     with pytest.raises(train.Diverged, match="epoch 1"):
         run(dataset, method=MOMOS, mosaic=with_(MOSAIC, projection_every=every), recipe=with_(SGD, lr=1e38))
-
-
-def test_a_device_that_is_not_there_is_named():
-    if torch.cuda.is_available():
-        pytest.skip("this machine has a GPU")
-    assert train.prepare_device("auto", 1).type in ("cpu", "mps")
-    for name in ("cuda", "cuda:3"):
-        with pytest.raises(ValueError, match=rf"train.device is {name}, which this machine lacks: expected auto.*cpu"):
-            train.prepare_device(name, 1)
 
 
 def test_streams_are_independent():

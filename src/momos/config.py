@@ -167,6 +167,9 @@ class Train(Settings):
     patience: int | None  # stop after this many epochs without a lower validation loss; null: never
     device: str  # auto | cpu | cuda | cuda:N | mps
     num_threads: int  # of the CPU: results depend on it, so it is set here and never taken from the machine
+    precision: Literal["float32", "tf32", "bf16"]  # of the training step's products; weights, losses and evaluation stay float32
+    compile: bool  # by torch.compile, which needs a C++ compiler
+    cuda_graphs: bool  # record the training step once, replay it for every batch
 
     def check(self, where: str) -> None:
         _require(self.epochs >= 1, f"{where}.epochs", "1 or more", self.epochs)
@@ -176,6 +179,8 @@ class Train(Settings):
         kind, _, index = self.device.partition(":")
         known = kind in ("auto", "cpu", "cuda", "mps") and (not index or (kind == "cuda" and index.isdigit()))
         _require(known, f"{where}.device", "auto, cpu, cuda, cuda:N or mps", self.device)
+        graphs = not self.cuda_graphs or kind == "cuda"
+        _require(graphs, f"{where}.cuda_graphs", f"false where train.device is {self.device}", self.cuda_graphs)
 
 
 @dataclass(frozen=True, kw_only=True)

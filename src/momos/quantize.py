@@ -21,8 +21,9 @@ def quantize(weight: Tensor, bits: int) -> Tensor:
         return weight.detach().clone()
     levels = 2 ** (bits - 1) - 1
     weight = weight.detach()
-    scale = weight.abs().max() / levels
-    rounded = scale * (weight / scale).round().clamp(-levels, levels)
+    low, high = weight.aminmax()
+    scale = torch.maximum(-low, high) / levels
+    rounded = (weight / scale).round_().clamp_(-levels, levels).mul_(scale)
     return torch.where(scale > 0, rounded, weight)
 
 

