@@ -1,0 +1,184 @@
+"""What is measured. A family is one kind of work at several sizes, done by several sides; a job is one ratio out of it."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+RESNET20 = {2: 134_861, 4: 67_431}  # blocks by block size, each tensor cut by itself
+LEFT_OUT = ("assign_s4", "projection_resnet20_s2", "step_resnet20", "step_tiny_vit")  # of a quick run
+CAPACITIES = (0.005, 0.01, 0.05, 0.1)  # Table 1's
+
+
+class Side(NamedTuple):
+    """case: module.function. warm: one run before the measured ones. up_to: the largest size that this side is bearable at."""
+
+    case: str
+    arguments: dict[str, Any] = {}
+    warm: bool = True
+    up_to: float = float("inf")
+
+
+class Point(NamedTuple):
+    """size: the place on the figure's axis. items: how many things (images) one run deals with."""
+
+    size: float
+    arguments: dict[str, Any]
+    items: int = 1
+
+
+class Job(NamedTuple):
+    """The line `name ratio ..`; without a baseline `name value ..`."""
+
+    name: str
+    ours: str
+    baseline: str | None
+    size: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    name: str
+    axis: str  # what size means
+    per: str = ""  # cost per what: image; empty: of the whole run
+    sides: dict[str, Side]
+    points: list[Point]
+    jobs: list[Job] = field(default_factory=list)
+    rounds: int = 5
+    two_threads: bool = False  # wall time with two threads too, at the jobs' sizes
+
+
+def families(quick: bool) -> list[Family]:
+    """quick: tiny sizes, of families alike only one, and only sides that a job compares."""
+    found = [*machine(quick), *bdm(quick), *assign(quick), *projection(quick), *augmentation(quick)]
+    found += [family for model in ("mlp", "resnet20", "tiny_vit") for family in training(model, quick)]
+    return [_compared(family) for family in found if family.name not in LEFT_OUT] if quick else found
+
+
+def _compared(family: Family) -> Family:
+    named = {side for job in family.jobs for side in (job.ours, job.baseline)}
+    return replace(family, sides={label: side for label, side in family.sides.items() if label in named}) if named else family
+
+
+def machine(quick: bool) -> list[Family]:
+    kinds = ("float32 MKL", "float32 oneDNN", "bfloat16")
+    sizes = (256,) if quick else (512, 1024, 2048)
+    megabytes = (64,) if quick else (64, 256)
+    return [
+        Family(
+            name="machine_product",
+            axis="Rows and columns of a matrix product",
+            sides={kind: Side("machine.product", {"kind": kind}) for kind in kinds},
+            points=[Point(size, {"size": size}, items=2 * size**3) for size in sizes],
+        ),
+        Family(
+            name="machine_memory",
+            axis="Megabytes copied",
+            sides={"copy": Side("machine.copy")},
+            points=[Point(size, {"megabytes": size}, items=2 * size * 2**20) for size in megabytes],
+        ),
+    ]
+
+
+def augmentation(quick: bool) -> list[Family]:
+    sizes = {32: (256, 1024, 4096, 16384), 224: (64, 256, 1024)}
+    named = {32: 4096, 224: 256}
+    if quick:
+        sizes, named = {32: (128,)}, {32: 128}
+    return [
+        Family(
+            name=f"augmentation_{pixels}px",
+            axis="Images",
+            sides={"ours": Side("ours.augment"), "torchvision on PIL": Side("baselines.augment")},
+            points=[Point(n, {"images": n, "image_size": pixels, "batch_size": min(n, 128)}, items=n) for n in sizes[pixels]],
+            per="image",
+            jobs=[Job(f"augmentation_{pixels}px", "ours", "torchvision on PIL", named[pixels])],
+            rounds=3,
+            two_threads=True,
+        )
+        for pixels in sizes
+    ]
+
+
+def training(model: str, quick: bool) -> list[Family]:
+    """An epoch with augmentation, and the optimiser steps alone; of Tiny-ViT the steps alone, which are nearly all of it."""
+    images = {"mlp": 2560, "resnet20": 256, "tiny_vit": 16}[model]
+    sizes = {"mlp": (32, 128, 512), "resnet20": (32, 128, 256), "tiny_vit": (4, 16)}[model]
+    named = sizes[1]
+    if quick:
+        images = sizes[0]
+        sizes, named = sizes[:1], sizes[0]
+    found = []
+    for kind in ("step",) if model == "tiny_vit" else ("step", "train"):
+        ours = {f"ours {precision}": Side(f"ours.{kind}", {"precision": precision}) for precision in ("float32", "bf16")}
+        found.append(
+            Family(
+                name=f"{kind}_{model}",
+                axis="Images in a batch",
+                sides={**ours, "plain loop": Side(f"baselines.{kind}")},
+                points=[Point(size, {"model": model, "images": images, "batch_size": size}, items=images) for size in sizes],
+                per="image",
+                jobs=[Job(f"{kind}_{model}_{side.split()[-1]}", side, "plain loop", named) for side in ours],
+                rounds=3 if model == "tiny_vit" or (model, kind) == ("resnet20", "step") else 5,
+                two_threads=kind == "train" and not quick,
+            )
+        )
+    return found
+
+
+def projection(quick: bool) -> list[Family]:
+    """The whole of `project_` on ResNet20 at Table 1's settings."""
+    others = {name: Side("baselines.project", {"method": name}, warm=False) for name in ("brute_force", "expanded")}
+    found = []
+    for block_size, blocks in RESNET20.items():
+        points, jobs = [], []
+        for capacity in CAPACITIES[:1] if quick else CAPACITIES:
+            size = int(capacity * blocks)
+            points.append(Point(size, {"model": "resnet20", "block_size": block_size, "capacity": capacity}))
+            jobs.append(Job(f"projection_resnet20_s{block_size}_c{100 * capacity:g}", "ours", "brute_force", size))
+        found.append(
+            Family(
+                name=f"projection_resnet20_s{block_size}",
+                axis=f"Motifs, for {blocks:,} blocks of {block_size}",
+                sides={"ours": Side("ours.project"), **others},
+                points=points,
+                jobs=jobs,
+                rounds=2,
+            )
+        )
+    return found
+
+
+def assign(quick: bool) -> list[Family]:
+    """Nearest motifs alone, 10 % of the blocks being motifs."""
+    largest = {2: 2_700_000, 4: 1_270_000}
+    found = []
+    for block_size, blocks in RESNET20.items():
+        sizes = (1_000,) if quick else (1_000, 10_000, blocks, 500_000, largest[block_size])
+        sides = {"ours": Side("ours.assign"), "scipy cKDTree": Side("baselines.nearest", {"method": "scipy_tree"})}
+        named = {blocks: "resnet20", largest[block_size]: "large"} | ({1_000: "small"} if quick else {})
+        found.append(
+            Family(
+                name=f"assign_s{block_size}",
+                axis=f"Blocks of {block_size}, a tenth as many motifs",
+                sides={**sides, "brute force": Side("baselines.nearest", {"method": "brute_force"}, up_to=30_000)},
+                points=[Point(size, {"count": size, "block_size": block_size, "capacity": 0.1}) for size in sizes],
+                jobs=[Job(f"assign_{named[size]}_s{block_size}", "ours", "scipy cKDTree", size) for size in sizes if size in named],
+                rounds=3,
+            )
+        )
+    return found
+
+
+def bdm(quick: bool) -> list[Family]:
+    sizes = (10_000, 100_000) if quick else (10**4, 10**5, 10**6, 10**7, 10**8)
+    names = {10**5: "100k"} if quick else {10**6: "1M", 10**7: "10M"}
+    jobs = [Job(f"bdm_{name}", "ours", "pybdm", size) for size, name in names.items()]
+    return [
+        Family(
+            name="bdm",
+            axis="Bits",
+            sides={"ours": Side("ours.bdm"), "pybdm": Side("baselines.bdm", warm=False, up_to=10**7)},
+            points=[Point(size, {"count": size}) for size in sizes],
+            jobs=jobs + ([] if quick else [Job("bdm_100M", "ours", None, 10**8)]),
+            rounds=3,
+        )
+    ]

@@ -1,0 +1,129 @@
+"""The same work as in `baselines`, by momos, set up as stages/train.py sets it up."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import inputs
+from benchmarks.worker import threads
+from momos import augment as augmentation
+from momos import config, models, mosaic
+from momos import train as training
+from momos.complexity import bdm as complexity
+from momos.data import Dataset
+from momos.device import prepare_device
+from momos.step import Step, arrange_, layout_of, make_optimizer
+
+METHOD = config.Method(bits=32, block_size=None, capacity=None, num_motifs=None)
+
+
+def augment(*, images: int, image_size: int, batch_size: int) -> Callable[[], None]:
+    settings = inputs.settings(config.Augment)
+    batches = _batches(image_size, _settings(batch_size=batch_size))
+    source, generator = inputs.images(images, 32), torch.Generator().manual_seed(0)
+    drawn = {"flip": settings.flip, "crop_padding": settings.crop_padding, "rand_augment_ops": settings.rand_augment_ops}
+    how = {"crop_padding": settings.crop_padding, "image_size": image_size, "magnitude": settings.rand_augment_magnitude}
+    chunk = max(training.CHUNK_BYTES["cpu"] // (3 * image_size**2) // batch_size, 1) * batch_size  # as training does
+
+    def run() -> None:
+        order = torch.randperm(images, generator=generator)
+        draws = augmentation.draw(images, generator=generator, **drawn)
+        for part in (slice(start, start + chunk) for start in range(0, images, chunk)):
+            for batch in augmentation.apply(source, draws.at(part), indices=order[part], **how).split(batch_size):
+                batches.to_input(batch)
+
+    return run
+
+
+def _batches(image_size: int, settings: config.Train) -> training.Batches:
+    data, device = inputs.settings(config.Data), prepare_device(settings.device, settings.num_threads, settings.precision)
+    return training.Batches(settings.batch_size, image_size, data.mean, data.std, device)
+
+
+def _settings(**changes) -> config.Train:
+    if "num_threads" not in changes:
+        changes["num_threads"] = threads()
+    return replace(inputs.settings(config.Train), **{"device": "cpu"} | changes)
+
+
+def train(*, model: str, images: int, **changes) -> Callable[[], None]:
+    """The steps of an epoch, without validation. changes: of the paper's settings of `train`."""
+    recipe, settings = inputs.settings(config.Model, model), _settings(**changes)
+    batches = _batches(recipe.image_size, settings)
+    indices, nothing = torch.arange(images), torch.arange(0)
+    dataset = Dataset(inputs.images(images, 32), inputs.labels(images), indices, nothing, nothing, tuple("0123456789"), "synthetic")
+    network = arrange_(models.build(recipe.arch, 10, image_size=recipe.image_size, kwargs=recipe.kwargs), batches.device)
+    run = training._Run(
+        model=network,
+        dataset=dataset,
+        batches=batches,
+        settings=settings,
+        augmentation=inputs.settings(config.Augment),
+        method=METHOD,
+        mosaic=inputs.settings(config.Mosaic),
+        quantized=(),
+        optimizer=make_optimizer(network, recipe, capturable=settings.cuda_graphs),
+        **{stream: torch.Generator().manual_seed(0) for stream in ("order", "draws", "motifs")},
+    )
+    return lambda: run._steps(1)
+
+
+def step(*, model: str, images: int, batch_size: int, precision: str) -> Callable[[], None]:
+    recipe, device = inputs.settings(config.Model, model), prepare_device("cpu", threads(), precision)
+    network = arrange_(models.build(recipe.arch, 10, image_size=recipe.image_size, kwargs=recipe.kwargs), device).train()
+    layout = layout_of(network)
+    batches = [(batch.contiguous(memory_format=layout), some) for batch, some in inputs.batches(images, recipe.image_size, batch_size)]
+    settings = _settings(batch_size=batch_size, precision=precision)
+    update = Step(network, make_optimizer(network, recipe), settings=settings, bits=32, quantized=())
+
+    def run() -> None:
+        for batch, some in batches:
+            update(batch, some)
+
+    return run
+
+
+def flops(*, model: str) -> Callable[[], int]:
+    """Floating-point operations of matrix products and convolutions in a training step, per image.
+
+    Three times the forward pass's, less the gradient with respect to the images. (torch miscounts the backward pass of grouped
+    convolutions, so that one is not counted directly.)
+    """
+    recipe = inputs.settings(config.Model, model)
+    network = models.build(recipe.arch, 10, image_size=recipe.image_size, kwargs=recipe.kwargs)
+    ((image, _),) = inputs.batches(1, recipe.image_size, 1)
+    first, of_first = next(module for module in network.modules() if getattr(module, "weight", torch.empty(0)).ndim > 1), []
+    first.register_forward_hook(lambda module, _, output: of_first.append(2 * output.numel() * module.weight[0].numel()))
+
+    @torch.no_grad()
+    def run() -> int:
+        with FlopCounterMode(display=False) as counter:
+            network.eval()(image)
+        return 3 * counter.get_total_flops() - of_first[-1]
+
+    return run
+
+
+def assign(*, count: int, block_size: int, capacity: float) -> Callable[[], None]:
+    prepare_device("cpu", threads())
+    blocks = inputs.blocks(count, block_size)
+    motifs = inputs.motifs(blocks, capacity)
+    return lambda: mosaic.assign(blocks, motifs)
+
+
+def project(*, model: str, block_size: int, capacity: float) -> Callable[[], None]:
+    network = inputs.trained_(models.build(model, 10)).to(prepare_device("cpu", threads()))
+    trained, generator = training.state_of(network), torch.Generator().manual_seed(0)
+
+    def run() -> None:
+        network.load_state_dict(trained)
+        mosaic.project_(network, block_size, capacity=capacity, generator=generator)
+
+    return run
+
+
+def bdm(*, count: int) -> Callable[[], float]:
+    bits = inputs.bits(count)
+    return lambda: complexity.bdm(bits)
