@@ -187,8 +187,14 @@ def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
             raise ValueError(f"{key} has {len(values)} entries, {list(values)}; expected {channels}, one per image channel")
     if min(std) <= 0:
         raise ValueError(f"data.std must be positive in every channel, got {list(std)}")
-    shift, scale = (torch.tensor(values, dtype=torch.float32, device=images.device)[:, None, None] for values in (mean, std))
+    shift, scale = (_per_channel(tuple(values), images.device) for values in (mean, std))
     return (images.float() / 255).sub_(shift).div_(scale)
+
+
+@functools.lru_cache(maxsize=8)
+def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """(C, 1, 1) float32; kept, for bringing it to a GPU waits for the GPU."""
+    return torch.tensor(values, dtype=torch.float32, device=device)[:, None, None]
 
 
 # --- RandAugment

@@ -126,7 +126,9 @@ def project_(
 
 
 def _flat(weights: list[Tensor]) -> Tensor:
-    return torch.cat([weight.reshape(-1) for weight in weights])
+    """All weights as one vector, where there is float64: MPS has none."""
+    flat = torch.cat([weight.reshape(-1) for weight in weights])
+    return flat.cpu() if flat.device.type == "mps" else flat
 
 
 def _write(blocks: Tensor, weights: list[Tensor], slicing: str) -> None:
