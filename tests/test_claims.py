@@ -256,7 +256,7 @@ def test_the_paper_profile_departs_in_nothing_and_every_change_is_named():
     assert published.departures(params, models) == ()
     for section, key, value in (
         ("data", "source", "images"), ("augment", "flip", False), ("augment", "rand_augment_ops", 0), ("train", "batch_size", 64),
-        ("train", "epochs", 199), ("train", "patience", 19),
+        ("train", "epochs", 199), ("train", "patience", 19), ("train", "precision", "bf16"),
     ):  # fmt: skip
         changed = params | {section: params[section] | {key: value}}
         assert [text.split(" is ")[0] for text in published.departures(changed, models)] == [f"{section}.{key}"]

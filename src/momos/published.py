@@ -26,7 +26,7 @@ NUM_WEIGHTS = {
 SETTING = {
     "data": {"source": "cifar10", "validation_fraction": 0.05},
     "augment": {"flip": True, "crop_padding": 4, "rand_augment_ops": 2, "rand_augment_magnitude": 9},
-    "train": {"batch_size": 128},
+    "train": {"batch_size": 128, "precision": "float32"},
 }
 EPOCHS, PATIENCE = 200, 20
 ADAMW = {"optimizer": "adamw", "lr": 3e-4, "weight_decay": 1e-2}

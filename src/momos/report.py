@@ -149,13 +149,14 @@ def baseline_level(evaluation: pd.DataFrame, model: str) -> float | None:
 
 
 def write_tables(study: Study, folder: Path) -> None:
-    """Every table as .md, .html, .tex and its numbers as .csv; training.csv for `dvc plots`."""
+    """Every table as .md, .html, .tex and its numbers as .csv; runs.csv, a row a run; training.csv for `dvc plots`."""
     for name, (shown, numbers) in _tables(study).items():
         checkpoint.write_text(folder / f"{name}.md", tables.markdown(shown, CAPTIONS[name]))
         checkpoint.write_text(folder / f"{name}.html", tables.html(shown, CAPTIONS[name]))
         checkpoint.write_text(folder / f"{name}.tex", tables.latex(shown, CAPTIONS[name], name))
         checkpoint.write_text(folder / f"{name}.csv", numbers.to_csv(index=False))
     checkpoint.write_text(folder / "claims.csv", study.verdicts.to_csv(index=False))
+    checkpoint.write_text(folder / "runs.csv", study.results.evaluation.to_csv(index=False))
     training = curves(study.results.history, ["val_loss", "val_accuracy"])
     columns = ["model", "method", "epoch", "num_seeds", "val_loss", "val_accuracy"]
     checkpoint.write_text(folder / "training.csv", training[columns].to_csv(index=False))
@@ -291,7 +292,8 @@ def page(study: Study) -> str:
         _data_text(study.data),
         "## Claims\n\n" + _verdicts_text(study.verdicts),
         "## Results\n\n" + "\n".join(main) + "\nThe same as [HTML](tables/table1.html) and [LaTeX](tables/table1.tex); "
-        "[complexity](tables/complexity.md), [compressors](tables/compressors.md), [beside the published numbers](tables/comparison.md).",
+        "[complexity](tables/complexity.md), [compressors](tables/compressors.md), [beside the published numbers](tables/comparison.md), "
+        "[run by run](tables/runs.csv).",
         "## Figures\n\n" + "\n\n".join(_figure_text(name, drawing.caption) for name, drawing in drawings(study).items()),
         "## Published RAC against Eq. 21\n\n" + _rac_text(study.check),
         "## How to read the BDM ratio\n\n" + SATURATION + "\n\n" + _saturation_text(study.cells),
