@@ -1,6 +1,7 @@
-"""The `momos` command: the pipeline's measures for anyone's own weights.
+"""The `momos` command: the pipeline's measures and its file format for anyone's own weights.
 
 momos measure model.safetensors --arch resnet20
+momos pack runs/digits/resnet20/momos_s2_c1/0 model.momos --level entropy
 """
 
 import argparse
@@ -8,24 +9,23 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from torch import Tensor
 
 WRAPPERS = ("state_dict", "model", "model_state_dict")  # keys under which training scripts keep the weights
 PREFIXES = ("module.", "_orig_mod.")  # put before every name by DataParallel and by torch.compile
-BAD_INPUT = 2
+DIFFERENT, BAD_INPUT = 1, 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one subcommand; 0 if it worked. Bad input: one line on stderr and 2."""
+    """Run one subcommand; 0 if it worked. What `verify` finds different: 1. Bad input: 2. Both with one line on stderr."""
     try:
         arguments = _parser().parse_args(argv)
-        arguments.run(arguments)
+        return arguments.run(arguments) or 0
     except (ValueError, OSError, ModuleNotFoundError) as error:
         print(f"momos: {' '.join(str(error).split())}", file=sys.stderr)
         return BAD_INPUT
-    return 0
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
@@ -90,10 +90,7 @@ def measure(
         shape = {"in_channels": in_channels, "image_size": image_size}
         return models.build(arch, classes or num_classes, seed=seed, kwargs=arch_kwargs, **shape)
 
-    if num_classes is None:
-        last = list(blocks.trainable(build(0, classes=2)))[-1]
-        num_classes = len(weights[last]) if last in weights and weights[last].ndim else 2
-
+    num_classes = num_classes or _classes(weights, build(0, classes=2))
     model = build(0)
     fresh = {name: weight.detach().clone() for name, weight in blocks.trainable(model).items()}
     for given in (weights, initial or weights):
@@ -107,6 +104,14 @@ def measure(
         columns = _mean_initial(columns, others)
     about = {"arch": arch, "num_classes": num_classes, "bits": bits, "num_init_seeds": None if initial else num_init_seeds}
     return about | _description(trained, bits, block_size, columns["distinct_blocks"]) | columns
+
+
+def _classes(weights: Mapping[str, Tensor], model) -> int:
+    """As many as the architecture's last tensor, the classifier's bias, is long."""
+    from momos import blocks
+
+    last = list(blocks.trainable(model))[-1]
+    return len(weights[last]) if last in weights and weights[last].ndim else 2
 
 
 def _description(trained: Mapping[str, Tensor], bits: int, block_size: int | None, num_motifs: int | None) -> dict:
@@ -148,6 +153,128 @@ def _run_measure(arguments: argparse.Namespace) -> None:
     print(json.dumps(columns, indent=1) if arguments.json else _as_text(columns))
 
 
+class Source(NamedTuple):
+    """What is to be packed, or compared with what was."""
+
+    tensors: dict[str, Tensor]
+    weights: list[str]  # names of the trainable ones
+    block_size: int | None  # of a run of the pipeline that has one
+    slicing: str | None
+
+
+def load_source(path: Path, *, which: str, arch: str | None, num_classes: int | None, **shape) -> Source:
+    """A run folder's weights `which`, or a checkpoint as `load_weights` reads it.
+
+    arch: which tensors of a checkpoint are trainable; None takes all floating-point ones. shape: in_channels, image_size and kwargs of it.
+    Raises ValueError naming what is missing or damaged, and where the weights do not belong to the architecture.
+    """
+    from momos import blocks, checkpoint, models
+
+    about = checkpoint.load_run(path) if path.is_dir() else {}
+    tensors = checkpoint.load_weights(path, which) if about else load_weights(path)
+    if about:
+        arch, num_classes = about["arch"], about["num_classes"]
+        shape = {"in_channels": about["in_channels"], "image_size": about["image_size"], "kwargs": about["arch_kwargs"]}
+    if arch is None:
+        return Source(tensors, [name for name, tensor in tensors.items() if tensor.is_floating_point()], None, None)
+    model = models.build(arch, num_classes or _classes(tensors, models.build(arch, 2, **shape)), **shape)
+    weights = list(blocks.trainable(model))
+    check_fit(tensors, model.state_dict(), weights)
+    return Source(tensors, weights, about.get("block_size"), about.get("slicing"))
+
+
+def inspect(path: Path) -> dict:
+    """What `momos inspect` prints: settings, bytes by section, and per dtype of the weights k, n, usage, bound and ratios.
+
+    usage: how many motifs are used 1, 2-3, 4-7, .. times. rac: bytes of the weights over the bound (Eq. 21); rac_measured: over their
+    sections in the file. Raises ValueError naming a file that is missing or damaged.
+    """
+    from momos import packing
+
+    contents = packing.inspect(path)
+    stored = sum(contents.sections[kind] for kind in ("motifs", "mosaic", "tails", "weights"))
+    raw = sum(group.num_bytes for group in contents.groups)
+    bound = sum(group.bound_bytes for group in contents.groups)
+    return {
+        "level": contents.level,
+        "block_size": contents.block_size,
+        "slicing": contents.slicing,
+        "num_tensors": contents.num_tensors,
+        "file_bytes": contents.file_bytes,
+        **{f"{kind}_bytes": size for kind, size in contents.sections.items()},
+        "bound_bytes": bound,
+        "rac": raw / bound if bound else None,
+        "rac_measured": raw / stored if stored else None,
+        "groups": {group.dtype: _group(group) for group in contents.groups},
+    }
+
+
+def _group(group) -> dict:
+    import numpy as np
+
+    used = np.bincount(np.frexp(group.usage.astype(float))[1]) if group.num_motifs else []
+    usage = {f"{2 ** (e - 1)}-{2**e - 1}" if e > 1 else "1": int(count) for e, count in enumerate(used) if e and count}
+    columns = {name: getattr(group, name) for name in ("num_weights", "num_blocks", "num_motifs", "bound_bytes")}
+    return columns | {"index_bits": max(group.num_motifs - 1, 0).bit_length(), "usage": usage}
+
+
+def _flat(columns: Mapping, prefix: str = "") -> dict:
+    """{"a": {"b": 1}} -> {"a.b": 1}"""
+    flat = {}
+    for name, value in columns.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return flat
+
+
+def _source(arguments: argparse.Namespace, path: Path) -> Source:
+    shape = {"in_channels": arguments.in_channels, "image_size": arguments.image_size, "kwargs": arguments.arch_kwargs}
+    return load_source(path, which=arguments.which, arch=arguments.arch, num_classes=arguments.num_classes, **shape)
+
+
+def _run_pack(arguments: argparse.Namespace) -> None:
+    from momos import packing
+
+    source = _source(arguments, arguments.source)
+    block_size = arguments.block_size or source.block_size
+    if block_size is None:
+        raise ValueError(f"{arguments.source} says no block size: give --block-size")
+    slicing = arguments.slicing or source.slicing or "tensor"
+    packing.pack_tensors(source.tensors, arguments.out, block_size, weights=source.weights, level=arguments.level, slicing=slicing)
+    raw = sum(tensor.nbytes for tensor in source.tensors.values())
+    print(f"{arguments.out}: {arguments.out.stat().st_size} bytes, from {raw} bytes of tensors")
+
+
+def _run_unpack(arguments: argparse.Namespace) -> None:
+    from momos import checkpoint, packing
+
+    if arguments.out.suffix != ".safetensors":
+        raise ValueError(f"{arguments.out}: expected a name ending in .safetensors")
+    tensors = packing.read(arguments.file)
+    checkpoint.save_tensors(arguments.out, tensors)
+    print(f"{arguments.out}: {len(tensors)} tensors")
+
+
+def _run_inspect(arguments: argparse.Namespace) -> None:
+    columns = inspect(arguments.file)
+    print(json.dumps(columns, indent=1) if arguments.json else _as_text(_flat(columns)))
+
+
+def _run_verify(arguments: argparse.Namespace) -> int | None:
+    from momos import checkpoint, packing
+
+    if arguments.source is None:
+        print(f"{arguments.file} is whole: {packing.inspect(arguments.file).num_tensors} tensors")
+        return None
+    path = arguments.source
+    tensors = checkpoint.load_weights(path, arguments.which) if path.is_dir() else load_weights(path)
+    different = packing.differences(arguments.file, tensors)
+    if different:
+        print(f"momos: {arguments.file} differs from {path} in {_some(different)}", file=sys.stderr)
+        return DIFFERENT
+    print(f"{arguments.file} equals {path}: {len(tensors)} tensors, bit for bit")
+    return None
+
+
 def _as_text(columns: Mapping) -> str:
     width = max(len(name) for name in columns)
     shown = {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in columns.items()}
@@ -166,16 +293,20 @@ def _parser() -> _Parser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     about = "Complexity of a checkpoint's trainable weights, against the same architecture at its random initialisation."
     _add_measure(commands.add_parser("measure", help="complexity of a checkpoint", description=about))
+    about = "Write a model as motifs and mosaic, without loss."
+    _add_pack(commands.add_parser("pack", help="checkpoint or run folder to .momos", description=about))
+    _add_unpack(commands.add_parser("unpack", help=".momos to .safetensors", description="Restore a model, bit for bit."))
+    about = "Motifs, blocks, usage, and bytes against the bound k*s*q + n*ceil(log2 k)."
+    _add_inspect(commands.add_parser("inspect", help="what is in a .momos file", description=about))
+    about = "Re-read a file whole, and compare it with what it was packed from. Exit status 1: they differ."
+    _add_verify(commands.add_parser("verify", help="check a .momos file", description=about))
     return parser
 
 
 def _add_measure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help=".safetensors, .pt or .pth file")
     parser.add_argument("--arch", required=True, help="mlp, resnet20, tiny_vit, mobilevit or a timm name")
-    parser.add_argument("--num-classes", type=_positive, metavar="N", help="classes (default: as the weights have)")
-    parser.add_argument("--in-channels", type=_positive, default=3, metavar="C", help="image channels (default 3)")
-    parser.add_argument("--image-size", type=_positive, default=32, metavar="P", help="pixels a side (default 32)")
-    parser.add_argument("--arch-kwargs", type=_json_object, default={}, metavar="JSON", help="settings of the architecture")
+    _add_shape(parser)
     parser.add_argument("--init-seeds", type=_positive, default=1, metavar="N", help="initialisations to average (default 1)")
     parser.add_argument("--block-size", type=_positive, metavar="S", help="count the distinct blocks of S weights, RAC as a mosaic of them")
     parser.add_argument("--initial", type=Path, metavar="CHECKPOINT", help="the weights before training (default: fresh ones)")
@@ -183,6 +314,48 @@ def _add_measure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--exclude", default="type", choices=["type", "names", "none"], help="what quantisation leaves out beside biases")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=_run_measure)
+
+
+def _add_shape(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--num-classes", type=_positive, metavar="N", help="classes (default: as the weights have)")
+    parser.add_argument("--in-channels", type=_positive, default=3, metavar="C", help="image channels (default 3)")
+    parser.add_argument("--image-size", type=_positive, default=32, metavar="P", help="pixels a side (default 32)")
+    parser.add_argument("--arch-kwargs", type=_json_object, default={}, metavar="JSON", help="settings of the architecture")
+
+
+def _add_which(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--which", default="best", choices=["best", "last", "initial"], help="weights of a run folder (default best)")
+
+
+def _add_pack(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", type=Path, metavar="RUN_OR_CHECKPOINT", help="run folder, .safetensors, .pt or .pth file")
+    parser.add_argument("out", type=Path, metavar="OUT.momos")
+    parser.add_argument("--block-size", type=_positive, metavar="S", help="weights per block (default: as the run)")
+    parser.add_argument("--level", default="fixed", choices=["fixed", "entropy"], help="fixed-width or entropy-coded (default fixed)")
+    parser.add_argument("--slicing", choices=["tensor", "model"], help="what is cut together (default: as the run, else tensor)")
+    _add_which(parser)
+    parser.add_argument("--arch", help="of a checkpoint: its trainable weights become the mosaic (default: all floating-point tensors)")
+    _add_shape(parser)
+    parser.set_defaults(run=_run_pack)
+
+
+def _add_unpack(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, metavar="FILE.momos")
+    parser.add_argument("out", type=Path, metavar="OUT.safetensors")
+    parser.set_defaults(run=_run_unpack)
+
+
+def _add_inspect(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, metavar="FILE.momos")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=_run_inspect)
+
+
+def _add_verify(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, metavar="FILE.momos")
+    parser.add_argument("source", type=Path, nargs="?", metavar="RUN_OR_CHECKPOINT", help="what it was packed from")
+    _add_which(parser)
+    parser.set_defaults(run=_run_verify)
 
 
 def _positive(text: str) -> int:

@@ -1,0 +1,110 @@
+"""A second reader of the .momos file, written from its description with Python's integers and lists; no speed, no checks."""
+
+import hashlib
+import json
+import math
+import struct
+
+import zstandard
+
+ITEM = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1, "int64": 8, "int32": 4, "int16": 2,
+        "int8": 1, "uint64": 8, "uint32": 4, "uint16": 2, "uint8": 1, "bool": 1, "complex128": 16, "complex64": 8}  # fmt: skip
+
+
+def bits(data: bytes, count: int, width: int) -> list[int]:
+    number = int.from_bytes(data, "little")
+    return [number >> i * width & (1 << width) - 1 for i in range(count)]
+
+
+def planes(data: bytes, count: int, word: int) -> tuple[bytes, bytes]:
+    """The words, and what follows them in data."""
+    out = b""
+    while count:
+        size, columns = min(count, 2**17), []
+        for _ in range(word):
+            (length,) = struct.unpack("<I", data[:4])
+            plane, data = data[4 : 4 + length], data[4 + length :]
+            columns.append(plane if length == size else zstandard.decompress(plane))
+        out += bytes(byte for row in zip(*columns, strict=True) for byte in row)
+        count -= size
+    return out, data
+
+
+def motifs(data: bytes, k: int, block: int, word: int) -> list[bytes]:
+    steps, data = planes(data, k, word)
+    others, _ = planes(data, k * (block // word - 1), word)
+    value, found = 0, []
+    for i in range(k):
+        value = (value + int.from_bytes(steps[i * word : (i + 1) * word], "little")) % 256**word
+        found.append(value.to_bytes(word, "little") + others[i * (block - word) : (i + 1) * (block - word)])
+    return found
+
+
+def ranks(data: bytes, n: int, width: int) -> list[int]:
+    found = []
+    while len(found) < n:
+        count = min(n - len(found), 2**17)
+        (length,) = struct.unpack("<I", data[:4])
+        data = data[4:]
+        if length == 0:
+            size = math.ceil(count * width / 8)
+            found, data = found + bits(data[:size], count, width), data[size:]
+            continue
+        codes, data = zstandard.decompress(data[:length]), data[length:]
+        follow = [max(code // 8 - 1, 0) for code in codes]
+        chunk = [code - 8 * e << e for code, e in zip(codes, follow, strict=True)]
+        for e in range(1, width - 3):
+            places = [i for i in range(count) if follow[i] == e]
+            size = math.ceil(len(places) * e / 8)
+            for place, low in zip(places, bits(data[:size], len(places), e), strict=True):
+                chunk[place] += low
+            data = data[size:]
+        found += chunk
+    return found
+
+
+def directory(content: bytes) -> dict:
+    magic, version, length, total = struct.unpack("<8sIIQ", content[:24])
+    assert (magic, version, total) == (b"\x89MOMOS\r\n", 1, len(content))
+    assert hashlib.sha256(content[56:] + content[:24]).digest() == content[24:56]
+    return json.loads(zstandard.decompress(content[len(content) - length :]))
+
+
+def tensors(content: bytes) -> dict[str, bytes]:
+    """Name -> the bytes of its values in logical order."""
+    about, position, sections = directory(content), 56, {}
+    for kind, dtype, coding, size in about["sections"]:
+        sections[kind, dtype] = (coding, content[position : position + size])
+        position += size
+    found = {}
+    for weight in (True, False):
+        for dtype in dict.fromkeys(entry[1] for entry in about["tensors"] if entry[3] is weight):
+            members = [(name, math.prod(shape)) for name, kind, shape, among in about["tensors"] if (kind, among) == (dtype, weight)]
+            stream = group(about, sections, dtype, [size for _, size in members], weight)
+            for name, size in members:
+                found[name], stream = stream[: size * ITEM[dtype]], stream[size * ITEM[dtype] :]
+            assert stream == b""
+    return found | {name: found[origin] for name, origin in about["aliases"].items()}
+
+
+def group(about: dict, sections: dict, dtype: str, sizes: list[int], weight: bool) -> bytes:
+    word, s, k = min(ITEM[dtype], 8), about["block_size"], about["num_motifs"].get(dtype, 0)
+
+    def plain(kind: str, num_bytes: int) -> bytes:
+        coding, data = sections[kind, dtype]
+        return data if coding == "raw" else planes(data, num_bytes // word, word)[0]
+
+    if not weight or k == 0:
+        return plain("weights" if weight else "other", sum(sizes) * ITEM[dtype])
+    cut = sizes if about["slicing"] == "tensor" else [sum(sizes)]
+    n, block, width = sum(size // s for size in cut), s * ITEM[dtype], math.ceil(math.log2(k))
+    coding, data = sections["motifs", dtype]
+    table = motifs(data, k, block, word) if coding == "motifs" else [data[i * block : (i + 1) * block] for i in range(k)]
+    coding, data = sections["mosaic", dtype]
+    blocks = iter(ranks(data, n, width) if coding == "ranks" else bits(data, n, width))
+    tails, out = plain("tails", sum(size % s for size in cut) * ITEM[dtype]), b""
+    for size in cut:
+        tail = size % s * ITEM[dtype]
+        out += b"".join(table[next(blocks)] for _ in range(size // s)) + tails[:tail]
+        tails = tails[tail:]
+    return out
