@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-LEAF = 32  # motifs in a leaf of the k-d tree: a few vector registers; the fastest of 6 to 48 over block sizes 2 to 8
 TILE = 128  # motifs in a tile, on a GPU
 CHUNK = 2**16  # blocks whose tiles are searched together
 MAX_PAIRS = 2**22  # (block, tile) pairs held at a time
@@ -108,187 +107,14 @@ def _first_of_each(rows: np.ndarray) -> np.ndarray:
     return np.sort(np.unique(keys, return_index=True)[1])
 
 
-# --- k-d tree: plain functions, compiled by numba on first use
+# --- k-d tree
 
 
 def tree(blocks: np.ndarray, motifs: np.ndarray) -> np.ndarray:
     """(n, s), (k, s) -> (n,) int64."""
-    child, axis, plane, box, leaf, coordinates, indices, depth = _compiled(_grow)(motifs, LEAF)
-    rows = _compiled(_leaf_order)(blocks, child, axis, plane, depth)
-    return _compiled(_descend)(blocks, rows, child, box, leaf, coordinates, indices, depth, (0,) * blocks.shape[1])
+    from momos import kdtree  # imports numba: see _worth_compiling
 
-
-@functools.cache
-def _compiled(function):
-    import numba  # here: see _worth_compiling
-
-    return numba.njit(cache=True, nogil=True)(function)
-
-
-def _grow(motifs, width):
-    """Split at the median of the widest coordinate until a leaf holds at most `width` motifs, or copies of one.
-
-    Nodes: child (left; right = child + 1; itself in a leaf), axis, plane, box (low and high per coordinate), leaf (-1 inside).
-    Leaves: coordinates (leaves, s, width) padded with infinity, indices (leaves, width). Equal keys stay on one side, so that copies
-    of a motif meet in one leaf, where the lowest index stands for all if they are alone: many copies cost nothing.
-    """
-    k, s = motifs.shape
-    child, axis = np.empty(2 * k, np.int32), np.zeros(2 * k, np.int32)
-    plane, box = np.full(2 * k, np.inf), np.empty((2 * k, s, 2))
-    leaf, spans = np.full(2 * k, -1, np.int32), np.empty((k, 2), np.int64)
-    order, keys = np.arange(k), np.empty(k)
-    todo = np.empty((128 + 2 * s, 4), np.int64)
-    todo[0] = 0, 0, k, 0
-    waiting, nodes, leaves, depth = 1, 1, 0, 0
-    while waiting > 0:
-        waiting -= 1
-        node, start, end, level = todo[waiting]
-        depth = max(depth, level)
-        widest, extent = 0, -1.0
-        for c in range(s):
-            low = high = np.float64(motifs[order[start], c])
-            for i in range(start + 1, end):
-                x = np.float64(motifs[order[i], c])
-                low = x if x < low else low
-                high = x if x > high else high
-            box[node, c, 0], box[node, c, 1] = low, high
-            if high - low > extent:
-                widest, extent = c, high - low
-        if extent <= 0:
-            order[start] = order[start:end].min()
-            end = start + 1
-        if end - start <= width:
-            child[node], leaf[node] = node, leaves
-            spans[leaves] = start, end
-            leaves += 1
-            continue
-        for i in range(start, end):
-            keys[i] = motifs[order[i], widest]
-        full = (end - start + width - 1) // width  # leaves below: all but the last shall be full
-        want = start + width * ((full + 1) // 2)
-        first, last = start, end - 1
-        while first < last:  # Hoare's selection
-            pivot, i, j = keys[(first + last) // 2], first, last
-            while i <= j:
-                while keys[i] < pivot:
-                    i += 1
-                while keys[j] > pivot:
-                    j -= 1
-                if i <= j:
-                    keys[i], keys[j] = keys[j], keys[i]
-                    order[i], order[j] = order[j], order[i]
-                    i, j = i + 1, j - 1
-            if j < want:
-                first = i
-            if want < i:
-                last = j
-        cut, middle = keys[want], start
-        while middle == start:
-            for i in range(start, end):
-                if keys[i] < cut:
-                    keys[i], keys[middle] = keys[middle], keys[i]
-                    order[i], order[middle] = order[middle], order[i]
-                    middle += 1
-            if middle == start:  # cut is the lowest key: take the next
-                above = np.inf
-                for i in range(start, end):
-                    above = keys[i] if cut < keys[i] < above else above
-                cut = above
-        child[node], axis[node], plane[node] = nodes, widest, cut
-        todo[waiting] = nodes, start, middle, level + 1
-        todo[waiting + 1] = nodes + 1, middle, end, level + 1
-        waiting, nodes = waiting + 2, nodes + 2
-    coordinates, indices = np.full((leaves, s, width), np.inf), np.full((leaves, width), k)
-    for at in range(leaves):
-        start, end = spans[at]
-        for i in range(start, end):
-            indices[at, i - start] = order[i]
-            for c in range(s):
-                coordinates[at, c, i - start] = motifs[order[i], c]
-    return child[:nodes], axis[:nodes], plane[:nodes], box[:nodes], leaf[:nodes], coordinates, indices, depth
-
-
-def _leaf_order(blocks, child, axis, plane, depth):
-    """Rows of the blocks, leaf by leaf: neighbours take the same way through the tree, which caches and branch prediction like."""
-    n = len(blocks)
-    home, ends, rows = np.zeros(n, np.int32), np.zeros(len(child) + 1, np.int64), np.empty(n, np.int64)
-    for start in range(0, n, 512):
-        end = min(start + 512, n)
-        for _ in range(depth):  # level by level, for one block's way down is a chain of waits
-            for i in range(start, end):
-                node = home[i]
-                home[i] = child[node] + (1 if blocks[i, axis[node]] >= plane[node] else 0)
-    for i in range(n):
-        ends[home[i] + 1] += 1
-    for node in range(len(child)):
-        ends[node + 1] += ends[node]
-    for i in range(n):
-        rows[ends[home[i]]] = i
-        ends[home[i]] += 1
-    return rows
-
-
-def _descend(blocks, rows, child, box, leaf, coordinates, indices, depth, coordinate):
-    """Nearest motif of each block, nearer child first. `coordinate` holds a number per coordinate: its length is known to the compiler.
-
-    A box's distance is summed as a motif's is. Rounding is monotone, so it never exceeds that of a motif inside: no margin is needed.
-    """
-    s, width = len(coordinate), coordinates.shape[2]
-    nearest = np.empty(len(blocks), np.int64)
-    stack, bounds = np.empty(depth + 2, np.int64), np.empty(depth + 2)
-    block, distance = np.empty(s), np.empty(width)
-    bits, none = distance.view(np.int64), np.iinfo(np.int64).max  # distances order as their bits do: integer minima vectorise
-    for row in rows:
-        for c in range(s):
-            block[c] = blocks[row, c]
-        closest, record, chosen = np.inf, none, none  # record: the bits of closest
-        stack[0], bounds[0], waiting = 0, 0.0, 1
-        while waiting > 0:
-            waiting -= 1
-            node, bound = stack[waiting], bounds[waiting]
-            while bound <= closest and leaf[node] < 0:
-                near = child[node]
-                far = near + 1
-                bound, beyond = 0.0, 0.0
-                for c in range(s):
-                    x, y = box[near, c, 0] - block[c], block[c] - box[near, c, 1]
-                    x = x if x > y else y
-                    x = x if x > 0 else 0.0
-                    bound += x * x
-                    x, y = box[far, c, 0] - block[c], block[c] - box[far, c, 1]
-                    x = x if x > y else y
-                    x = x if x > 0 else 0.0
-                    beyond += x * x
-                if beyond < bound:
-                    near, far, bound, beyond = far, near, beyond, bound
-                if beyond <= closest:
-                    stack[waiting], bounds[waiting] = far, beyond
-                    waiting += 1
-                node = near
-            if bound > closest:
-                continue
-            at = leaf[node]
-            for i in range(width):
-                x = block[0] - coordinates[at, 0, i]
-                distance[i] = x * x
-            for c in range(1, s):
-                for i in range(width):
-                    x = block[c] - coordinates[at, c, i]
-                    distance[i] += x * x
-            least = none
-            for i in range(width):
-                least = bits[i] if bits[i] < least else least
-            if least > record:
-                continue
-            if least < record:
-                record, chosen = least, none
-            for i in range(width):
-                index = indices[at, i] if bits[i] == least else none
-                chosen = index if index < chosen else chosen
-            for i in range(width):
-                closest = distance[i] if distance[i] < closest else closest
-        nearest[row] = chosen
-    return nearest
+    return kdtree.search(blocks, motifs)
 
 
 # --- GPU: brute force in one kernel
