@@ -4,7 +4,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from momos import checkpoint, claims, config, published, report, results
+from momos import checkpoint, claims, config, numbers, published, report, results
 
 
 def main(paper_dir: Path, data_json: Path, runs_dir: Path, results_dir: Path, reports_dir: Path) -> None:
@@ -43,6 +43,8 @@ def main(paper_dir: Path, data_json: Path, runs_dir: Path, results_dir: Path, re
         data=checkpoint.read_json(data_json),
         settings=settings | {"models": models, "methods": methods},
     )
+    written = numbers.document(study, paper_dir=paper_dir.as_posix(), results_dir=results_dir.as_posix())
+    checkpoint.write_text(reports_dir / "results.json", numbers.text(written))
     report.write_tables(study, reports_dir / "tables")
     report.write_figures(study, reports_dir / "figures")
     checkpoint.write_text(reports_dir / "claims.md", report.claims_page(study))

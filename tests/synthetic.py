@@ -68,7 +68,7 @@ def _row(cell, seed: int, offset: float, view: str) -> dict:
 def described(frame: pd.DataFrame) -> pd.DataFrame:
     """With title, family and label, as `results.read` returns them."""
     settings = [(row.bits, row.block_size, row.capacity) for row in frame.itertuples()]
-    return frame.assign(
+    return (results.with_control(frame) if "bdm_1d" in frame else frame).assign(
         title=[results.TITLES[name] for name in frame.model],
         family=[results.family(bits, size) for bits, size, _ in settings],
         label=[results.label(*setting) for setting in settings],

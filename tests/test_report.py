@@ -42,7 +42,7 @@ def test_every_output_is_there(built):
     assert {path.name for path in (built / "tables").iterdir()} == expected
     drawn = ["figure1", "figure2", "figure3", "figure4_mlp", "accuracy_rac", "training", *(f"figure_b1_{model}" for model in TREE_MODELS)]
     assert {path.name for path in (built / "figures").iterdir()} == {f"{name}.{kind}" for name in drawn for kind in ("png", "svg", "pdf")}
-    assert {path.name for path in built.iterdir()} == {"tables", "figures", "claims.md", "metrics.json", "README.md"}
+    assert {path.name for path in built.iterdir()} == {"tables", "figures", "claims.md", "metrics.json", "results.json", "README.md"}
 
 
 def test_links_and_pictures_of_the_page_exist(built):

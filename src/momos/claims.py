@@ -380,6 +380,11 @@ def _key(row) -> tuple:
     return _settings_key(row.family, row.bits, row.block_size, row.capacity)
 
 
+def cell_key(model: str, family: str, row) -> tuple:
+    """Of a model's cell, however its row calls the method: equal for equal settings."""
+    return model, *_settings_key(family, row.bits, row.block_size, row.capacity)
+
+
 def _need_models(evidence: Evidence, models: Sequence[str]) -> None:
     missing = [model for model in models if model not in evidence.models]
     if missing:

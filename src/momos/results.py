@@ -13,7 +13,7 @@ from momos.config import Run
 KEYS = ["model", "method", "seed", "weights"]
 SETTINGS = ["title", "family", "label", "bits", "block_size", "capacity", "num_motifs", "num_blocks", "num_weights"]
 EVALUATION = {*KEYS, "grid", *SETTINGS[3:], "val_accuracy_best", "val_accuracy_last", "test_accuracy_best", "test_accuracy_last"} | {
-    "rac", "lower_complexity", "bdm_1d_ratio", "bdm_2d_ratio"
+    "rac", "lower_complexity", "bdm_1d_ratio", "bdm_2d_ratio", "bdm_1d", "bdm_1d_shuffled", "bdm_2d", "bdm_2d_shuffled"
 }  # fmt: skip
 DISTORTION = {"model", "method", "seed", "grid", "epoch", "distortion", "relative_distortion", "val_loss", "best"}
 SURVEY = {"name", "family", "source", "num_weights", "bdm_1d_ratio"}
@@ -55,6 +55,11 @@ def cells(evaluation: pd.DataFrame, *, grid: str = "main") -> pd.DataFrame:
     return pd.concat([settings, groups.size().rename("num_seeds"), groups.mean().where(whole), spread], axis=1).reset_index()
 
 
+def with_control(evaluation: pd.DataFrame) -> pd.DataFrame:
+    """With bdm_<n>d_against_shuffled: BDM relative to that of the same bits shuffled within each tensor, run by run."""
+    return evaluation.assign(**{f"bdm_{n}d_against_shuffled": evaluation[f"bdm_{n}d"] / evaluation[f"bdm_{n}d_shuffled"] for n in (1, 2)})
+
+
 def family(bits: int, block_size: float | None) -> str:
     """baseline, qat, momos, or momos+qat; block_size None or NaN where there is no MoMos."""
     return FAMILIES[bool(pd.notna(block_size)), bits < 32]
@@ -89,7 +94,7 @@ def _evaluation(folder: Path, runs: Sequence[Run]) -> pd.DataFrame:
         frame = _frame(path, EVALUATION)
         parts.append(_pick(frame, path, [(run.model, run.method, run.seed, view) for run, view in wanted], KEYS))
     frame = pd.concat(parts, ignore_index=True)
-    return _described(frame.assign(lower_complexity=frame.lower_complexity.map(_as_number)), runs)
+    return _described(with_control(frame.assign(lower_complexity=frame.lower_complexity.map(_as_number))), runs)
 
 
 def _views(run: Run) -> list[str]:

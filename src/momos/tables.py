@@ -50,8 +50,7 @@ def complexity_table(cells: pd.DataFrame) -> pd.DataFrame:
         "L2 norm": ("l2_norm", 1),
         "Distinct blocks": ("distinct_blocks", 0),
     }
-    against = {f"bdm_{n}d_against_shuffled": cells[f"bdm_{n}d"] / cells[f"bdm_{n}d_shuffled"] for n in (1, 2)}
-    return _per_cell(cells.assign(**against, zeros_percent=100 * cells.sparsity), columns)
+    return _per_cell(cells.assign(zeros_percent=100 * cells.sparsity), columns)
 
 
 def compressor_table(cells: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
