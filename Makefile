@@ -8,7 +8,7 @@ STAMP := .venv/.stamp
 
 # dvc.yaml says `python stages/...`: the environment's python comes first.
 export PATH := $(BIN):$(PATH)
-.PHONY: help setup repro test bench use track ui lint dag clean
+.PHONY: help setup repro regress bless mutants test bench use track ui lint dag clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
@@ -24,6 +24,15 @@ $(STAMP): requirements.txt pyproject.toml
 
 repro: setup ## run every stage that is not up to date, MOMOS_JOBS (2) side by side
 	@$(BIN)/python scripts/repro.py
+
+regress: setup ## compare the report's numbers with reports/expected/<profile>.json; exit status 1 if one broke (REGRESS=--all)
+	@$(BIN)/python scripts/regress.py $(REGRESS)
+
+bless: setup ## make the report's numbers the expected ones, and print what changes
+	@$(BIN)/python scripts/regress.py --bless
+
+mutants: setup ## break formulas one by one and see that `regress` notices (2 minutes)
+	@$(BIN)/python scripts/mutants.py
 
 test: setup ## run the tests
 	@$(BIN)/python -m pytest -n 2 --dist loadfile

@@ -27,7 +27,7 @@ def workplace(tmp_path, monkeypatch):
 
 
 def about(seed=0, **more):
-    key = {"profile": "digits", "model": "mlp", "method": "qat8", "seed": seed, "grid": "main"}
+    key = {"profile": "digits", "model": "mlp", "method": "qat8", "seed": seed, "grid": "main", "data_sha256": "0123456789" * 6 + "abcd"}
     return key | {"arch_kwargs": {"width": 8}, "block_size": None} | more
 
 
@@ -78,6 +78,9 @@ def test_live_run_is_recorded_whole_as_child_of_its_configuration(capfd, monkeyp
     points = client().get_metric_history(run.info.run_id, "val_loss")
     assert [(point.step, point.value) for point in points] == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
     assert "distortion" not in run.data.metrics and "epoch" not in run.data.metrics
+    (data,) = run.inputs.dataset_inputs
+    assert (data.dataset.name, data.dataset.digest, data.tags[0].value) == ("digits", about()["data_sha256"][:36], "training")
+    assert json.loads(data.dataset.source) == {"uri": "data/prepared/digits.safetensors", "sha256": about()["data_sha256"]}
     assert capfd.readouterr().err == ""
 
     # what was logged live is what the rebuilt record would be

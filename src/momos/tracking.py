@@ -38,6 +38,7 @@ LOCK_SECONDS = 60.0  # to wait while other processes set up the store
 STAGES = {"main": "train", "ablation": "ablation"}
 QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_LOGGING_LEVEL": "ERROR", "GIT_PYTHON_REFRESH": "quiet"}
 LIVE_LIMITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "3"}
+DIGEST = 36  # characters that MLflow keeps of a dataset's digest
 TURN = threading.Lock()  # trainings that share a logger write one after the other
 REBUILD_LIMITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
 
@@ -241,7 +242,18 @@ class Store:
             tags["mlflow.parentRunId"] = self.parent(record.group)
         run_id = self.client.create_run(self.experiment, run_name=record.name, tags=tags).info.run_id
         self.log_params(run_id, record.params)
+        self.log_data(run_id, record.params)
         return run_id
+
+    def log_data(self, run_id: str, params: Mapping[str, Any]) -> None:
+        """Which images a training saw: the hash of images, labels and splits, so that runs of the same data find each other."""
+        if "data_sha256" not in params:
+            return
+        profile, digest = params["profile"], params["data_sha256"][:DIGEST]
+        source = json.dumps({"uri": f"data/prepared/{profile}.safetensors", "sha256": params["data_sha256"]})
+        dataset = self.entities.Dataset(name=profile, digest=digest, source_type="local", source=source)
+        context = self.entities.InputTag("mlflow.data.context", "training")
+        self.client.log_inputs(run_id, datasets=[self.entities.DatasetInput(dataset, [context])])
 
     def log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
         texts = [self.entities.Param(name, value if isinstance(value, str) else json.dumps(value)) for name, value in params.items()]
