@@ -12,6 +12,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from momos import metrics
 from momos.complexity import measure as complexity
 
 with warnings.catch_warnings():
@@ -20,7 +21,7 @@ with warnings.catch_warnings():
 
 NAMES = ["gzip", "bz2", "lzma", "zstd"]
 BDM_COLUMNS = [f"bdm_{n}d{suffix}" for n in (1, 2) for suffix in ("", "_initial", "_ratio", "_normalized", "_shuffled")]
-COLUMNS = [*BDM_COLUMNS, *NAMES, *(f"{name}_binary" for name in NAMES), "sparsity", "l2_norm", "distinct_blocks"]
+COLUMNS = [*BDM_COLUMNS, *NAMES, *(f"{name}_binary" for name in NAMES), "distinct_blocks", *metrics.names()]
 COMPRESS = {
     "gzip": lambda data: gzip.compress(data, 9, mtime=0),
     "bz2": lambda data: bz2.compress(data, 9),

@@ -149,7 +149,7 @@ def baseline_level(evaluation: pd.DataFrame, model: str) -> float | None:
 
 
 def write_tables(study: Study, folder: Path) -> None:
-    """Every table as .md, .html, .tex and its numbers as .csv; runs.csv, a row a run; training.csv for `dvc plots`."""
+    """Every table as .md, .html, .tex and its numbers as .csv; runs.csv, a row a run; training.csv and distortion.csv for `dvc plots`."""
     for name, (shown, numbers) in _tables(study).items():
         checkpoint.write_text(folder / f"{name}.md", tables.markdown(shown, CAPTIONS[name]))
         checkpoint.write_text(folder / f"{name}.html", tables.html(shown, CAPTIONS[name]))
@@ -157,9 +157,11 @@ def write_tables(study: Study, folder: Path) -> None:
         checkpoint.write_text(folder / f"{name}.csv", numbers.to_csv(index=False))
     checkpoint.write_text(folder / "claims.csv", study.verdicts.to_csv(index=False))
     checkpoint.write_text(folder / "runs.csv", study.results.evaluation.to_csv(index=False))
-    training = curves(study.results.history, ["val_loss", "val_accuracy"])
-    columns = ["model", "method", "epoch", "num_seeds", "val_loss", "val_accuracy"]
-    checkpoint.write_text(folder / "training.csv", training[columns].to_csv(index=False))
+    distortion = study.results.distortion
+    plotted = {"training": (study.results.history, ["val_loss", "val_accuracy"]), "distortion": (distortion, ["relative_distortion"])}
+    for name, (rows, columns) in plotted.items():
+        means = curves(rows[rows.grid == "main"], columns)
+        checkpoint.write_text(folder / f"{name}.csv", means[["model", "method", "epoch", "num_seeds", *columns]].to_csv(index=False))
 
 
 def _tables(study: Study) -> dict[str, tuple[pd.DataFrame, pd.DataFrame]]:

@@ -3,7 +3,7 @@
 bdm_1d, bdm_2d: BDM in bits of the weights' signs (1 where weight > 0); with _initial the same of the initial weights, _ratio the
 quotient (Eq. 22), _normalized on pybdm's scale of 0 to 1, _shuffled with the bits permuted within each tensor.
 gzip, bz2, lzma, zstd: bytes of the float32 weights / compressed bytes; with _binary the same of the signs, eight to a byte.
-sparsity: share of exact zeros. l2_norm: Euclidean norm. distinct_blocks: different blocks of `block_size` weights.
+distinct_blocks: different blocks of `block_size` weights. Then a column for every file of `momos.metrics`: sparsity, l2_norm, ...
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from momos import blocks
+from momos import blocks, metrics
 from momos.complexity import bdm, compressors
 
 
@@ -34,8 +34,8 @@ def measure(
     return {
         **bdm_columns(tensors, initial, seed=seed),
         **_compression(tensors, compressors),
-        **_statistics(tensors),
         "distinct_blocks": None if block_size is None else distinct_blocks(tensors, block_size, slicing),
+        **metrics.columns(tensors),
     }
 
 
@@ -113,12 +113,6 @@ def _compression(tensors: Mapping[str, Tensor], names: Sequence[str]) -> dict[st
     raw, binary = weights.tobytes(), np.packbits(weights > 0).tobytes()
     plain = {name: compressors.ratio(raw, name) for name in names}
     return plain | {f"{name}_binary": compressors.ratio(binary, name) for name in names}
-
-
-def _statistics(tensors: Mapping[str, Tensor]) -> dict[str, float]:
-    weights = _flat(tensors)
-    squares = np.square(weights, dtype=np.float64)
-    return {"sparsity": float(np.mean(weights == 0)), "l2_norm": float(np.sqrt(squares.sum()))}
 
 
 def _flat(tensors: Mapping[str, Tensor]) -> np.ndarray:
