@@ -8,7 +8,7 @@ STAMP := .venv/.stamp
 
 # dvc.yaml says `python stages/...`: the environment's python comes first.
 export PATH := $(BIN):$(PATH)
-.PHONY: help setup repro regress bless mutants test bench use track ui lint dag clean
+.PHONY: help setup repro regress bless readme mutants test bench use track ui lint dag clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
@@ -30,6 +30,10 @@ regress: setup ## compare the report's numbers with reports/expected/<profile>.j
 
 bless: setup ## make the report's numbers the expected ones, and print what changes
 	@$(BIN)/python scripts/regress.py --bless
+	@$(BIN)/python scripts/readme.py
+
+readme: setup ## write the expected and the measured numbers into README.md
+	@$(BIN)/python scripts/readme.py
 
 mutants: setup ## break formulas one by one and see that `regress` notices (2 minutes)
 	@$(BIN)/python scripts/mutants.py

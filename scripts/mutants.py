@@ -21,7 +21,7 @@ CHANGES = {
     "profile": "mutants",
     "train": {"epochs": 2, "batch_size": 256},
     "models": {"mlp": {"kwargs": {"hidden_layers": 2, "width": 32}}},
-    "grid": {"models": ["mlp"], "methods": ["baseline", "qat4", "momos_s4_c10"], "seeds": [0]},
+    "grid": {"models": ["mlp"], "methods": ["baseline", "qat4", "momos_s4_c10"], "seeds": [0, 1]},
     "ablation": {"models": []},
     "report": {"picture_method": "momos_s4_c10", "picture_size": 16},
     "tracking": {"enabled": False},

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from synthetic import CAPACITIES, PAPER, ROOT, SIZES, TREE_METHODS, TREE_MODELS, Tree
 
-from momos import claims, intervals, numbers
+from momos import claims, intervals, numbers, regression
 
 
 class Built:
@@ -169,7 +169,7 @@ def test_a_line_per_cell_no_nan_and_twelve_digits(built):
     for cell in built.document["cells"]:
         for value in (cell["value"], cell["std"], *cell["values"], *(cell["interval"] or ())):
             assert value is None or value == float(f"{value:.12g}")
-        assert {"kind", "unit", "source", "stage", "table"} <= cell.keys() and cell["kind"] in "accuracy rac bdm count ratio other".split()
+        assert {"kind", "unit", "source", "stage", "table"} <= cell.keys() and cell["kind"] in regression.TOLERANCES
 
 
 def test_two_cells_of_one_name_are_an_error(built, monkeypatch):

@@ -115,6 +115,12 @@ MICRO = {
 }
 
 
+def tour() -> list[tuple[str, str]]:
+    """The README's code blocks under "Go further": (language, text)."""
+    section = re.search(r"^## Go further.*?(?=^## )", (ROOT / "README.md").read_text(), re.M | re.S).group()
+    return re.findall(r"^```(\w+)\n(.*?)^```", section, re.M | re.S)
+
+
 def merge(base: dict, changes: dict) -> dict:
     return base | {key: merge(base[key], value) if isinstance(value, dict) else value for key, value in changes.items()}
 
@@ -241,6 +247,23 @@ def test_an_experiment_retrains_what_changed_and_reports_only_what_is_listed(clo
     clone.write_params(params)
     ran = re.findall(r"Running stage '([^'@]+)", clone.run("dvc", "repro"))
     assert not {"prepare", "train", "ablation"} & set(ran), "trainings are restored from the run-cache"
+
+
+def test_the_readmes_tour_works_word_for_word(clone):
+    params, added = clone.params(), []
+    for language, text in tour():
+        if language == "python":
+            added.append(clone.path / re.match(r"# (src/\S+\.py)\n", text).group(1))
+            added[-1].write_text(text)
+        else:
+            clone.run("bash", "-ec", text)
+    cells = {cell["id"]: cell for cell in json.loads((clone.path / "reports" / "micro" / "results.json").read_text())["cells"]}
+    assert cells["table1/mlp/mine/rac"]["value"] > 2 and cells["table1/mobile/mine/test_accuracy_last"]["num_seeds"] == 1
+    assert 0 < cells["metrics/mobile/baseline/mean_magnitude"]["value"] < 1
+    for path in added:
+        path.unlink()
+    clone.write_params(params)
+    clone.run("dvc", "repro")
 
 
 @pytest.mark.parametrize("setting", ["grid.seeds=[]", "grid.models=[mpl]", "methods.qat4.bits=1", "train.epohcs=1", "models.mlp.lr=fast"])

@@ -24,7 +24,7 @@ def script(name):
     return module
 
 
-repro, use = script("repro"), script("use")
+mutants, repro, use = script("mutants"), script("repro"), script("use")
 
 
 @pytest.fixture
@@ -222,3 +222,39 @@ def test_stopping_leaves_no_process_and_no_lock(repository):
         time.sleep(0.1)
     Path("behaviour.txt").write_text("")
     assert subprocess.run(repro.dvc("repro", "prepare"), env=repro.environment(), capture_output=True).returncode == 0
+
+
+def test_every_mutant_still_has_its_place():
+    """`make mutants` runs them all; here only that each line to be broken stands where it is looked for, once."""
+    for name, mutant in mutants.MUTANTS.items():
+        if mutant.file != "params.yaml":
+            text = (ROOT / mutant.file).read_text()
+            assert text.count(mutant.right) == 1 and text.replace(mutant.right, mutant.wrong).count(mutant.wrong) == 1, name
+
+
+class FakeCopy:
+    """regress() is red exactly when the file `broken` is; a study of the file `blind` notices nothing."""
+
+    def __init__(self, folder):
+        self.broken = None
+
+    def replace(self, file, old, new):
+        self.broken = None if self.broken else file
+
+    def study(self):
+        pass
+
+    def regress(self, *arguments):
+        red = self.broken not in (None, "blind")
+        return int(red), "\n1 REGRESSION." if red else "\nno regression."
+
+
+@pytest.mark.parametrize(("files", "code", "said"), [
+    (["a", "b"], 0, "ok  b"),
+    (["a", "blind"], 1, "does not tell right from wrong: blind"),
+])  # fmt: skip
+def test_a_mutant_that_nothing_notices_fails(monkeypatch, capsys, files, code, said):
+    monkeypatch.setattr(mutants, "Copy", FakeCopy)
+    monkeypatch.setattr(mutants, "MUTANTS", {file: mutants.Mutant(file, "x", "y") for file in files})
+    assert mutants.main([]) == code
+    assert said in capsys.readouterr().out

@@ -1,10 +1,11 @@
 """Every number of the report in one document, results.json: what was measured, how sure it is, what the paper printed, where it is from.
 
-    {"schema": 1, "profile": ..., "cells": [...], "claims": [...], "counts": {...}, "pareto": {...}}
+    {"schema": 1, "profile": ..., "data": {...}, "cells": [...], "claims": [...], "counts": {...}, "pareto": {...}}
 
 A cell has
     id          table/model/method/measure; a measure of the weights behind quantised ones ends in _latent
-    kind        accuracy, rac, bdm, count (the same on every machine), ratio, other: decides how far it may move unnoticed
+    kind        accuracy, rac, bdm, count, exact (a number that no training touches), ratio, other: decides how far it may move unnoticed
+                (`momos.regression`)
     unit        percent, points (of accuracy), bits, or ""
     value, std, num_seeds, seeds, values     mean and sample standard deviation over seeds (null for one), and each seed's own value;
                 no seeds: not a mean, but one number
@@ -30,7 +31,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from momos import claims, intervals, published, results
+from momos import claims, intervals, metrics, published, results
 
 SCHEMA = 1
 PASS, FAIL = "PASS", "FAIL"
@@ -53,14 +54,14 @@ MEASURES = {
     "num_weights": Measure("complexity", "count"),
     "description_bits": Measure("complexity", "count", "bits"),
     "bdm_1d": Measure("complexity", "bdm", "bits"),
-    "bdm_1d_initial": Measure("complexity", "bdm", "bits"),
+    "bdm_1d_initial": Measure("complexity", "exact", "bits"),
     "bdm_1d_normalized": Measure("complexity", "bdm"),
     "bdm_1d_against_shuffled": Measure("complexity", "bdm"),
     "bdm_2d_ratio": Measure("complexity", "bdm"),
     "bdm_2d_normalized": Measure("complexity", "bdm"),
     "bdm_2d_against_shuffled": Measure("complexity", "bdm"),
     "sparsity": Measure("complexity", "other", "percent", 100),
-    "l2_norm": Measure("complexity", "other"),
+    "l2_norm": Measure("complexity", "ratio"),
     "distinct_blocks": Measure("complexity", "other"),
 }
 DEPLOYED_ONLY = ("test_accuracy_last", "test_accuracy_best", "rac", "num_weights", "description_bits")
@@ -80,6 +81,7 @@ def document(study, *, paper_dir: str, results_dir: str) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "profile": study.name,
+        "data": {key: study.data[key] for key in ("source", "sha256")},
         "cells": cells,
         "claims": study.verdicts[["id", "verdict", "claim", "measured", "threshold", "statistic", "where", "note"]].to_dict("records"),
         "counts": counts,
@@ -123,6 +125,7 @@ class _Builder:
             for compressor in self.study.settings["evaluate"]["compressors"]
             for name in (compressor, f"{compressor}_binary")
         }
+        measures |= {name: Measure("metrics", "other") for name in metrics.names() if name not in MEASURES}
         run = set()
         for (model, method), rows in self.main_rows.groupby(["model", "method"], sort=False):
             key = claims.cell_key(model, rows.family.iloc[0], rows.iloc[0])

@@ -1,0 +1,117 @@
+"""Write the numbers into README.md: what stands between `<!-- numbers: NAME -->` and `<!-- end -->`.   usage: readme.py [--check]
+
+They come from reports/expected/<profile>.json (the blessed copy of results.json) and benchmarks/results.json. --check: exit status 1, and
+nothing written, if README.md says something else.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for benchmarks
+from benchmarks.__main__ import cost
+from momos import checkpoint, claims, results, tables
+
+README = Path("README.md")
+BLOCK = re.compile(r"(?P<start><!-- numbers: (?P<name>[\w-]+) -->\n).*?(?P<end><!-- end -->)", re.S)
+PROFILE = "digits"  # what the README shows
+SHOWN = ("baseline", "qat8", "qat4", "momos_s2_c10", "momos_s2_c1", "momos_s4_c10", "momos_s4_c1")
+COLOURS = {claims.SUPPORTED: "2e7d32", claims.NOT_SUPPORTED: "b71c1c", claims.NOT_RUN: "757575", claims.NOT_COMPARABLE: "757575"}
+SPEED = {  # a job of benchmarks/results.json -> what it is
+    "augmentation_32px": "the training augmentation, images of 32 pixels",
+    "augmentation_224px": "the same, 224 pixels",
+    "epoch_mlp_float32": "training epoch, MLP, float32",
+    "epoch_mlp_bf16": "the same, bf16",
+    "epoch_resnet20_float32": "training epoch, ResNet20, float32",
+    "epoch_resnet20_bf16": "the same, bf16",
+    "projection_resnet20_s2_c10": "projection of ResNet20, blocks of 2, 10 % capacity",
+    "projection_resnet20_s4_c10": "the same, blocks of 4",
+    "assign_2700k_s2": "nearest of 270 k motifs for 2.7 M blocks, against scipy's k-d tree",
+    "bdm_1M": "BDM of 1 M bits, against pybdm",
+    "bdm_10M": "the same, 10 M bits",
+    "bdm_100M": "the same, 100 M bits",
+}
+
+
+def expected(profile: str) -> dict:
+    return checkpoint.read_json(Path("reports") / "expected" / f"{profile}.json")
+
+
+def badges() -> str:
+    """Pictures that say the same in their alt texts."""
+    counts = pd.Series(expected(PROFILE)["claims"]).value_counts()
+    shown = [("claims on embedded data", f"{counts.get(name, 0)} {name.lower()}", COLOURS[name]) for name in claims.VERDICTS[:2]]
+    shown += [("python", "3.11+", "1565c0"), ("licence", "MIT", "1565c0")]
+    escaped = [tuple(part.replace("-", "--").replace(" ", "_").replace("+", "%2B") for part in badge) for badge in shown]
+    pairs = zip(shown, escaped, strict=True)
+    return " ".join(f"![{name}: {text}](https://img.shields.io/badge/{'-'.join(badge)})" for (name, text, _), badge in pairs)
+
+
+def verdicts() -> str:
+    """How many claims have which verdict, profile by profile."""
+    rows = []
+    for path in sorted(Path("reports/expected").glob("*.json")):
+        found = pd.Series(expected(path.stem)["claims"])
+        counts = {name: str((found == name).sum()) for name in claims.VERDICTS}
+        rows.append({"Profile": f"[{path.stem}](reports/{path.stem}/claims.md)"} | counts)
+    return tables.markdown(pd.DataFrame(rows))
+
+
+def accuracies() -> str:
+    """Accuracy and RAC of a few methods, as `results.json` has them."""
+    cells = expected(PROFILE)["cells"]
+    models = dict.fromkeys(name.split("/")[1] for name in cells if name.startswith("table1/"))
+    rows = []
+    for method in SHOWN:
+        row = {"Method": method}
+        for model in models:
+            accuracy, rac = (cells[f"table1/{model}/{method}/{measure}"] for measure in ("test_accuracy_last", "rac"))
+            row[results.TITLES[model]] = f"{tables.spread(accuracy['value'], accuracy['std'])} % at {rac['value']:.1f}"
+        rows.append(row)
+    return tables.markdown(pd.DataFrame(rows))
+
+
+def rac() -> str:
+    cells = [cell for name, cell in expected(PROFILE)["cells"].items() if name.startswith("rac_check/")]
+    agree = sum(cell["status"] == "PASS" for cell in cells)
+    return f"{agree} of the {len(cells)} published RAC values follow from the paper's Eq. 21."
+
+
+def speed() -> str:
+    """Every job that SPEED names."""
+    jobs = checkpoint.read_json(Path("benchmarks") / "results.json")["jobs"]
+    rows = []
+    for name, words in SPEED.items():
+        job = jobs[name]
+        plain, ratio = (cost(job["baseline"], job["per"]), f"{job['ratio']:.1f}") if "ratio" in job else (tables.EMPTY, tables.EMPTY)
+        rows.append({"What": words, "ours": cost(job["ours"], job["per"]), "plain": plain, "ratio": ratio})
+    return tables.markdown(pd.DataFrame(rows))
+
+
+BLOCKS = {"badges": badges, "verdicts": verdicts, "accuracies": accuracies, "rac": rac, "speed": speed}
+
+
+def rendered(text: str) -> str:
+    """The text with every block made anew. Raises ValueError for a block that nothing makes."""
+
+    def block(match: re.Match) -> str:
+        if match["name"] not in BLOCKS:
+            raise ValueError(f"{README}: nothing makes the block {match['name']!r}; expected {', '.join(BLOCKS)}")
+        return f"{match['start']}{BLOCKS[match['name']]().strip()}\n{match['end']}"
+
+    return BLOCK.sub(block, text)
+
+
+def main(arguments: list[str]) -> int:
+    before = README.read_text()
+    after = rendered(before)
+    if "--check" in arguments:
+        return int(before != after)
+    checkpoint.write_text(README, after)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
