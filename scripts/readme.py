@@ -1,7 +1,9 @@
-"""Write the numbers into README.md: what stands between `<!-- numbers: NAME -->` and `<!-- end -->`.   usage: readme.py [--check]
+"""Write the numbers into README.md and docs/performance.md: what stands between `<!-- numbers: NAME -->` and `<!-- end -->`.
+
+usage: readme.py [--check]
 
 They come from reports/expected/<profile>.json (the blessed copy of results.json) and benchmarks/results.json. --check: exit status 1, and
-nothing written, if README.md says something else.
+nothing written, if a page says something else.
 """
 
 import re
@@ -14,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # for benchmarks
 from benchmarks.__main__ import cost
 from momos import checkpoint, claims, results, tables
 
-README = Path("README.md")
+PAGES = (Path("README.md"), Path("docs/performance.md"))
 BLOCK = re.compile(r"(?P<start><!-- numbers: (?P<name>[\w-]+) -->\n).*?(?P<end><!-- end -->)", re.S)
 PROFILE = "digits"  # what the README shows
 SHOWN = ("baseline", "qat8", "qat4", "momos_s2_c10", "momos_s2_c1", "momos_s4_c10", "momos_s4_c1")
@@ -22,13 +24,13 @@ COLOURS = {claims.SUPPORTED: "2e7d32", claims.NOT_SUPPORTED: "b71c1c", claims.NO
 SPEED = {  # a job of benchmarks/results.json -> what it is
     "augmentation_32px": "the training augmentation, images of 32 pixels",
     "augmentation_224px": "the same, 224 pixels",
-    "epoch_mlp_float32": "training epoch, MLP, float32",
-    "epoch_mlp_bf16": "the same, bf16",
-    "epoch_resnet20_float32": "training epoch, ResNet20, float32",
-    "epoch_resnet20_bf16": "the same, bf16",
+    "train_mlp_float32": "training epoch, MLP, float32",
+    "train_mlp_bf16": "the same, bf16",
+    "train_resnet20_float32": "training epoch, ResNet20, float32",
+    "train_resnet20_bf16": "the same, bf16",
     "projection_resnet20_s2_c10": "projection of ResNet20, blocks of 2, 10 % capacity",
     "projection_resnet20_s4_c10": "the same, blocks of 4",
-    "assign_2700k_s2": "nearest of 270 k motifs for 2.7 M blocks, against scipy's k-d tree",
+    "assign_large_s2": "nearest of 270 k motifs for 2.7 M blocks, against scipy's k-d tree",
     "bdm_1M": "BDM of 1 M bits, against pybdm",
     "bdm_10M": "the same, 10 M bits",
     "bdm_100M": "the same, 100 M bits",
@@ -81,16 +83,40 @@ def rac() -> str:
 
 def speed() -> str:
     """Every job that SPEED names."""
-    jobs = checkpoint.read_json(Path("benchmarks") / "results.json")["jobs"]
+    jobs = benchmark()["jobs"]
+    return _jobs({words: jobs[name] for name, words in SPEED.items()})
+
+
+def jobs() -> str:
+    """Every job."""
+    return _jobs({name.replace("_", " "): job for name, job in benchmark()["jobs"].items()})
+
+
+def machine() -> str:
+    """Where the benchmark ran, and what one of its cores does at most."""
+    found = benchmark()
+    peaks = found["peaks"]
+    return (
+        f"Measured on {found['machine']['processor']}, one thread: at most {peaks['float32_gflops']:.0f} GFLOP/s in float32, "
+        f"{peaks['bf16_gflops']:.0f} in bf16, {peaks['memory_gb_per_second']:.1f} GB/s of copying."
+    )
+
+
+def benchmark() -> dict:
+    return checkpoint.read_json(Path("benchmarks") / "results.json")
+
+
+def _jobs(chosen: dict[str, dict]) -> str:
     rows = []
-    for name, words in SPEED.items():
-        job = jobs[name]
+    for words, job in chosen.items():
         plain, ratio = (cost(job["baseline"], job["per"]), f"{job['ratio']:.1f}") if "ratio" in job else (tables.EMPTY, tables.EMPTY)
         rows.append({"What": words, "ours": cost(job["ours"], job["per"]), "plain": plain, "ratio": ratio})
     return tables.markdown(pd.DataFrame(rows))
 
 
-BLOCKS = {"badges": badges, "verdicts": verdicts, "accuracies": accuracies, "rac": rac, "speed": speed}
+BLOCKS = {
+    "badges": badges, "verdicts": verdicts, "accuracies": accuracies, "rac": rac, "speed": speed, "jobs": jobs, "machine": machine
+}  # fmt: skip
 
 
 def rendered(text: str) -> str:
@@ -98,18 +124,19 @@ def rendered(text: str) -> str:
 
     def block(match: re.Match) -> str:
         if match["name"] not in BLOCKS:
-            raise ValueError(f"{README}: nothing makes the block {match['name']!r}; expected {', '.join(BLOCKS)}")
+            raise ValueError(f"nothing makes the block {match['name']!r}; expected one of {', '.join(BLOCKS)}")
         return f"{match['start']}{BLOCKS[match['name']]().strip()}\n{match['end']}"
 
     return BLOCK.sub(block, text)
 
 
 def main(arguments: list[str]) -> int:
-    before = README.read_text()
-    after = rendered(before)
+    texts = {path: path.read_text() for path in PAGES}
+    made = {path: rendered(text) for path, text in texts.items()}
     if "--check" in arguments:
-        return int(before != after)
-    checkpoint.write_text(README, after)
+        return int(made != texts)
+    for path, text in made.items():
+        checkpoint.write_text(path, text)
     return 0
 
 
