@@ -94,10 +94,9 @@ def jobs() -> str:
 
 def machine() -> str:
     """Where the benchmark ran, and what one of its cores does at most."""
-    found = benchmark()
-    peaks = found["peaks"]
+    found, peaks = benchmark()["machine"], benchmark()["peaks"]
     return (
-        f"Measured on {found['machine']['processor']}, one thread: at most {peaks['float32_gflops']:.0f} GFLOP/s in float32, "
+        f"Measured on {found['cpu']} ({found['cores']} cores), one thread: at most {peaks['float32_gflops']:.0f} GFLOP/s in float32, "
         f"{peaks['bf16_gflops']:.0f} in bf16, {peaks['memory_gb_per_second']:.1f} GB/s of copying."
     )
 

@@ -59,12 +59,15 @@ def test_the_page_shows_every_figure(built):
     assert shown == {path.stem for path in (built / "figures").iterdir()}
 
 
-def test_metrics_hold_the_means_over_seeds(built):
+def test_metrics_are_means_over_a_familys_runs(built):
     metrics = json.loads((built / "metrics.json").read_text())
-    assert metrics["models"]["mlp"]["baseline"]["test_accuracy_last"] == pytest.approx(0.805)
-    assert metrics["models"]["mlp"]["qat8"]["bdm_ratio_latent"] == pytest.approx(0.94)
+    assert metrics["models"]["mlp"]["baseline"]["accuracy"] == pytest.approx(80.5)
+    runs = pd.read_csv(built / "tables" / "runs.csv")
+    momos = runs[(runs.model == "resnet20") & runs.method.str.fullmatch(r"momos_s\d_c[\d_]+") & (runs.grid == "main")]
+    assert metrics["models"]["resnet20"]["momos"]["accuracy"] == pytest.approx(100 * momos.test_accuracy_last.mean(), abs=1e-4)
+    assert metrics["models"]["resnet20"]["momos"]["bdm_ratio"] == pytest.approx(momos.bdm_1d_ratio.mean(), abs=1e-4)
     assert sum(metrics["claims"].values()) == 25 and metrics["rac_check"] == {"agree": 31, "cells": 48}
-    assert set(metrics["models"]) == set(TREE_MODELS)
+    assert set(metrics["models"]) == set(TREE_MODELS) and set(metrics["models"]["mlp"]) == {"baseline", "qat", "momos", "momos+qat"}
 
 
 def test_training_curves_are_means_over_seeds(built):
@@ -140,8 +143,9 @@ def test_runs_no_longer_listed_are_not_shown(tree, tmp_path, monkeypatch):
     small.params["ablation"] |= {"block_sizes": [2], "capacities": [0.1]}
     small.write_params()
     run_stage(small, monkeypatch, reports=small.reports)
-    metrics = json.loads((small.reports / "metrics.json").read_text())
-    assert {model: set(methods) for model, methods in metrics["models"].items()} == {"mlp": {"baseline", "momos_s4_c1"}}
+    shown = json.loads((small.reports / "results.json").read_text())["cells"]
+    measured = {(cell["model"], cell["method"]) for cell in shown if cell["table"] == "complexity"}
+    assert measured == {("mlp", "baseline"), ("mlp", "momos_s4_c1")}
     assert set(pd.read_csv(small.reports / "tables" / "training.csv").method) == {"baseline", "momos_s4_c1"}
     assert "ResNet20" not in (small.reports / "tables" / "table1.md").read_text()
     assert "80.00 |" in (small.reports / "tables" / "table1.md").read_text()  # one seed: no spread

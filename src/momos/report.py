@@ -262,13 +262,13 @@ def _series(rows: pd.DataFrame) -> list[str]:
 
 
 def metrics(study: Study) -> dict:
-    """For `dvc metrics`: per model and method the means over seeds, accuracies in [0, 1]; counts of verdicts and of RAC cells."""
-    names = {"test_accuracy_last": "test_accuracy_last", "test_accuracy_best": "test_accuracy_best", "rac": "rac"}
-    views = {"deployed": names | {"bdm_1d_ratio": "bdm_ratio"}, "latent": {"bdm_1d_ratio": "bdm_ratio_latent"}}
+    """For `dvc metrics` and `dvc exp show`, which have a column for each: per model and family of methods the mean test accuracy of the
+    last weights (percent) and the mean BDM ratio; counts of verdicts and of RAC cells. results.json has everything."""
+    deployed = study.cells[study.cells.weights == "deployed"]
     models: dict[str, dict] = {}
-    for _, row in study.cells.iterrows():
-        values = {name: round(float(row[column]), 6) for column, name in views[row.weights].items() if pd.notna(row[column])}
-        models.setdefault(row.model, {}).setdefault(row.method, {}).update(values)
+    for (model, family), rows in deployed.groupby(["model", "family"], sort=False):
+        means = {"accuracy": 100 * rows.test_accuracy_last.mean(), "bdm_ratio": rows.bdm_1d_ratio.mean()}
+        models.setdefault(model, {})[family] = {name: round(float(value), 4) for name, value in means.items() if pd.notna(value)}
     verdicts = {verdict.lower().replace(" ", "_"): number for verdict, number in claims.counts(study.verdicts).items()}
     return {"claims": verdicts, "rac_check": {"agree": int(study.check.agrees.sum()), "cells": len(study.check)}, "models": models}
 
