@@ -42,6 +42,7 @@ def transitive(file: Path) -> set[str]:
             if path not in seen:
                 seen.add(path)
                 waiting.append(path)
+    seen |= set((PACKAGE / "templates").iterdir()) if PACKAGE / "page.py" in seen else set()  # which it reads
     return {path.relative_to(ROOT).as_posix() for path in seen} - EXEMPT
 
 
@@ -71,7 +72,7 @@ def test_a_stage_declares_the_settings_it_loads(name):
     loaded = {SECTION_OF[kind] for kind in re.findall(r"config\.load\(config\.(\w+)", source) if kind != "Tracking"}
     if "config.runs(" in source:
         loaded |= {"grid", "ablation", "methods"}
-    declared = {param.split(".")[0] for param in STAGES[name]["params"]}
+    declared = {param.split(".")[0] for param in STAGES[name].get("params", [])}
     if name == "ablation":
         loaded -= {"methods"}  # its method is the cell that its command names
     if name == "cost":
@@ -164,9 +165,11 @@ class Clone:
         return set(re.findall(r"Running stage '([^']+)'", self.run("dvc", "repro", "--dry")))
 
     def hashes(self) -> dict[str, str]:
-        """md5 of every output in dvc.lock but costs."""
+        """md5 of every output in dvc.lock but costs, provenance, and the page that shows them."""
+        apart = ("cost", "provenance", "index.html")
         stages = yaml.safe_load((self.path / "dvc.lock").read_text())["stages"].values()
-        return {out["path"]: out["md5"] for stage in stages for out in stage.get("outs", []) if "cost" not in out["path"]}
+        outs = [out for stage in stages for out in stage.get("outs", [])]
+        return {out["path"]: out["md5"] for out in outs if not any(name in out["path"] for name in apart)}
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +179,7 @@ def clone(tmp_path_factory):
     return clone
 
 
-DOWNSTREAM = {"distortion@mlp", "evaluate@mlp", "survey", "cost", "report"}
+DOWNSTREAM = {"distortion@mlp", "evaluate@mlp", "survey", "cost", "report", "provenance", "page"}
 
 
 def test_everything_is_there_and_a_second_repro_runs_nothing(clone):
@@ -188,7 +191,7 @@ def test_everything_is_there_and_a_second_repro_runs_nothing(clone):
     ids = [f"M{i}" for i in range(1, 18)] + [f"S{i}" for i in range(1, 9)]
     assert all(re.search(rf"\b{claim}\b", claims) for claim in ids)
     figures = {path.suffix for path in (reports / "figures").iterdir()}
-    assert figures == {".png", ".svg", ".pdf"}
+    assert figures == {".png", ".svg", ".pdf", ".json"}
     evaluation = pd.read_csv(clone.path / "results" / "micro" / "mlp" / "evaluation.csv")
     assert len(evaluation) == 2 * (1 + 2 + 1) + 1
     run = clone.path / "runs" / "micro" / "mlp" / "momos_s4_c10" / "0"
@@ -201,7 +204,7 @@ def test_the_same_params_give_the_same_bytes(clone):
     before = clone.hashes()
     clone.run("dvc", "repro", "-f", "-s", "--no-run-cache", "train@mlp-momos_s4_c10-0", "train@mlp-qat4-1", "evaluate@mlp", "report")
     assert clone.hashes() == before and len(before) > 10
-    assert clone.stale() <= {"cost"}, "new costs may not touch results"
+    assert clone.stale() <= {"cost", "page"}, "new costs may not touch results"
     clone.run("dvc", "repro")
 
 
@@ -209,7 +212,7 @@ def test_changing_a_plot_retrains_nothing(clone):
     plots = clone.path / "src" / "momos" / "plots.py"
     text = plots.read_text()
     plots.write_text(text + "\n# another colour\n")
-    assert clone.stale() == {"report"}
+    assert {"report"} <= clone.stale() <= {"report", "provenance", "page"}
     plots.write_text(text)
 
 

@@ -36,7 +36,7 @@ def run_stage(tree, monkeypatch, *, reports):
     runpy.run_path(str(STAGE))["main"](*tree.arguments[:-1], reports)
 
 
-PLAIN = ("claims.csv", "runs.csv", "training.csv", "distortion.csv")
+PLAIN = ("claims.csv", "runs.csv", "training.csv", "distortion.csv", "survey.csv")
 
 
 def test_every_output_is_there(built):
@@ -44,7 +44,9 @@ def test_every_output_is_there(built):
     expected = {f"{stem}.{kind}" for stem in stems for kind in ("md", "html", "tex", "csv")} | set(PLAIN)
     assert {path.name for path in (built / "tables").iterdir()} == expected
     drawn = ["figure1", "figure2", "figure3", "figure4_mlp", "accuracy_rac", "training", *(f"figure_b1_{model}" for model in TREE_MODELS)]
-    assert {path.name for path in (built / "figures").iterdir()} == {f"{name}.{kind}" for name in drawn for kind in ("png", "svg", "pdf")}
+    assert {path.name for path in (built / "figures").iterdir()} == {
+        "captions.json", *(f"{name}.{kind}" for name in drawn for kind in ("png", "svg", "pdf"))
+    }  # fmt: skip
     assert {path.name for path in built.iterdir()} == {"tables", "figures", "claims.md", "metrics.json", "results.json", "README.md"}
 
 
@@ -56,7 +58,7 @@ def test_links_and_pictures_of_the_page_exist(built):
 
 def test_the_page_shows_every_figure(built):
     shown = set(re.findall(r"!\[[^]]*\]\(figures/([^)]+)\.png\)", (built / "README.md").read_text()))
-    assert shown == {path.stem for path in (built / "figures").iterdir()}
+    assert shown == {path.stem for path in (built / "figures").glob("*.png")}
 
 
 def test_metrics_are_means_over_a_familys_runs(built):

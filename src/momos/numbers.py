@@ -1,6 +1,6 @@
 """Every number of the report in one document, results.json: what was measured, how sure it is, what the paper printed, where it is from.
 
-    {"schema": 1, "profile": ..., "data": {...}, "cells": [...], "claims": [...], "counts": {...}, "pareto": {...}}
+    {"schema": 1, "profile", "data", "cells": [...], "claims": [...], "counts", "pareto", "names", "settings"}
 
 A cell has
     id          table/model/method/measure; a measure of the weights behind quantised ones ends in _latent
@@ -36,6 +36,7 @@ from momos import claims, intervals, metrics, published, results
 SCHEMA = 1
 PASS, FAIL = "PASS", "FAIL"
 STATUS = {claims.SUPPORTED: PASS, claims.NOT_SUPPORTED: FAIL}
+STATUSES = (PASS, FAIL, claims.NOT_RUN, claims.NOT_COMPARABLE)
 TABLE2_MODEL = "mobilevit"
 
 
@@ -77,15 +78,17 @@ def document(study, *, paper_dir: str, results_dir: str) -> dict[str, Any]:
     repeated = [name for name, count in Counter(cell["id"] for cell in cells).items() if count > 1]
     if repeated:
         raise ValueError(f"results.json: every cell needs its own id, got twice: {', '.join(repeated[:5])}")
-    counts = {"claims": claims.counts(study.verdicts), "rac_check": _agreement(study.check)}
+    counts = {"claims": claims.counts(study.verdicts), "rac_check": _agreement(study.check), "published": _statuses(cells)}
     return {
         "schema": SCHEMA,
         "profile": study.name,
-        "data": {key: study.data[key] for key in ("source", "sha256")},
+        "data": dict(study.data),
         "cells": cells,
         "claims": study.verdicts[["id", "verdict", "claim", "measured", "threshold", "statistic", "where", "note"]].to_dict("records"),
         "counts": counts,
         "pareto": build.pareto(),
+        "names": build.names(),
+        "settings": dict(study.settings),
     }
 
 
@@ -106,6 +109,14 @@ def by_id(values: Mapping[str, Any]) -> dict[str, dict]:
 
 def _agreement(check: pd.DataFrame) -> dict[str, int]:
     return {"agree": int(check.agrees.sum()), "cells": len(check)}
+
+
+def _statuses(cells: Sequence[dict]) -> dict[str, dict[str, int]]:
+    """Of the published cells, by kind: how many have each status."""
+    paper = [cell for cell in cells if cell["table"] in ("table1", "table2") and "published" in cell]
+    kinds = dict.fromkeys(cell["kind"] for cell in paper)
+    found = Counter((cell["kind"], cell["status"]) for cell in paper)
+    return {kind: {status: found[kind, status] for status in STATUSES} for kind in kinds}
 
 
 class _Builder:
@@ -250,6 +261,20 @@ class _Builder:
         printed = printed.assign(method=[canonical_name(row) for row in printed.itertuples()])
         models = dict.fromkeys([*rows.model, *printed.model])
         return {model: {"measured": _front(rows, model), "published": _front(printed, model)} for model in models}
+
+    def names(self) -> dict[str, dict]:
+        """Model -> title; method -> label, and the group that it shares a line with."""
+        check = self.study.check
+        printed = check.assign(method=[canonical_name(row) for row in check.itertuples()])
+        theirs, ours = _method_names(printed), _method_names(self.rows)
+        apart = {f"{name}_published": theirs[name] for name in theirs if ours.get(name, theirs[name]) != theirs[name]}
+        titles = {row.model: row.title for frame in (printed, self.rows) for row in frame.itertuples()}
+        return {"models": titles, "methods": theirs | ours | apart}
+
+
+def _method_names(rows: pd.DataFrame) -> dict[str, dict[str, str]]:
+    first = rows.drop_duplicates("method")
+    return {row.method: {"label": row.label, "group": results.group(row.bits, row.block_size)} for row in first.itertuples()}
 
 
 def canonical_name(row) -> str:

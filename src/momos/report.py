@@ -149,7 +149,8 @@ def baseline_level(evaluation: pd.DataFrame, model: str) -> float | None:
 
 
 def write_tables(study: Study, folder: Path) -> None:
-    """Every table as .md, .html, .tex and its numbers as .csv; runs.csv, a row a run; training.csv and distortion.csv for `dvc plots`."""
+    """Every table as .md, .html, .tex and its numbers as .csv; runs.csv, a row a run; training.csv and distortion.csv for `dvc plots`;
+    survey.csv, a row a pair of Figure 2."""
     for name, (shown, numbers) in _tables(study).items():
         checkpoint.write_text(folder / f"{name}.md", tables.markdown(shown, CAPTIONS[name]))
         checkpoint.write_text(folder / f"{name}.html", tables.html(shown, CAPTIONS[name]))
@@ -162,6 +163,8 @@ def write_tables(study: Study, folder: Path) -> None:
     for name, (rows, columns) in plotted.items():
         means = curves(rows[rows.grid == "main"], columns)
         checkpoint.write_text(folder / f"{name}.csv", means[["model", "method", "epoch", "num_seeds", *columns]].to_csv(index=False))
+    survey = study.results.survey[["name", "source", "title", "group", "num_weights", "bdm_1d_ratio"]]
+    checkpoint.write_text(folder / "survey.csv", survey.to_csv(index=False))
 
 
 def _tables(study: Study) -> dict[str, tuple[pd.DataFrame, pd.DataFrame]]:
@@ -186,10 +189,12 @@ class Drawing(NamedTuple):
 
 
 def write_figures(study: Study, folder: Path) -> None:
-    """Every figure as .png, .svg and .pdf."""
+    """Every figure as .png, .svg and .pdf, and their captions."""
+    drawn = drawings(study)
     with figures.style():
-        for name, drawing in drawings(study).items():
+        for name, drawing in drawn.items():
             figures.save(drawing.draw(), folder, name)
+    checkpoint.write_json(folder / "captions.json", {name: drawing.caption for name, drawing in drawn.items()})
 
 
 def drawings(study: Study) -> dict[str, Drawing]:

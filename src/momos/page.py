@@ -1,0 +1,311 @@
+"""index.html: one file with everything that a reader needs, from the files that the other stages wrote. No numbers of its own.
+
+The numbers are those of results.json; each cell of a table says which (data-id, data-field) and names its file and stage. What it cost
+and where it ran differ from machine to machine and come from files of their own.
+"""
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import jinja2
+import pandas as pd
+import vl_convert
+
+from momos import charts, checkpoint, dag
+
+TEMPLATES = Path(__file__).parent / "templates"
+EMPTY = "–"
+SMALL = 200_000  # bytes up to which a figure is shown as SVG; a larger one as PNG, if that is smaller
+POINTS = 60  # epochs drawn of a training curve, at most
+SYMBOLS = {
+    "SUPPORTED": "✓", "PASS": "✓", "NOT SUPPORTED": "✗", "FAIL": "✗", "NOT RUN": "○", "NOT COMPARABLE": "≠",
+}  # fmt: skip
+CHARTS = {  # what stands under a chart; the static figure's own caption speaks of its panels
+    "accuracy_rac": "Test accuracy against relative algorithmic compression (RAC). Point at a mark for its numbers.",
+    "training": "Training curves, means over seeds.",
+    "figure2": "Figure 2. 1-D BDM of trained weights relative to the same architecture at initialisation; each mark is one trained model.",
+    "figure4": "Figures 4 and B.2. Validation accuracy of the last weights against capacity, by block size.",
+}
+COMPLEXITY = (
+    ("bdm_1d_ratio", "1-D ratio", 3), ("bdm_1d_normalized", "1-D normalised", 3), ("bdm_1d_against_shuffled", "1-D / shuffled", 3),
+    ("bdm_2d_ratio", "2-D ratio", 3), ("bdm_2d_normalized", "2-D normalised", 3), ("bdm_2d_against_shuffled", "2-D / shuffled", 3),
+    ("sparsity", "Zeros (%)", 1), ("l2_norm", "L2 norm", 1), ("distinct_blocks", "Distinct blocks", 0),
+)  # fmt: skip
+# Draws every chart, then tells the style sheet to show charts in place of the static figures.
+BOOT = """
+const drawn = [...document.querySelectorAll('script[type="application/vnd.vegalite+json"]')].map((spec) =>
+  vegaEmbed(spec.previousElementSibling, JSON.parse(spec.textContent), {renderer: 'svg', actions: false}));
+Promise.all(drawn).then(() => document.documentElement.classList.add('drawn'));
+"""
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where the page's parts lie."""
+
+    reports: Path  # the folder of the report: results.json, provenance.json, tables, figures, cost, and slt where there is one
+    pipeline: Mapping[str, Any]  # dvc.yaml's stages
+
+    @cached_property
+    def results(self) -> dict:
+        return checkpoint.read_json(self.reports / "results.json")
+
+    @cached_property
+    def provenance(self) -> dict:
+        return checkpoint.read_json(self.reports / "provenance.json")
+
+    @cached_property
+    def costs(self) -> pd.DataFrame:
+        return self.table("cost/cost.csv")
+
+    def table(self, name: str) -> pd.DataFrame:
+        """Raises ValueError naming a file that is missing."""
+        path = self.reports / name
+        if not path.is_file():
+            raise ValueError(f"{path} is missing: expected a table written by an earlier stage (run `dvc repro`)")
+        return pd.read_csv(path)
+
+
+def render(sources: Sources) -> str:
+    """The whole page. Raises ValueError naming a file that is missing or damaged."""
+    results = sources.results
+    cells = {cell["id"]: cell for cell in results["cells"]}
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.globals |= {"shown": shown, "symbol": SYMBOLS.__getitem__, "slug": slug, "plain": plain, "EMPTY": EMPTY}
+    specs = chart_specs(sources)
+    return environment.get_template("page.html").render(
+        results=results,
+        cells=cells,
+        tables=paper_tables(results),
+        blocks=_methods_by_model(results, "complexity"),
+        complexity=COMPLEXITY,
+        capacity=_methods_by_model(results, "capacity"),
+        aggregates=_methods_by_model(results, "aggregate").get("all", []),
+        zoo=[cell for cell in results["cells"] if cell["table"] == "zoo" and cell["method"] == "all"],
+        checks=[cell for cell in results["cells"] if cell["table"] == "rac_check"],
+        figures=figures(sources.reports / "figures", specs),
+        specs={name: json.dumps(spec, ensure_ascii=True).replace("<", "\\u003c") for name, spec in specs.items()},
+        library=library(),
+        singular=singular(sources.reports / "slt"),
+        costs=cost_rows(sources.costs),
+        devices=sorted(sources.costs.device.astype(str).unique()),
+        provenance=sources.provenance,
+        diagram=dag.layout(dag.edges(sources.pipeline)),
+        waits=dag.edges(sources.pipeline),
+        box=(dag.WIDTH, dag.HEIGHT),
+        files=beside(sources.reports),
+    )
+
+
+def shown(cell: Mapping[str, Any] | None, field: str, digits: int, signed: bool = False) -> str:
+    """A number of a cell as readers see it; intervals as "low to high"; a dash for what is not there."""
+    value = None if cell is None else cell.get(field)
+    if value is None:
+        return EMPTY
+    if isinstance(value, list):
+        return " to ".join(_digits(end, digits) for end in value)
+    return _digits(value, digits, "+" if signed else "")
+
+
+def _digits(value: float, digits: int, sign: str = "") -> str:
+    """With a true minus sign, and no minus before zero."""
+    text = f"{value:{sign},.{digits}f}"
+    return (text.replace("-", "") if float(text.replace(",", "")) == 0 else text).replace("-", "−")
+
+
+def slug(text: str) -> str:
+    return text.lower().replace(" ", "-")
+
+
+def plain(value: Any) -> str:
+    """A setting on one line."""
+    return json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else value
+
+
+def paper_tables(results: Mapping[str, Any]) -> list[dict]:
+    """Tables 1 and 2, one per model: table, model, title, methods; whether anything of it was run."""
+    found: dict[tuple[str, str], dict] = {}
+    for cell in results["cells"]:
+        if cell["table"] in ("table1", "table2"):
+            start = {"table": cell["table"], "model": cell["model"], "methods": [], "run": False}
+            entry = found.setdefault((cell["table"], cell["model"]), start | {"title": results["names"]["models"][cell["model"]]})
+            entry["methods"] += [cell["method"]] if cell["method"] not in entry["methods"] else []
+            entry["run"] |= cell["value"] is not None
+    return list(found.values())
+
+
+def _methods_by_model(results: Mapping[str, Any], table: str) -> dict[str, list[str]]:
+    found: dict[str, dict] = {}
+    for cell in results["cells"]:
+        if cell["table"] == table:
+            found.setdefault(cell["model"], {})[cell["method"]] = None
+    return {model: list(methods) for model, methods in found.items()}
+
+
+def chart_specs(sources: Sources) -> dict[str, dict]:
+    """Name of the static figure -> the interactive chart that stands in its place."""
+    results = sources.results
+    rac, capacity = _rac_points(results), _capacity_points(results)
+    with alt.data_transformers.enable("default", max_rows=None):
+        specs = {
+            "accuracy_rac": charts.accuracy_against_rac(rac, _fronts(results), _published_points(results)),
+            "training": charts.training(_curves(sources.table("tables/training.csv"), results["names"])),
+            "figure2": charts.ratio_against_size(sources.table("tables/survey.csv").round({"bdm_1d_ratio": 6})),
+        }
+        if len(capacity):
+            specs["figure4"] = charts.accuracy_against_capacity(capacity)
+    return specs
+
+
+def _labels(results: Mapping[str, Any], cell: Mapping[str, Any]) -> dict[str, str]:
+    names = results["names"]
+    method = names["methods"][cell["method"]]
+    return {"model": names["models"][cell["model"]], "method": method["label"], "group": method["group"]}
+
+
+def _pairs(results: Mapping[str, Any]):
+    """(accuracy, RAC) cells of each model and method of Tables 1 and 2."""
+    cells = {cell["id"]: cell for cell in results["cells"]}
+    for name, cell in cells.items():
+        if cell["measure"] == "test_accuracy_last":
+            yield cell, cells[name.removesuffix("test_accuracy_last") + "rac"]
+
+
+def _rac_points(results: Mapping[str, Any]) -> pd.DataFrame:
+    rows = []
+    for accuracy, rac in _pairs(results):
+        if accuracy["value"] is not None and rac["value"] is not None:
+            low, high = accuracy["interval"] or (None, None)
+            rows.append(_labels(results, accuracy) | {"rac": rac["value"], "accuracy": accuracy["value"], "low": low, "high": high})
+    return pd.DataFrame(rows, columns=["model", "method", "group", "rac", "accuracy", "low", "high"]).astype({"low": float, "high": float})
+
+
+def _published_points(results: Mapping[str, Any]) -> pd.DataFrame:
+    rows = [
+        _labels(results, accuracy) | {"rac": rac["published"], "accuracy": accuracy["published"]}
+        for accuracy, rac in _pairs(results)
+        if "published" in accuracy
+    ]
+    return pd.DataFrame(rows, columns=["model", "method", "group", "rac", "accuracy"])
+
+
+def _fronts(results: Mapping[str, Any]) -> pd.DataFrame:
+    """The points on each model's front, measured and published, by RAC."""
+    rows, fields = [], {"measured": "value", "published": "published"}
+    for accuracy, rac in _pairs(results):
+        for kind, field in fields.items():
+            if (
+                accuracy["method"].removesuffix("_published") in results["pareto"][accuracy["model"]][kind]
+                and accuracy.get(field) is not None
+            ):
+                label = results["names"]["models"][accuracy["model"]]
+                rows.append({"model": label, "kind": kind, "rac": rac[field], "accuracy": accuracy[field]})
+    return pd.DataFrame(rows, columns=["model", "kind", "rac", "accuracy"]).sort_values(["model", "kind", "rac"], kind="stable")
+
+
+def _curves(training: pd.DataFrame, names: Mapping[str, Any]) -> pd.DataFrame:
+    """At most POINTS epochs of each curve, the first and the last among them."""
+    every = -(-int(training.epoch.max()) // POINTS)
+    last = training.groupby(["model", "method"]).epoch.transform("max")
+    rows = training[(training.epoch == 1) | (training.epoch == last) | (training.epoch % every == 0)]
+    methods = [names["methods"][name] for name in rows.method]
+    shown_rows = {
+        "model": [names["models"][name] for name in rows.model],
+        "method": [method["label"] for method in methods],
+        "group": [method["group"] for method in methods],
+        "epoch": rows.epoch.to_numpy(),
+        "loss": rows.val_loss.round(5).to_numpy(),
+        "accuracy": (100 * rows.val_accuracy).round(3).to_numpy(),
+    }
+    return pd.DataFrame(shown_rows)
+
+
+def _capacity_points(results: Mapping[str, Any]) -> pd.DataFrame:
+    """The ablation's cells, whose settings their labels hold."""
+    rows = []
+    for cell in results["cells"]:
+        if cell["table"] == "capacity" and cell["value"] is not None:
+            size, capacity = (float(part[1:]) for part in cell["method"].split("_"))
+            labels = _labels(results, cell)
+            rows.append(labels | {"size": f"s = {int(size)}", "capacity": 100 * capacity, "accuracy": cell["value"]})
+    return pd.DataFrame(rows)
+
+
+def figures(folder: Path, specs: Mapping[str, Any]) -> list[dict]:
+    """In reading order: name, caption, title, the picture as a data URI, and the chart that may stand in its place."""
+    found, charted = [], set()
+    for name, caption in checkpoint.read_json(folder / "captions.json").items():
+        chart = "figure4" if name.startswith("figure4_") else name
+        chart = chart if chart in specs and chart not in charted else None
+        charted |= {chart} if chart else set()
+        caption = caption.replace("`", "")
+        about = {"name": name, "title": caption.split(". ")[0], "caption": caption, "chart": chart, "chart_caption": CHARTS.get(chart)}
+        found.append(about | {"uri": data_uri(folder / f"{name}.svg")})
+    return found
+
+
+def data_uri(svg: Path) -> str:
+    """The SVG, or its PNG twin where that is smaller and the SVG is large. Raises ValueError naming a file that is missing."""
+    png = svg.with_suffix(".png")
+    for path in (svg, png):
+        if not path.is_file():
+            raise ValueError(f"{path} is missing: expected a figure written by an earlier stage (run `dvc repro`)")
+    as_png = SMALL < svg.stat().st_size > png.stat().st_size
+    kind, path = ("png", png) if as_png else ("svg+xml", svg)
+    return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def singular(folder: Path) -> dict[str, list] | None:
+    """The second paper's part, if it was run: its figures, and its other files to link to."""
+    if not folder.is_dir():
+        return None
+    pictures = sorted(path for path in folder.rglob("*.svg") if path.with_suffix(".png").is_file())
+    captions = folder / "figures" / "captions.json"
+    known = checkpoint.read_json(captions) if captions.is_file() else {}
+    shown_pictures = [{"title": known.get(path.stem, path.stem.replace("_", " ")), "uri": data_uri(path)} for path in pictures]
+    links = sorted(path.relative_to(folder.parent).as_posix() for path in folder.rglob("*") if path.suffix in (".md", ".html", ".json"))
+    return {"figures": shown_pictures, "links": links}
+
+
+def library() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script, and the few lines that draw each chart."""
+    bundle = vl_convert.javascript_bundle(BOOT, vl_version=alt.SCHEMA_VERSION.removeprefix("v").rsplit(".", 1)[0])
+    return bundle.replace("</script", "<\\/script").replace("<!--", "<\\!--")
+
+
+def cost_rows(costs: pd.DataFrame) -> list[dict]:
+    """By stage and model, and in all: runs, hours, median seconds, GPU hours, peak GiB of memory and of the GPU's."""
+    stage = costs.grid.map({"main": "train", "ablation": "ablation"})
+    parts = [(*key, part) for key, part in costs.groupby([stage, costs.model], sort=False)]
+    return [_cost(*part) for part in [*parts, ("all", "all", costs)]]
+
+
+def _cost(stage: str, model: str, part: pd.DataFrame) -> dict:
+    on_gpu = part[~part.device.isin(["cpu", "mps"])]
+    device_memory = part.peak_device_memory_bytes.max()
+    return {
+        "stage": stage,
+        "model": model,
+        "runs": len(part),
+        "hours": f"{part.seconds.sum() / 3600:.2f}",
+        "median": f"{part.seconds.median():,.1f}",
+        "gpu_hours": f"{on_gpu.seconds.sum() / 3600:.2f}",
+        "memory": f"{part.peak_memory_bytes.max() / 2**30:.2f}",
+        "gpu_memory": EMPTY if pd.isna(device_memory) else f"{device_memory / 2**30:.2f}",
+    }
+
+
+def beside(folder: Path) -> list[str]:
+    """The report's other files, relative to the page."""
+    kinds = (".md", ".tex", ".csv", ".json", ".pdf", ".svg", ".html")
+    own = folder / "index.html"
+    paths: Sequence[Path] = sorted(path for path in folder.rglob("*") if path.suffix in kinds and path != own)
+    return [path.relative_to(folder).as_posix() for path in paths]
