@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from synthetic import CAPACITIES, PAPER, ROOT, SIZES, TREE_METHODS, TREE_MODELS, Tree
 
-from momos import claims, intervals, numbers, regression
+from momos import claims, intervals, numbers, regression, report
 
 
 class Built:
@@ -29,6 +29,7 @@ class Built:
             frame.to_csv(path, index=False)
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(root)
+            patch.setattr(report, "write_figures", lambda study, folder: None)  # the slow part
             runpy.run_path(str(ROOT / "stages" / "report.py"))["main"](*self.tree.arguments)
         self.text = (self.tree.reports / "results.json").read_text()
         self.document = json.loads(self.text)

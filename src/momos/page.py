@@ -27,7 +27,9 @@ SYMBOLS = {
     "SUPPORTED": "✓", "PASS": "✓", "NOT SUPPORTED": "✗", "FAIL": "✗", "NOT RUN": "○", "NOT COMPARABLE": "≠",
 }  # fmt: skip
 CHARTS = {  # what stands under a chart; the static figure's own caption speaks of its panels
-    "accuracy_rac": "Test accuracy against relative algorithmic compression (RAC). Point at a mark for its numbers.",
+    "accuracy_rac": "Test accuracy against relative algorithmic compression (RAC). The line joins what no other method beats in both; "
+    "behind it, grey and dashed, the published points and their front (where the table says NOT COMPARABLE only their shape means "
+    "anything). Whiskers: 95 % intervals over seeds. Point at a mark for its numbers.",
     "training": "Training curves, means over seeds.",
     "figure2": "Figure 2. 1-D BDM of trained weights relative to the same architecture at initialisation; each mark is one trained model.",
     "figure4": "Figures 4 and B.2. Validation accuracy of the last weights against capacity, by block size.",
@@ -37,11 +39,13 @@ COMPLEXITY = (
     ("bdm_2d_ratio", "2-D ratio", 3), ("bdm_2d_normalized", "2-D normalised", 3), ("bdm_2d_against_shuffled", "2-D / shuffled", 3),
     ("sparsity", "Zeros (%)", 1), ("l2_norm", "L2 norm", 1), ("distinct_blocks", "Distinct blocks", 0),
 )  # fmt: skip
-# Draws every chart, then tells the style sheet to show charts in place of the static figures.
+# Shows the charts' places, which gives them their width, draws them, and only then hides the static figures that they stand for.
 BOOT = """
+const root = document.documentElement.classList;
+root.add('charts');
 const drawn = [...document.querySelectorAll('script[type="application/vnd.vegalite+json"]')].map((spec) =>
   vegaEmbed(spec.previousElementSibling, JSON.parse(spec.textContent), {renderer: 'svg', actions: false}));
-Promise.all(drawn).then(() => document.documentElement.classList.add('drawn'));
+Promise.all(drawn).then(() => root.add('drawn')).catch((error) => { root.remove('charts'); throw error; });
 """
 
 
@@ -87,6 +91,7 @@ def render(sources: Sources) -> str:
         tables=paper_tables(results),
         blocks=_methods_by_model(results, "complexity"),
         complexity=COMPLEXITY,
+        metrics=list(dict.fromkeys(cell["measure"].removesuffix("_latent") for cell in results["cells"] if cell["table"] == "metrics")),
         capacity=_methods_by_model(results, "capacity"),
         aggregates=_methods_by_model(results, "aggregate").get("all", []),
         zoo=[cell for cell in results["cells"] if cell["table"] == "zoo" and cell["method"] == "all"],
@@ -116,9 +121,9 @@ def shown(cell: Mapping[str, Any] | None, field: str, digits: int, signed: bool 
 
 
 def _digits(value: float, digits: int, sign: str = "") -> str:
-    """With a true minus sign, and no minus before zero."""
+    """With a true minus sign, and no sign before zero."""
     text = f"{value:{sign},.{digits}f}"
-    return (text.replace("-", "") if float(text.replace(",", "")) == 0 else text).replace("-", "−")
+    return (text.lstrip("+-") if float(text.replace(",", "")) == 0 else text).replace("-", "−")
 
 
 def slug(text: str) -> str:

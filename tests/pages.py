@@ -1,0 +1,59 @@
+"""A page built by its stages from the synthetic study, every static figure a small one: drawing them is tested elsewhere."""
+
+import json
+import runpy
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from synthetic import ROOT, Tree
+
+from momos import config, figures, report
+
+
+def build(root: Path) -> Path:
+    """The report's folder, index.html in it."""
+    tree = Tree(root)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        patch.setattr(report, "write_figures", _one_for_all)
+        _stage("report", *tree.arguments)
+    _write_costs(tree)
+    _stage("provenance", tree.reports / "results.json", ROOT / "requirements.txt", tree.reports / "provenance.json")
+    render(tree.reports)
+    return tree.reports
+
+
+def render(reports: Path) -> Path:
+    _stage("page", reports, ROOT / "dvc.yaml", reports / "index.html")
+    return reports / "index.html"
+
+
+def _stage(name: str, *arguments: Path) -> None:
+    runpy.run_path(str(ROOT / "stages" / f"{name}.py"))["main"](*arguments)
+
+
+def _one_for_all(study, folder: Path) -> None:
+    drawn = report.drawings(study)
+    figure = Figure(figsize=(4, 2))
+    figure.subplots().plot([1, 2])
+    figures.save(figure, folder, "blank")
+    for name in drawn:
+        for kind in figures.FORMATS:
+            shutil.copy(folder / f"blank.{kind}", folder / f"{name}.{kind}")
+    for kind in figures.FORMATS:
+        (folder / f"blank.{kind}").unlink()
+    (folder / "captions.json").write_text(json.dumps({name: drawing.caption for name, drawing in drawn.items()}))
+
+
+def _write_costs(tree: Tree) -> None:
+    rows = [
+        {"model": run.model, "method": run.method, "seed": run.seed, "grid": run.grid, "seconds": 36.0, "cpu_seconds": 30.0,
+         "peak_memory_bytes": 2**30, "device": "cpu" if run.model == "mlp" else "NVIDIA H200", "num_epochs": 5,
+         "peak_device_memory_bytes": None if run.model == "mlp" else 2**31}
+        for run in config.runs(path=tree.root / "params.yaml")
+    ]  # fmt: skip
+    (tree.reports / "cost").mkdir()
+    pd.DataFrame(rows).to_csv(tree.reports / "cost" / "cost.csv", index=False)
