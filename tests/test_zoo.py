@@ -124,7 +124,10 @@ REFUSED = {
     "entry.pth": (lambda t: t | {"epoch": 3}, "entry epoch is int"),
     "list.pth": (lambda t: [1, 2], "holds no state dict, but list"),
     "empty.pth": (lambda t: {}, "holds no state dict"),
-    "pickle.pth": (lambda t: {"state_dict": t, "args": Foreign()}, "can't be read as weights: Weights only load failed"),
+    "pickle.pth": (
+        lambda t: {"state_dict": t, "args": Foreign()},
+        "can't be read as weights: Unsupported global: GLOBAL test_zoo.Foreign was not",
+    ),
 }
 
 

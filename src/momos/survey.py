@@ -88,7 +88,7 @@ def _size(candidate: Candidate) -> float:
 
 def _progress(candidates: Sequence[Candidate]) -> tqdm:
     """Counts weights, so that the time left is an estimate; where nobody watches, a line a minute."""
-    total = round(sum(map(_size, candidates)), 1)
+    total = sum(map(_size, candidates))
     every = 0.5 if sys.stderr.isatty() else 60
     return tqdm(total=total, unit="M weights", desc="survey", mininterval=every, bar_format="{l_bar}{bar}| {n:.1f}/{total:.1f} {unit} "
                 "[{elapsed}<{remaining}]")  # fmt: skip

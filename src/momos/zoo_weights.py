@@ -50,7 +50,7 @@ def read(path: Path) -> Checkpoint:
     except (OSError, ValueError, MemoryError):
         raise
     except Exception as error:  # safetensors, pickle and torch raise types of their own for a damaged file
-        raise ValueError(f"{path.name} can't be read as weights: {_first_line(error)}") from error
+        raise ValueError(f"{path.name} can't be read as weights: {_reason(error)}") from error
 
 
 def _read_safetensors(path: Path) -> Checkpoint:
@@ -191,8 +191,11 @@ def _few(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def _reason(error: BaseException) -> str:
+    """In one line; of torch's refusal what was found, and not the advice to read the file without weights_only."""
+    text = str(error)
+    found = text.partition("WeightsUnpickler error:")[2] or text
+    return (found.strip() or type(error).__name__).splitlines()[0].partition(" Please use")[0]
 
 
 # --- files
