@@ -27,7 +27,8 @@ def main(out: Path) -> None:
     drawn = zoo.draw(zoo.pretrained(), settings.num_models, max_parameters=settings.max_parameters, seed=settings.seed)
     needed = zoo.need(drawn, keep_weights=settings.keep_weights, num_workers=settings.num_workers)
     whole = {"num_models": len(drawn), "hours": per_million * needed.num_weights / 1e6 / 3600, **needed._asdict()}
-    checkpoint.write_json(out, {"machine": machine.describe(), "models": found, "seconds_per_million": per_million, PROFILE.stem: whole})
+    where = {key: value for key, value in machine.describe().items() if key in ("cpu", "cores", "python", *machine.LIBRARIES)}
+    checkpoint.write_json(out, {"machine": where, "models": found, "seconds_per_million": per_million, PROFILE.stem: whole})
 
 
 def measured(settings: config.Survey) -> list[dict]:
