@@ -2,7 +2,7 @@
 
 usage: readme.py [--check]
 
-They come from reports/expected/<profile>.json (the blessed copy of results.json) and benchmarks/results.json. --check: exit status 1, and
+They come from reports/expected/<profile>.json (the blessed copy of results.json) and from benchmarks/. --check: exit status 1, and
 nothing written, if a page says something else.
 """
 
@@ -101,6 +101,18 @@ def machine() -> str:
     )
 
 
+def survey() -> str:
+    """What the survey of profile cifar10 costs."""
+    found = checkpoint.read_json(Path("benchmarks") / "survey.json")
+    whole = found["cifar10"]
+    return (
+        f"Measured on one core of {found['machine']['cpu']}: {found['seconds_per_million']:.1f} CPU seconds a million weights. The "
+        f"{whole['num_models']} models of `cifar10` have {whole['num_weights'] / 1e6:,.0f} million: {whole['download'] / 1e9:.0f} GB to "
+        f"download, at most {whole['disk'] / 1e9:.1f} GB of disk at a time, and {whole['hours']:.1f} hours of one core or "
+        f"{whole['hours'] / 2:.1f} of two."
+    )
+
+
 def benchmark() -> dict:
     return checkpoint.read_json(Path("benchmarks") / "results.json")
 
@@ -114,7 +126,8 @@ def _jobs(chosen: dict[str, dict]) -> str:
 
 
 BLOCKS = {
-    "badges": badges, "verdicts": verdicts, "accuracies": accuracies, "rac": rac, "speed": speed, "jobs": jobs, "machine": machine
+    "badges": badges, "verdicts": verdicts, "accuracies": accuracies, "rac": rac, "speed": speed, "jobs": jobs, "machine": machine,
+    "survey": survey,
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Stage `cost`: seconds and peak memory of every training, and their sums by model.   usage: cost.py COSTS_DIR OUT_DIR"""
+"""Stage `cost`: seconds and peak memory of every training, their sums by model, and of the survey.   usage: cost.py COSTS_DIR OUT_DIR"""
 
 import sys
 from pathlib import Path
@@ -13,7 +13,9 @@ def main(costs_dir: Path, out_dir: Path) -> None:
     rows = [dict(zip(keys, run, strict=False)) | checkpoint.read_json(run.folder(costs_dir) / "cost.json") for run in config.runs()]
     costs = pd.DataFrame(rows)
     checkpoint.write_text(out_dir / "cost.csv", costs.to_csv(index=False))
-    checkpoint.write_text(out_dir / "cost.md", page(costs))
+    models = pd.DataFrame(checkpoint.read_json(costs_dir / "survey" / "cost.json")["models"])
+    checkpoint.write_text(out_dir / "cost.md", page(costs) + survey(models))
+    checkpoint.write_text(out_dir / "survey.csv", models.to_csv(index=False))
 
 
 def page(costs: pd.DataFrame) -> str:
@@ -25,6 +27,15 @@ def page(costs: pd.DataFrame) -> str:
     devices = ", ".join(sorted(costs.device.unique()))
     note = f"Training alone, on: {devices}. Hours are summed over runs, however many ran side by side."
     return f"# What it cost\n\n{totals.to_markdown()}\n\n{note}\n"
+
+
+def survey(models: pd.DataFrame) -> str:
+    """models: num_weights (missing where it could not be measured), seconds; maybe none."""
+    measured = models[models.num_weights.notna()] if len(models) else models
+    if measured.empty:
+        return ""
+    weights, seconds = measured.num_weights.sum() / 1e6, measured.seconds.sum()
+    return f"\nSurvey: {len(measured)} models, {weights:,.1f} M weights, {seconds:,.0f} s, {seconds / weights:.2f} s a million weights.\n"
 
 
 if __name__ == "__main__":

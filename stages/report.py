@@ -12,7 +12,7 @@ def main(paper_dir: Path, data_json: Path, runs_dir: Path, results_dir: Path, re
     data, train, mosaic = config.load(config.Data), config.load(config.Train), config.load(config.Mosaic)
     evaluate, shown = config.load(config.Evaluate), config.load(config.Report)
     grid, ablation, quantize = config.load(config.Grid), config.load(config.Ablation), config.load(config.Quantize)
-    sections = (data, config.load(config.Augment), train, mosaic, quantize, grid, ablation, evaluate, shown)
+    sections = (data, config.load(config.Augment), train, mosaic, quantize, grid, ablation, evaluate, config.load(config.Survey), shown)
     settings = {section.section: asdict(section) for section in sections}
     models = {name: asdict(config.load(config.Model, name)) for name in grid.models}
     methods = {name: asdict(config.load(config.Method, name)) for name in grid.methods}

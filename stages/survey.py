@@ -1,38 +1,58 @@
-"""Stage `survey`: complexity of trained against initial weights, a row per model (Figure 2).
+"""Stage `survey`: complexity of trained against initial weights of models from elsewhere, a row a model (Figure 2).
 
-usage: survey.py RUNS_DIR OUT.csv
-
-The pairs are the pipeline's own runs; a model zoo enters by the same function.
+usage: survey.py OUT.csv COST.json SCRATCH_DIR
 """
 
+import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
+import torch
 
-from momos import blocks, checkpoint, config, models, quantize, zoo
-
-
-def main(runs_dir: Path, out: Path) -> None:
-    settings = config.load(config.Evaluate)
-    rows = zoo.survey(pairs(runs_dir, settings.checkpoint), seed=settings.shuffle_seed)
-    checkpoint.write_text(out, pd.DataFrame(rows).to_csv(index=False))
+from momos import checkpoint, config, survey, zoo
 
 
-def pairs(runs_dir: Path, which: str) -> Iterator[zoo.Pair]:
-    """The runs of the main grid, weights as deployed."""
-    for run in config.runs():
-        if run.grid != "main":
-            continue
-        folder = run.folder(runs_dir)
-        about = checkpoint.load_run(folder)
-        trained = models.restore(about, checkpoint.load_weights(folder, which))
-        trained = quantize.deployed(trained, about["bits"], about["exclude"], about["arch"])
-        initial = models.restore(about, checkpoint.load_weights(folder, "initial"))
-        name = f"{run.model} {run.method} {run.seed}"
-        yield zoo.Pair(name, run.model, "this pipeline", blocks.trainable(trained), blocks.trainable(initial))
+def main(out: Path, cost: Path, scratch_dir: Path) -> None:
+    settings = config.load(config.Survey)
+    torch.set_num_threads(1)
+    weights = scratch_dir / "weights"
+    shutil.rmtree(weights, ignore_errors=True)  # of a survey that was killed
+    candidates = chosen(settings)
+    needed = zoo.need(candidates, keep_weights=settings.keep_weights, num_workers=settings.num_workers)
+    print(f"survey: {len(candidates)} models, {needed}", file=sys.stderr, flush=True)
+    zoo.require_disk(needed, weights)
+
+    how = zoo.How(settings.init_seeds, settings.compressors, settings.seed, settings.keep_weights, weights)
+    scratch = survey.Scratch(scratch_dir / "survey.jsonl", survey.version(how))
+    records = survey.run(candidates, how, scratch, num_workers=settings.num_workers)
+    rows = [record.row for record in records]
+    require_enough(rows, settings.min_models)
+    table = pd.DataFrame(rows, columns=survey.columns(settings.compressors), dtype=object)
+    checkpoint.write_text(out, table.to_csv(index=False))
+    checkpoint.write_json(cost, {"models": [record.cost for record in records]})
+    scratch.remove()
+
+
+def chosen(settings: config.Survey) -> list[zoo.Candidate]:
+    """The control, then the draw."""
+    lists = {"timm": lambda _: zoo.pretrained(), "folder": zoo.in_folder, "manifest": zoo.in_manifest, "none": lambda _: []}
+    found = lists[settings.source](Path(settings.path or "."))
+    drawn = zoo.draw(found, settings.num_models, max_parameters=settings.max_parameters, seed=settings.seed)
+    return [*zoo.untrained(settings.untrained), *drawn]
+
+
+def require_enough(rows: list[dict], min_models: int) -> None:
+    """Raises SystemExit otherwise; what was measured stays in the scratch file."""
+    failed = [row for row in rows if row["error"]]
+    reasons = "".join(f"\n  {row['name']}: {row['error']}" for row in failed)
+    if any(row["source"] == zoo.CONTROL for row in failed):
+        raise SystemExit(f"survey: the untrained control failed:{reasons}")
+    measured = sum(not row["error"] and row["source"] != zoo.CONTROL for row in rows)
+    if measured < min_models:
+        raise SystemExit(f"survey: {measured} models were measured, survey.min_models asks for {min_models}. "
+                         f"Run it again to try the rest once more.{reasons}")  # fmt: skip
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:3]))
+    main(*map(Path, sys.argv[1:4]))

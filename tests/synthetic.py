@@ -102,8 +102,16 @@ def distortion(evaluation: pd.DataFrame, *, first: float = 0.3, last: float = 0.
 
 
 def survey(ratios, *, source: str = results.OWN_SOURCE) -> pd.DataFrame:
-    rows = {"name": [f"m{index}" for index in range(len(ratios))], "family": "mlp", "source": source, "num_weights": 1000}
-    return pd.DataFrame(rows | {"bdm_1d_ratio": ratios, "group": "Baseline", "title": "MLP"})
+    rows = {
+        "name": [f"m{index}" for index in range(len(ratios))],
+        "family": "mlp",
+        "source": source,
+        "tags": "a1_in1k",
+        "num_weights": 1000,
+    }
+    rows |= {"bdm_1d_ratio": ratios, "bdm_2d_ratio": ratios, "group": "Baseline", "title": "MLP"}
+    rows |= {f"bdm_{n}d": ratios for n in (1, 2)} | {f"bdm_{n}d_shuffled": 0.99 for n in (1, 2)}
+    return pd.DataFrame(rows | {name: 1.0 for name in ("gzip", "lzma", "gzip_binary", "lzma_binary")})
 
 
 def history() -> list[dict]:
@@ -152,9 +160,9 @@ class Tree:
             mine = distortions[distortions.model == model].drop(columns=plain)
             mine.to_csv(self.results / model / "distortion.csv", index=False)
         main = [run for run in runs if run.grid == "main"]
-        surveyed = {"name": [f"{run.model} {run.method} {run.seed}" for run in main], "family": [run.model for run in main]}
-        surveyed |= {"source": results.OWN_SOURCE, "num_weights": [WEIGHTS[run.model] for run in main], "bdm_1d_ratio": 0.95}
-        pd.DataFrame(surveyed).to_csv(self.results / "survey.csv", index=False)
+        zoo = survey([1.0, 0.8, 0.9, np.nan], source="timm").drop(columns=["group", "title"])
+        zoo.loc[0, ["source", "tags"]] = results.CONTROL, ""
+        zoo.assign(error=["", "", "", "OSError: hub away"]).to_csv(self.results / "zoo.csv", index=False)
         for run in main:
             self._write_run(run)
 

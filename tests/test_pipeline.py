@@ -62,7 +62,8 @@ def test_a_stage_depends_on_exactly_the_files_it_imports(name):
 
 
 SECTION_OF = {"Data": "data", "Augment": "augment", "Train": "train", "Mosaic": "mosaic", "Quantize": "quantize", "Model": "models",
-              "Method": "methods", "Grid": "grid", "Ablation": "ablation", "Evaluate": "evaluate", "Report": "report"}  # fmt: skip
+              "Method": "methods", "Grid": "grid", "Ablation": "ablation", "Evaluate": "evaluate", "Report": "report",
+              "Survey": "survey"}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -77,8 +78,6 @@ def test_a_stage_declares_the_settings_it_loads(name):
         loaded -= {"methods"}  # its method is the cell that its command names
     if name == "cost":
         loaded -= {"methods"}  # it lists the runs, whatever their settings
-    if name == "survey":
-        loaded -= {"ablation"}  # the main grid alone
     assert declared == loaded
 
 
@@ -112,6 +111,7 @@ MICRO = {
     "models": {"mlp": {"kwargs": {"hidden_layers": 2, "width": 16}}},
     "grid": {"models": ["mlp"], "methods": ["baseline", "qat4", "momos_s4_c10"], "seeds": [0, 1]},
     "ablation": {"models": ["mlp"], "block_sizes": [8], "capacities": [0.5], "seeds": [0]},
+    "survey": {"untrained": ["test_resnet"], "init_seeds": [0]},
     "report": {"picture_method": "momos_s4_c10", "picture_size": 16},
 }
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 CURVE = pd.DataFrame({"epoch": [1, 2, 3], "relative_distortion": [0.3, 0.2, 0.1], "val_loss": [2.0, 1.0, 0.5]})
 SURVEY = pd.DataFrame(
     {"num_weights": [100, 1000, 1000], "bdm_1d_ratio": [0.9, 1.1, 0.8], "group": ["a", "a", "b"], "title": ["s", "l", "l"]}
-)
+).assign(source="this pipeline")
 POINTS = pd.DataFrame({"block_size": [2.0, 2.0, 4.0, 4.0], "capacity": [0.1, 0.005, 0.005, 0.1], "accuracy": [90.0, 88.0, 70.0, 85.0]})
 RAC = pd.DataFrame(
     {"title": "MLP", "series": ["QAT", "QAT", "Baseline"], "rac": [2.0, 8.0, 1.0], "accuracy": [90, 80, 91], "accuracy_std": [1, 2, np.nan]}
@@ -140,6 +140,17 @@ def test_figures_have_labels_legends_and_legible_type(name):
 
 def test_the_survey_figure_says_the_share_below_one():
     assert figures.survey(SURVEY).axes[0].get_title() == "2 of 3 trained models below 1 (67 %)"
+
+
+def test_the_survey_figure_has_a_panel_for_models_from_elsewhere():
+    control = SURVEY.assign(source="untrained", group="untrained")
+    many = pd.concat([SURVEY.assign(source="timm", group=f"family {index}") for index in range(9)])
+    own, others = figures.survey(pd.concat([SURVEY, control, many])).axes
+    assert own.get_title() == "2 of 3 trained models below 1 (67 %)" and own.get_xscale() == "linear"
+    assert others.get_title() == "18 of 27 trained models below 1 (67 %)" and others.get_xscale() == "log"
+    assert set(lines(others)) == {"untrained", "timm", "no change"}, "more families than markers"
+    assert len(lines(others)["timm"][0]) == 27
+    assert figures.survey(control).axes[0].get_title() == "models that nobody trained"
 
 
 def test_nothing_of_matplotlib_is_changed():

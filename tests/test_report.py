@@ -40,7 +40,7 @@ PLAIN = ("claims.csv", "runs.csv", "training.csv", "distortion.csv", "survey.csv
 
 
 def test_every_output_is_there(built):
-    stems = {"table1", "complexity", "compressors", "rac_check", "comparison", "capacity"}
+    stems = {"table1", "complexity", "compressors", "rac_check", "comparison", "capacity", "zoo", "zoo_agreement"}
     expected = {f"{stem}.{kind}" for stem in stems for kind in ("md", "html", "tex", "csv")} | set(PLAIN)
     assert {path.name for path in (built / "tables").iterdir()} == expected
     drawn = ["figure1", "figure2", "figure3", "figure4_mlp", "accuracy_rac", "training", *(f"figure_b1_{model}" for model in TREE_MODELS)]
@@ -108,6 +108,19 @@ def test_two_processes_write_the_same_bytes(tree, built, tmp_path):
     assert [path for path in first if first[path] != second[path]] == []
 
 
+def test_the_survey_has_own_runs_the_control_and_models_from_elsewhere(built):
+    rows = pd.read_csv(built / "tables" / "survey.csv")
+    main = len(TREE_MODELS) * len(TREE_METHODS) * 2
+    assert rows.source.value_counts().to_dict() == {"this pipeline": main, "timm": 3, "untrained": 1}
+    assert rows[rows.error.notna()].name.tolist() == ["m3"] and rows.name[0] == "mlp baseline 0"
+    assert "1 surveyed models could not be measured" in (built / "README.md").read_text()
+    zoo = pd.read_csv(built / "tables" / "zoo.csv").set_index(["source", "by", "group"])
+    assert zoo.num_models["this pipeline", "all", "all"] == main and zoo.num_models["timm", "all", "all"] == 2
+    assert zoo.ratio_1d["timm", "recipe", "others"] == pytest.approx(0.85)
+    claims = pd.read_csv(built / "tables" / "claims.csv").set_index("id")
+    assert f" of {main + 2} other pairs" in claims.note["M1"], "what nobody trained does not count"
+
+
 def edited(tree, tmp_path, name, edit):
     """A copy of the tree with one results file changed."""
     changed = Tree(tmp_path)
@@ -122,7 +135,6 @@ def edited(tree, tmp_path, name, edit):
         ("mlp/evaluation.csv", {"method": "qat4"}, r"mlp.evaluation\.csv.*for model mlp, method qat4, seed 0, weights deployed.*found 0"),
         ("mlp/evaluation.csv", {"method": "s8_c0.1"}, r"evaluation\.csv.*method s8_c0\.1"),
         ("resnet20/distortion.csv", {"method": "momos_s4_c1", "seed": 1}, r"resnet20.distortion\.csv.*method momos_s4_c1, seed 1"),
-        ("survey.csv", {"name": "mlp qat8 1"}, r"survey\.csv.*name mlp qat8 1"),
     ],
 )
 def test_a_missing_run_is_an_error_that_names_it(tree, tmp_path, monkeypatch, name, lost, message):

@@ -180,7 +180,7 @@ def _tried(name: str, evidence: Evidence) -> Judgement:
 def _m1(evidence: Evidence) -> Judgement:
     zoo = evidence.survey[evidence.survey.source == ZOO_SOURCE]
     judged = len(zoo) >= ZOO_SIZE
-    ratios = _numbers(zoo if judged else evidence.survey, "bdm_1d_ratio")
+    ratios = _numbers(zoo if judged else evidence.survey[evidence.survey.source != results.CONTROL], "bdm_1d_ratio")
     below = int((ratios < 1).sum())
     low, high = wilson(below, len(ratios))
     measured = f"{below} of {len(ratios)} = {below / len(ratios):.3f}, 95 % interval {low:.3f} to {high:.3f}"

@@ -302,6 +302,41 @@ class Evaluate(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Survey(Settings):
+    """Figure 2's models from elsewhere: trained ones, and as a control some that nobody trained."""
+
+    section: ClassVar[str] = "survey"
+    untrained: tuple[str, ...]  # timm architectures, of the control
+    source: Literal["none", "timm", "manifest", "folder"]  # of trained models
+    path: str | None  # of the manifest or folder, inside data/zoo
+    num_models: int | None  # drawn from the source; null: all of them
+    min_models: int  # the survey fails with fewer measured ones
+    max_parameters: int  # of a model; larger ones are not drawn
+    seed: int  # of the draw and of the shuffled-bits control
+    init_seeds: tuple[int, ...]  # initialisations, whose mean BDM trained weights are compared with
+    compressors: tuple[Literal["gzip", "bz2", "lzma", "zstd"], ...]
+    keep_weights: bool  # downloads stay in the hub's cache
+    num_workers: int  # models measured side by side, each in a process; 0: in the stage's own
+
+    def check(self, where: str) -> None:
+        elsewhere = self.source in ("manifest", "folder")
+        inside = self.path is not None and Path(self.path).parts[:2] == ("data", "zoo") and ".." not in Path(self.path).parts
+        _require(inside if elsewhere else self.path is None, f"{where}.path", "a relative path inside data/zoo for a manifest or folder, "
+                 "null otherwise", self.path)  # fmt: skip
+        _require(self.num_models is None or self.num_models >= 0, f"{where}.num_models", "null (all), or 0 or more", self.num_models)
+        most = 0 if self.source == "none" else self.num_models
+        _require(0 <= self.min_models <= (self.min_models if most is None else most), f"{where}.min_models",
+                 f"in 0..{'any' if most is None else most} (the number drawn)", self.min_models)  # fmt: skip
+        _require(self.max_parameters >= 1, f"{where}.max_parameters", "1 or more", self.max_parameters)
+        _require(self.seed >= 0, f"{where}.seed", "0 or more", self.seed)
+        for key in ("init_seeds", "compressors"):
+            _not_empty_and_distinct(getattr(self, key), f"{where}.{key}")
+        _require(min(self.init_seeds) >= 0, f"{where}.init_seeds", "integers of 0 or more", list(self.init_seeds))
+        _require(len(set(self.untrained)) == len(self.untrained), f"{where}.untrained", "a list without repeats", list(self.untrained))
+        _require(self.num_workers >= 0, f"{where}.num_workers", "0 or more", self.num_workers)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Report(Settings):
     """What Figure 1 shows: one tensor before training, trained, and trained with MoMos."""
 
@@ -324,7 +359,7 @@ class Tracking(Settings):
     experiment: str
 
 
-SECTIONS: tuple[type[Settings], ...] = (Data, Augment, Train, Mosaic, Quantize, Grid, Ablation, Evaluate, Report, Tracking)
+SECTIONS: tuple[type[Settings], ...] = (Data, Augment, Train, Mosaic, Quantize, Grid, Ablation, Evaluate, Survey, Report, Tracking)
 ENTRIES: tuple[type[Settings], ...] = (Model, Method)  # sections of entries by name
 
 

@@ -14,7 +14,7 @@ from matplotlib.colors import BoundaryNorm, LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
-from momos import plots
+from momos import plots, results
 
 FORMATS = ("png", "svg", "pdf")
 STYLE = {
@@ -90,15 +90,29 @@ def _colorbar(figure: Figure, axes, norm: Normalize, name: str, label: str):
 
 
 def survey(rows: pd.DataFrame) -> Figure:
-    """Figure 2. rows: num_weights, bdm_1d_ratio, group, title."""
-    figure = Figure(figsize=(7.5, 4.6))
-    groups = rows if rows.group.nunique() <= len(plots.MARKERS) else rows.assign(group="Model")
-    draw = plots.ratio_by_model if rows.title.nunique() <= 5 else plots.ratio_against_size
-    ax = draw(groups, figure.subplots())
-    below = int((rows.bdm_1d_ratio < 1).sum())
-    ax.set_title(f"{below} of {len(rows)} trained models below 1 ({100 * below / len(rows):.0f} %)")
-    ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    """Figure 2. rows: num_weights, bdm_1d_ratio, group, title, source. Own runs by model; models from elsewhere against their size."""
+    own = rows.source == results.OWN_SOURCE
+    panels = [(draw, part) for draw, part in ((plots.ratio_by_model, rows[own]), (plots.ratio_against_size, rows[~own])) if len(part)]
+    figure = Figure(figsize=(7.5 if len(panels) == 1 else 11, 4.6))
+    axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for ax, (draw, part) in zip(axes, panels, strict=True):
+        draw(_few_groups(part), ax)
+        ax.set_title(_share_below(part.bdm_1d_ratio[part.source != results.CONTROL]))
+    axes[-1].set(ylabel=axes[-1].get_ylabel() if len(panels) == 1 else "")
+    _one_legend(figure, axes, columns=6)
     return figure
+
+
+def _share_below(ratios: pd.Series) -> str:
+    if ratios.empty:
+        return "models that nobody trained"
+    below = int((ratios < 1).sum())
+    return f"{below} of {len(ratios)} trained models below 1 ({100 * below / len(ratios):.0f} %)"
+
+
+def _few_groups(rows: pd.DataFrame) -> pd.DataFrame:
+    """Families by their source, where there are more than markers."""
+    return rows if rows.group.nunique() <= len(plots.MARKERS) else rows.assign(group=rows.source)
 
 
 def distortion(curves: pd.DataFrame, *, columns: int) -> Figure:

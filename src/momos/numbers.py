@@ -221,15 +221,16 @@ class _Builder:
     def zoo(self) -> Iterator[dict]:
         """Figure 2: the share of pairs below 1 by where they come from, and each model that is not the pipeline's own."""
         survey = self.study.results.survey
-        where = {"source": f"{self.results_dir}/survey.csv", "stage": "survey"}
+        own = {"source": f"{self.results_dir}/*/evaluation.csv", "stage": "evaluate"}
+        elsewhere = {"source": f"{self.results_dir}/zoo.csv", "stage": "survey"}
         for source, rows in survey.groupby("source", sort=False):
-            name = source.replace(" ", "_")
+            name, where = source.replace(" ", "_"), own if source == results.OWN_SOURCE else elsewhere
             below = int((rows.bdm_1d_ratio < 1).sum())
             wilson = {"interval": [_number(100 * end) for end in claims.wilson(below, len(rows))], "interval_method": "wilson"}
             yield _plain("zoo", name, "all", "num_pairs", "count", "", float(len(rows))) | where
             yield _plain("zoo", name, "all", "share_below_1", "other", "percent", _number(100 * below / len(rows))) | wilson | where
         for row in survey[survey.source != results.OWN_SOURCE].itertuples():
-            yield _plain("zoo", row.source.replace(" ", "_"), row.name, "bdm_1d_ratio", "bdm", "", _number(row.bdm_1d_ratio)) | where
+            yield _plain("zoo", row.source.replace(" ", "_"), row.name, "bdm_1d_ratio", "bdm", "", _number(row.bdm_1d_ratio)) | elsewhere
 
     def rac_check(self) -> Iterator[dict]:
         """What Eq. 21 gives for the published models, beside what the paper prints."""

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from momos import checkpoint, claims, figures, published, results, tables
+from momos import checkpoint, claims, figures, published, results, tables, zoo_tables
 from momos.config import Report, Run
 
 TABLE2_MODEL = "mobilevit"
@@ -26,13 +26,21 @@ CAPTIONS = {
     "models trained here.",
     "comparison": "Published test accuracy (%) and BDM ratio beside those measured here (last weights; BDM "
     "of latent weights, as published).",
+    "zoo": "Complexity of trained against initial weights by source, family, size and recipe: medians with 95 % bootstrap intervals, and "
+    "the share of models with a 1-D ratio below 1, with Wilson's. Against the shuffled control (signs permuted within each tensor) "
+    "what lies below 1 is order among the signs, not a share of positive ones other than one half. `untrained`: initialisations alone.",
+    "zoo_agreement": "Which measures agree: Spearman's rank correlation over the models of a source. BDM against initial weights; "
+    "compressors as compressed / raw bytes.",
     "capacity": "Validation accuracy (%) of the last weights by block size and capacity (Figures 4 and B.2).",
 }
 FIGURE1 = (
     "Figure 1. Weights of `{}` of {}: values (one scale, which ends at the 99th percentile), signs, and how often the block of each "
     "weight occurs in the tensor."
 )
-FIGURE2 = "Figure 2. 1-D BDM of trained weights relative to the same architecture at initialisation, against the number of weights."
+FIGURE2 = (
+    "Figure 2. 1-D BDM of trained weights relative to the same architecture at initialisation: the runs of this pipeline by model, models "
+    "from elsewhere against their number of weights; untrained ones are the control."
+)
 FIGURE3 = "Figure 3 ({}). Relative distortion of the projection (solid, left) and validation loss (dashed, right); means over seeds."
 FIGURE_B1 = "Figure B.1 ({}). As Figure 3, for every MoMos configuration."
 FIGURE4 = "Figures 4 and B.2 ({}). Validation accuracy of the last weights against capacity; seed {}, the baseline's too."
@@ -158,6 +166,8 @@ def write_tables(study: Study, folder: Path) -> None:
         checkpoint.write_text(folder / f"{name}.csv", numbers.to_csv(index=False))
     checkpoint.write_text(folder / "claims.csv", study.verdicts.to_csv(index=False))
     checkpoint.write_text(folder / "runs.csv", study.results.evaluation.to_csv(index=False))
+    surveyed = pd.concat([study.results.survey, study.results.not_surveyed], ignore_index=True)
+    checkpoint.write_text(folder / "survey.csv", surveyed.to_csv(index=False))
     distortion = study.results.distortion
     plotted = {"training": (study.results.history, ["val_loss", "val_accuracy"]), "distortion": (distortion, ["relative_distortion"])}
     for name, (rows, columns) in plotted.items():
@@ -177,6 +187,10 @@ def _tables(study: Study) -> dict[str, tuple[pd.DataFrame, pd.DataFrame]]:
     found["compressors"] = (tables.compressor_table(cells, study.settings["evaluate"]["compressors"]), cells)
     found["rac_check"] = (tables.rac_table(study.check), study.check)
     found["comparison"] = (tables.comparison_table(study.comparison), study.comparison)
+    zoo = zoo_tables.groups(study.results.survey, seed=study.settings["survey"]["seed"])
+    found["zoo"] = (zoo_tables.groups_table(zoo), zoo)
+    agreement = zoo_tables.agreement(study.results.survey)
+    found["zoo_agreement"] = (zoo_tables.agreement_table(agreement), agreement)
     points = capacity_points(study.results.evaluation)
     if len(points):
         found["capacity"] = (tables.capacity_table(points), points)
@@ -300,7 +314,8 @@ def page(study: Study) -> str:
         "## Claims\n\n" + _verdicts_text(study.verdicts),
         "## Results\n\n" + "\n".join(main) + "\nThe same as [HTML](tables/table1.html) and [LaTeX](tables/table1.tex); "
         "[complexity](tables/complexity.md), [compressors](tables/compressors.md), [beside the published numbers](tables/comparison.md), "
-        "[run by run](tables/runs.csv).",
+        "[run by run](tables/runs.csv); [the survey of Figure 2](tables/zoo.md), [which measures agree](tables/zoo_agreement.md), "
+        "[model by model](tables/survey.csv)." + _failures_text(study.results),
         "## Figures\n\n" + "\n\n".join(_figure_text(name, drawing.caption) for name, drawing in drawings(study).items()),
         "## Published RAC against Eq. 21\n\n" + _rac_text(study.check),
         "## How to read the BDM ratio\n\n" + SATURATION + "\n\n" + _saturation_text(study.cells),
@@ -322,6 +337,11 @@ def _verdicts_text(verdicts: pd.DataFrame) -> str:
     counted = pd.DataFrame({"Verdict": claims.counts(verdicts).keys(), "Claims": claims.counts(verdicts).values()})
     ids = [", ".join(verdicts.id[verdicts.verdict == verdict]) or tables.EMPTY for verdict in counted.Verdict]
     return tables.markdown(counted.assign(Which=ids)) + "\nEach with its statistic, threshold and numbers: [claims.md](claims.md)."
+
+
+def _failures_text(measured: results.Results) -> str:
+    failed = measured.not_surveyed
+    return f" {len(failed)} surveyed models could not be measured; the last column of the latter says why." if len(failed) else ""
 
 
 def _figure_text(name: str, caption: str) -> str:

@@ -16,9 +16,9 @@ EVALUATION = {*KEYS, "grid", *SETTINGS[3:], "val_accuracy_best", "val_accuracy_l
     "rac", "lower_complexity", "bdm_1d_ratio", "bdm_2d_ratio", "bdm_1d", "bdm_1d_shuffled", "bdm_2d", "bdm_2d_shuffled"
 }  # fmt: skip
 DISTORTION = {"model", "method", "seed", "grid", "epoch", "distortion", "relative_distortion", "val_loss", "best"}
-SURVEY = {"name", "family", "source", "num_weights", "bdm_1d_ratio"}
+SURVEY = {"name", "family", "source", "num_weights", "bdm_1d_ratio", "bdm_2d_ratio", "error"}
 TITLES = {"mlp": "MLP", "resnet20": "ResNet20", "tiny_vit": "Tiny-ViT", "mobilevit": "MobileViT"}
-OWN_SOURCE = "this pipeline"  # the survey's word for the pipeline's own runs
+OWN_SOURCE, CONTROL = "this pipeline", "untrained"  # the survey's words for the pipeline's own runs, and for models that nobody trained
 FAMILIES = {(False, False): "baseline", (False, True): "qat", (True, False): "momos", (True, True): "momos+qat"}
 
 
@@ -29,16 +29,20 @@ class Results(NamedTuple):
     evaluation: pd.DataFrame  # a row per run and view of its weights (deployed, latent)
     distortion: pd.DataFrame  # a row per epoch of every MoMos run
     history: pd.DataFrame  # a row per epoch of every run of the main grid
-    survey: pd.DataFrame  # a row per trained model and its initialisation; `group`: its method or family
+    survey: pd.DataFrame  # a row per model and its initialisation: own runs, untrained, from elsewhere; `group`: its method or family
+    not_surveyed: pd.DataFrame  # models from elsewhere that could not be measured, and why (`error`)
 
 
 def read(results_dir: Path, runs_dir: Path, runs: Sequence[Run]) -> Results:
     """Raises ValueError naming the file for a missing file, column or run, and for a run that is there twice."""
+    evaluation = _evaluation(results_dir, runs)
+    zoo = _frame(results_dir / "zoo.csv", SURVEY)
     return Results(
-        evaluation=_evaluation(results_dir, runs),
+        evaluation=evaluation,
         distortion=_distortion(results_dir, runs),
         history=_history(runs_dir, runs),
-        survey=_survey(results_dir / "survey.csv", runs),
+        survey=_survey(evaluation, zoo[zoo.error.isna()]),
+        not_surveyed=zoo[zoo.error.notna()].reset_index(drop=True),
     )
 
 
@@ -144,18 +148,19 @@ def _history(folder: Path, runs: Sequence[Run]) -> pd.DataFrame:
     return _described(pd.concat(parts, ignore_index=True), runs)
 
 
-def _survey(path: Path, runs: Sequence[Run]) -> pd.DataFrame:
-    """Of the pipeline's own runs those listed, grouped by method; other models as they are, grouped by family."""
-    frame = _frame(path, SURVEY)
-    own = frame[frame.source == OWN_SOURCE]
-    others = frame[frame.source != OWN_SOURCE]
-    listed = [run for run in runs if run.grid == "main"]
-    if len(own):
-        own = _pick(own, path, [(f"{run.model} {run.method} {run.seed}",) for run in listed], ["name"])
-        groups = [group(run.settings.bits, run.settings.block_size) for run in listed]
-        own = own.assign(title=[TITLES.get(run.model, run.model) for run in listed], group=groups)
-    others = others.assign(title=others.name, group=others.family)
-    return pd.concat([part for part in (own, others) if len(part)], ignore_index=True)
+def _survey(evaluation: pd.DataFrame, zoo: pd.DataFrame) -> pd.DataFrame:
+    """The main grid's runs as deployed, grouped by method, then models from elsewhere, grouped by family."""
+    own = evaluation[(evaluation.grid == "main") & (evaluation.weights == "deployed")]
+    own = own.assign(
+        name=[f"{row.model} {row.method} {row.seed}" for row in own.itertuples()],
+        family=own.model,
+        source=OWN_SOURCE,
+        group=[group(row.bits, row.block_size) for row in own.itertuples()],
+    )
+    others = zoo.assign(title=zoo.name, group=zoo.family.where(zoo.source != CONTROL, CONTROL), num_weights=zoo.num_weights.astype(int))
+    columns = [name for name in [*zoo.columns, "title", "group"] if name not in ("error", "num_classes", "weights", "sha256")]
+    parts = [own.reindex(columns=columns), others[columns]]
+    return pd.concat([part for part in parts if len(part)], ignore_index=True)
 
 
 def _described(frame: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
