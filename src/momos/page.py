@@ -163,11 +163,17 @@ def chart_specs(sources: Sources) -> dict[str, dict]:
         specs = {
             "accuracy_rac": charts.accuracy_against_rac(rac, _fronts(results), _published_points(results)),
             "training": charts.training(_curves(sources.table("tables/training.csv"), results["names"])),
-            "figure2": charts.ratio_against_size(sources.table("tables/survey.csv").round({"bdm_1d_ratio": 6})),
+            "figure2": charts.ratio_against_size(_surveyed(sources.table("tables/survey.csv"))),
         }
         if len(capacity):
             specs["figure4"] = charts.accuracy_against_capacity(capacity)
     return specs
+
+
+def _surveyed(rows: pd.DataFrame) -> pd.DataFrame:
+    """What a chart of Figure 2 shows of the pairs that could be measured."""
+    shown_columns = ["name", "source", "title", "group", "num_weights", "bdm_1d_ratio"]
+    return rows.loc[rows.error.isna(), shown_columns].round({"bdm_1d_ratio": 6})
 
 
 def _labels(results: Mapping[str, Any], cell: Mapping[str, Any]) -> dict[str, str]:

@@ -173,8 +173,6 @@ def write_tables(study: Study, folder: Path) -> None:
     for name, (rows, columns) in plotted.items():
         means = curves(rows[rows.grid == "main"], columns)
         checkpoint.write_text(folder / f"{name}.csv", means[["model", "method", "epoch", "num_seeds", *columns]].to_csv(index=False))
-    survey = study.results.survey[["name", "source", "title", "group", "num_weights", "bdm_1d_ratio"]]
-    checkpoint.write_text(folder / "survey.csv", survey.to_csv(index=False))
 
 
 def _tables(study: Study) -> dict[str, tuple[pd.DataFrame, pd.DataFrame]]:
