@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from momos.complexity import compressibility as c
+from momos.complexity.compressibility.quantization import _minimise
 from momos.models import build
 
 EPS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
@@ -134,6 +135,11 @@ def models() -> dict[str, tuple[nn.Module, object]]:
     return {name: make() for name, make in MODELS.items()}
 
 
+def training(train_loss_fn=language_loss, batches=None, *, train_lr: float = 0.1, num_steps: int = 2, **settings) -> c.Retraining:
+    batches = [counting_text()] if batches is None else batches
+    return c.Retraining(train_loss_fn=train_loss_fn, batches=batches, train_lr=train_lr, num_steps=num_steps, **settings)
+
+
 class Counting:
     """loss_fn that counts its calls and remembers what it returned."""
 
@@ -181,7 +187,7 @@ tolerances = st.lists(st.floats(0.1, 3), min_size=1, max_size=4)
 
 @given(loss_tables, st.integers(1, 10), tolerances)
 def test_scan_keeps_to_the_definition_on_any_table(losses, stride, eps):
-    coarse = c._every(len(losses), stride)
+    coarse = c.every(len(losses), stride)
     found, asked = table_scan(losses, coarse, eps)
     assert len(asked) == len(set(asked)), "no point is evaluated twice"
     assert set(asked) == {p.strength for p in c.merged_curve(found)}, "every evaluated point is kept"
@@ -199,7 +205,7 @@ def test_scan_keeps_to_the_definition_on_any_table(losses, stride, eps):
 
 @given(loss_tables, st.integers(1, 10), tolerances)
 def test_several_eps_in_one_scan_equal_separate_scans(losses, stride, eps):
-    coarse = c._every(len(losses), stride)
+    coarse = c.every(len(losses), stride)
     together, _ = table_scan([-1.0 if math.isnan(loss) else loss for loss in losses], coarse, eps)
     separate = [table_scan([-1.0 if math.isnan(loss) else loss for loss in losses], coarse, [one])[0][0] for one in eps]
     assert together == separate
@@ -261,14 +267,14 @@ def test_the_search_finds_the_bottom_of_one_valley(bottom, num_settings):
     def loss(fraction):
         return abs(math.log2(fraction) - bottom)
 
-    trials, best = c._minimise(loss, fractions)
+    trials, best = _minimise(loss, fractions)
     assert best.loss == min(map(loss, fractions)) and best in trials
 
 
 def test_the_search_passes_over_losses_that_are_not_finite():
-    _, best = c._minimise(lambda fraction: math.nan if fraction > 0.4 else fraction, [1.0, 0.5, 0.4, 0.3])
+    _, best = _minimise(lambda fraction: math.nan if fraction > 0.4 else fraction, [1.0, 0.5, 0.4, 0.3])
     assert best.setting == 0.3
-    _, best = c._minimise(lambda fraction: math.nan, [1.0, 0.5])
+    _, best = _minimise(lambda fraction: math.nan, [1.0, 0.5])
     assert math.isnan(best.loss)
 
 
@@ -550,7 +556,7 @@ def test_pruned_heads_stay_zero_and_others_move(optimizer):
         return language_loss(model, batch)
 
     before = state(copied)
-    result = c.retrained(copied, removed, loss, counting_text().split(8), train_lr=0.1, num_steps=30, optimizer=optimizer)
+    result = c.retrained(copied, removed, training(loss, counting_text().split(8), num_steps=30, optimizer=optimizer))
     assert_same(copied, before)
     assert all(modes) and len(modes) == len(result.losses) == 30 and not result.model.training
     assert not any(piece.any() for piece in pieces(result.model, removed))
@@ -574,28 +580,28 @@ def test_the_learning_rate_is_a_tenth_and_batches_are_cycled():
 
     run = {"train_lr": 0.5, "num_steps": 5, "optimizer": optimizer}
     before = torch.get_rng_state()
-    first = c.retrained(model, [], loss, ["a", "b"], **run)
+    first = c.retrained(model, [], training(loss, ["a", "b"], **run))
     assert rates == [0.05] and seen == list("ababa")
     assert torch.equal(torch.get_rng_state(), before)
-    assert c.retrained(model, [], loss, ["a"], **run).losses == first.losses, "dropout is seeded"
-    assert c.retrained(model, [], loss, ["a"], **run, seed=1).losses != first.losses
+    assert c.retrained(model, [], training(loss, ["a"], **run)).losses == first.losses, "dropout is seeded"
+    assert c.retrained(model, [], training(loss, ["a"], **run, seed=1)).losses != first.losses
 
 
 def test_critical_heads(models):
     model, loss_fn = models["language"]
     counted = Counting(loss_fn)
-    run = {"train_loss_fn": language_loss, "batches": counting_text().split(16), "train_lr": 1e-2, "num_steps": 4, "seed": 2}
-    found = c.critical_heads(model, counted, [0.05, 0.3], **run)
+    run = training(batches=counting_text().split(16), train_lr=1e-2, num_steps=4, seed=2)
+    found = c.critical_heads(model, counted, [0.05, 0.3], run)
     curve = c.merged_curve(found)
     assert len(counted.losses) == 1 + len(curve) and found[0].init_loss == counted.losses[0]
     assert {p.strength for p in curve} <= {num / 8 for num in range(8)}
     for one in found:
         assert_definition(one)
-        assert one == c.critical_heads(model, loss_fn, one.eps, **run)
+        assert one == c.critical_heads(model, loss_fn, one.eps, run)
     for point in curve:
         removed = c.choose_heads(c.attention_heads(model), 8 - round(8 * point.strength), seed=2)
         copied, cost = c.pruned(model, removed)
-        again = c.retrained(copied, removed, **run)
+        again = c.retrained(copied, removed, run)
         assert (point.cost, point.loss, point.eval_loss) == (cost, min(again.losses), loss_fn(again.model))
         assert [trial.loss for trial in point.trials] == list(again.losses)
 
@@ -607,7 +613,7 @@ def test_retraining_that_diverges_is_outside_eps(models):
     def loss(model, batch):
         return language_loss(model, batch) * (math.nan if next(calls) % 3 == 2 else 1.0)
 
-    found = c.critical_heads(model, loss_fn, 100.0, train_loss_fn=loss, batches=[counting_text()], train_lr=1e-3, num_steps=9)
+    found = c.critical_heads(model, loss_fn, 100.0, training(loss, train_lr=1e-3, num_steps=9))
     assert found.status == "none" and found.value is None and all(math.isnan(p.loss) and len(p.trials) == 3 for p in found.curve)
 
 
@@ -620,9 +626,7 @@ SCHEMES = {
     "fraction": lambda *args, **kw: c.critical_fraction(*args, **kw),
     "sigma": lambda *args, **kw: c.critical_sigma(*args, kind="absolute", num_draws=2, per_decade=8, **kw),
     "relative sigma": lambda *args, **kw: c.critical_sigma(*args, kind="relative", num_draws=2, per_decade=8, **kw),
-    "heads": lambda *args, **kw: c.critical_heads(
-        *args, train_loss_fn=language_loss, batches=[counting_text()], train_lr=1e-3, num_steps=2, **kw
-    ),
+    "heads": lambda *args, **kw: c.critical_heads(*args, training(train_lr=1e-3, **kw)),
 }
 AS_MANY = {"n_q", "n_q, max", "sigma", "relative sigma"}  # schemes whose trials are the calls of loss_fn
 
@@ -717,8 +721,8 @@ def attempt(function, *args, **kwargs):
 
 
 def neox_retraining(model=None, **changed):
-    run = {"train_loss_fn": language_loss, "batches": [counting_text()], "train_lr": 0.1, "num_steps": 2} | changed
-    return attempt(c.critical_heads, model or Language(), zero_loss, 0.1, **run)
+    heads = {name: changed.pop(name) for name in ("heads", "num_coarse") if name in changed}
+    return lambda: c.critical_heads(model or Language(), zero_loss, 0.1, training(**changed), **heads)
 
 
 def broken(model: nn.Module, name: str) -> nn.Module:
@@ -762,6 +766,7 @@ ERRORS = [
     (neox_retraining(train_lr=0.0), "train_lr must be a finite number above 0, got 0.0"),
     (neox_retraining(train_lr=math.nan), "train_lr must be a finite number above 0, got nan"),
     (neox_retraining(num_steps=0), "num_steps must be an integer of at least 1, got 0"),
+    (neox_retraining(num_coarse=0), "num_coarse must be an integer of at least 1, got 0"),
     (neox_retraining(heads=[]), "heads must hold at least one value, got none"),
     (neox_retraining(train_loss_fn=lambda model, batch: 0.5), "train_loss_fn must return a scalar tensor, got 0.5"),
     (neox_retraining(train_loss_fn=lambda model, batch: model(batch)), r"train_loss_fn must return a scalar tensor, got .* \(32, 10, 12\)"),

@@ -14,7 +14,7 @@ from scipy import integrate
 from torch import nn
 from torch.nn import functional as F
 
-from momos.complexity import llc
+from momos.complexity import hessian, langevin, llc
 from momos.complexity.llc import estimate_llc
 
 
@@ -73,7 +73,7 @@ def test_psgld_with_frozen_scale_is_sgld_at_the_scaled_step():
     nbeta, localization, lr = 1e4, 1e3, 3e-6
     a, scale = nbeta + localization, 10.0
     for _ in range(50):
-        scale = 1 / (llc.EPS + math.sqrt(1 / (a * (1 - lr * scale * a / 4))))
+        scale = 1 / (langevin.EPS + math.sqrt(1 / (a * (1 - lr * scale * a / 4))))
     result = estimate(
         Weights(torch.zeros(2000)), batches=[1.0], lr=lr, nbeta=nbeta, localization=localization, num_draws=300, num_burnin_steps=600,
         freeze_after_burnin=True,
@@ -210,8 +210,8 @@ STEP = {"lr": 1e-4, "nbeta": 30.0, "localization": 50.0}
 
 def after_our_steps(sampler):
     model, noise = convolutional(), generator(4)
-    langevin = llc.Langevin(list(model.parameters()), sampler=sampler, **STEP)
-    losses_of(model, lambda: langevin.step(noise))
+    chain = langevin.Langevin(list(model.parameters()), sampler=sampler, **STEP)
+    losses_of(model, lambda: chain.step(noise))
     return model
 
 
@@ -224,7 +224,7 @@ def assert_bitwise_equal(model, other):
 @pytest.mark.parametrize("sampler", ["psgld", "sgld"])
 @pytest.mark.parametrize("chunk", [2**17, 1024])
 def test_300_steps_equal_the_formula_bit_for_bit(sampler, chunk, monkeypatch):
-    monkeypatch.setitem(llc.CHUNK, "cpu", chunk)
+    monkeypatch.setitem(langevin.CHUNK, "cpu", chunk)
     model, noise = convolutional(), generator(4)
     center, square = [p.detach().clone() for p in model.parameters()], [torch.zeros_like(p) for p in model.parameters()]
 
@@ -458,7 +458,7 @@ def test_suggested_lr_is_the_specs_rule():
 
 
 def test_the_hessians_trace_is_exact_where_it_is_diagonal():
-    result = llc.hessian_trace(Weights(torch.ones(4)), quadratic, [torch.arange(4.0), torch.full((4,), 2.0)], num_probes=3)
+    result = hessian.hessian_trace(Weights(torch.ones(4)), quadratic, [torch.arange(4.0), torch.full((4,), 2.0)], num_probes=3)
     np.testing.assert_allclose(result.per_probe, (6 + 8) / 2)
     assert result.mean == 7.0 and result.std == 0.0
 
@@ -480,7 +480,7 @@ def test_the_hessians_trace_of_attention_equals_the_full_hessian():
                 return attention(SimpleNamespace(w=[*others[:i], x, *others[i + 1 :]]), tokens)
 
             exact += torch.autograd.functional.hessian(loss, w.detach()).reshape(9, 9).trace().item()
-    result = llc.hessian_trace(model, attention, [tokens], num_probes=400)
+    result = hessian.hessian_trace(model, attention, [tokens], num_probes=400)
     assert abs(result.mean - exact) < 4 * result.std / 20
     assert result.std / 20 < 0.2 * abs(exact)
 

@@ -2,38 +2,39 @@
 
     lambda_hat(w*) = nbeta * ( E[L(w)] - L(w*) ),     w ~ exp( -nbeta * L(w) - (localization / 2) ||w - w*||^2 )
 
-One step of the sampler, elementwise, with g the gradient of a batch's loss and xi standard normal:
-
-    V <- alpha V + (1 - alpha) g^2          G = 1 / (eps + sqrt V)          (psgld; V starts at 0; sgld is G = 1)
-    w <- w - (lr / 2) G (nbeta g + localization (w - w*)) + sqrt(lr G) xi
-
-(pSGLD: Li et al. 2015, without its Gamma term, as in practice; localisation: Lau et al. 2024.) On a quadratic loss of curvature h, with
-a = nbeta h + localization, the estimate is too high by a factor 1 / (1 - lr G a / 4), diverges at lr G a > 4 and relaxes within
-1 / (lr G a) steps; see `suggested_lr`.
+The sampler's step, with its scale G, stands in `langevin`. On a quadratic loss of curvature h, with a = nbeta h + localization, the
+estimate is too high by a factor 1 / (1 - lr G a / 4), diverges at lr G a > 4 and relaxes within 1 / (lr G a) steps; see `suggested_lr`.
 """
 
-import contextlib
-import copy
-import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch import nn
 
-ALPHA, EPS = 0.99, 0.1  # of the running mean of squared gradients, and what is added to its root
-SAMPLERS = ("psgld", "sgld")
+from momos.complexity.langevin import ALPHA, EPS, SAMPLERS, Langevin
+from momos.complexity.sampling import (
+    LossFn,
+    check_batches,
+    check_loss,
+    integer,
+    is_number,
+    one_of,
+    own_rng,
+    positive,
+    sampled_parameters,
+    sampling_copy,
+    seed_global,
+    seed_of,
+    to_numpy,
+)
+
 BASELINES = ("paired", "first_batches")
-CHUNK = {"cpu": 2**17, "gpu": 2**26}  # elements updated together: measured fastest on a core; as few calls as memory allows on a GPU
-NOISE_BLOCK = 16  # elements that PyTorch's generator on a CPU fills at a time
 CHECK_EVERY = {"cpu": 1, "gpu": 32}  # steps between looks at the losses: each look makes the host wait for a GPU
 IMPOSSIBLE = 100.0  # times d / 2, the largest coefficient that there is, and a single draw counts as diverged
-LossFn = Callable[[nn.Module, Any], Tensor]
 
 
 class LLC(NamedTuple):
@@ -104,9 +105,9 @@ def estimate_llc(
         sampler=sampler, seed=seed, baseline=baseline, num_init_batches=num_init_batches, alpha=alpha, eps=eps,
         freeze_after_burnin=freeze_after_burnin, max_loss_rise=max_loss_rise,
     )  # fmt: skip
-    _check_batches(batches)
-    with _own_rng(_sampled(model)[0].device), torch.enable_grad():
-        run = _Run(_sampling_copy(model), loss_fn, batches, settings)
+    check_batches(batches)
+    with own_rng(sampled_parameters(model)[0].device), torch.enable_grad():
+        run = _Run(sampling_copy(model), loss_fn, batches, settings)
         traces = np.stack([run.chain(chain) for chain in range(num_chains)])
     return run.result(traces)
 
@@ -117,174 +118,9 @@ def suggested_lr(localization: float, *, sampler: str = "psgld", eps: float = EP
     Between 0.1 and 0.3 a chain forgets its start within ten steps along flat directions, and is stable along curved ones until nbeta * h
     exceeds localization more than tenfold. A start for a search on a held-out model, whose outcome is then fixed for all checkpoints.
     """
-    _positive("localization", localization), _positive("eps", eps), _positive("target", target)
-    _one_of("sampler", sampler, SAMPLERS)
+    positive("localization", localization), positive("eps", eps), positive("target", target)
+    one_of("sampler", sampler, SAMPLERS)
     return target / localization * (eps if sampler == "psgld" else 1.0)
-
-
-class HessianTrace(NamedTuple):
-    """tr(H) of the mean loss: what a regular model's complexity would be read from (a control for the coefficient)."""
-
-    mean: float  # over probes
-    std: float  # sample standard deviation over probes; NaN for a single one
-    per_probe: np.ndarray  # (num_probes,) float64
-
-
-def hessian_trace(model: nn.Module, loss_fn: LossFn, batches: Sequence, *, num_probes: int, seed: int = 0) -> HessianTrace:
-    """Trace of the Hessian of the mean loss over all batches, by Hutchinson's estimator: the mean of v' H v over signs v.
-
-    Exact where H is diagonal. Costs num_probes * len(batches) double backward passes. Model, loss_fn and batches as in `estimate_llc`;
-    attention runs as plain matrix products, since its fused kernels have no second derivative.
-    """
-    _integer("num_probes", num_probes, 1), _integer("seed", seed, 0)
-    _check_batches(batches)
-    device = _sampled(model)[0].device
-    with _own_rng(device), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-        twin = _sampling_copy(model)
-        parameters = _sampled(twin)
-        _check_loss(twin, loss_fn, batches[0])
-        generator = torch.Generator(device).manual_seed(_seed_of("hessian", seed))
-        per_probe = np.zeros(num_probes)
-        for probe in range(num_probes):
-            signs = [torch.empty_like(p).bernoulli_(0.5, generator=generator).mul_(2).sub_(1) for p in parameters]
-            per_probe[probe] = np.mean([_curvature(loss_fn(twin, batch), parameters, signs) for batch in _each(batches)])
-    if not np.isfinite(per_probe).all():
-        raise ArithmeticError(f"the Hessian's trace is not finite: {per_probe}")
-    return HessianTrace(float(per_probe.mean()), float(per_probe.std(ddof=1)) if num_probes > 1 else math.nan, per_probe)
-
-
-def _curvature(loss: Tensor, parameters: Sequence[Tensor], direction: Sequence[Tensor]) -> float:
-    """v' H v of the loss along a direction v (a tensor per parameter)."""
-    gradients = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True)
-    slope = sum((g * v).sum() for g, v in zip(gradients, direction, strict=True) if g is not None)
-    if not slope.requires_grad:
-        return 0.0  # a loss linear in the weights
-    rows = torch.autograd.grad(slope, parameters, allow_unused=True)
-    return sum((row * v).sum(dtype=torch.float64) for row, v in zip(rows, direction, strict=True) if row is not None).item()
-
-
-# ---------------------------------------------------------------------------------------------------------------------------- the sampler
-
-
-class Langevin:
-    """The Markov chain's step over a list of parameters, in place; their gradients are read from `.grad` and are zero after it.
-
-    The parameters move into one flat buffer (in their order, each in its own memory layout), so that the step is a few passes over pieces
-    which stay in cache, whatever the number of tensors. A parameter without influence on the loss has gradient zero. Noise is drawn tensor
-    by tensor from the generator.
-    """
-
-    def __init__(
-        self,
-        parameters: Sequence[nn.Parameter],
-        *,
-        lr: float,
-        nbeta: float,
-        localization: float,
-        sampler: str = "psgld",
-        alpha: float = ALPHA,
-        eps: float = EPS,
-    ) -> None:
-        self.lr, self.nbeta, self.localization, self.alpha, self.eps = lr, nbeta, localization, alpha, eps
-        self.frozen = False  # V, once burn-in is over
-        self.weights = _flatten_(parameters)
-        self.center = self.weights.clone()
-        self.gradient = torch.zeros_like(self.weights)
-        self.square = torch.zeros_like(self.weights) if sampler == "psgld" else None
-        self.gradients = list(zip(parameters, _views(self.gradient, parameters), strict=True))
-        for parameter, gradient in self.gradients:
-            parameter.grad = gradient
-        self.pieces = self._pieces([parameter.numel() for parameter in parameters])
-
-    def restart(self) -> None:
-        """Back to the centre, without memory of a chain before."""
-        self.weights.copy_(self.center)
-        self.gradient.zero_()
-        if self.square is not None:
-            self.square.zero_()
-        self.frozen = False
-
-    @torch.no_grad()
-    def step(self, generator: torch.Generator) -> None:
-        for parameter, gradient in self.gradients:
-            if parameter.grad is not gradient:  # somebody called zero_grad
-                gradient.zero_() if parameter.grad is None else gradient.copy_(parameter.grad)
-                parameter.grad = gradient
-        for parts, piece in self.pieces:
-            for part in parts:
-                part.normal_(generator=generator)
-            self._update(*piece)
-
-    def _update(
-        self, weights: Tensor, center: Tensor, gradient: Tensor, square: Tensor | None, noise: Tensor, scratch: list[Tensor]
-    ) -> None:
-        """One piece of every buffer, each (n,). The order of operations is devinterp's, so that rounding is, too."""
-        drift, pull, scale = scratch
-        torch.mul(gradient, self.nbeta, out=drift)
-        torch.sub(weights, center, out=pull).mul_(self.localization)
-        if square is not None:
-            if not self.frozen:
-                square.mul_(self.alpha).addcmul_(gradient, gradient, value=1 - self.alpha)
-            torch.sqrt(square, out=scale).add_(self.eps).reciprocal_()
-            drift.mul_(scale)
-            pull.mul_(scale)
-            noise.mul_(scale.sqrt_())
-        weights.add_(drift.add_(pull), alpha=-0.5 * self.lr)
-        weights.add_(noise, alpha=self.lr**0.5)
-        gradient.zero_()
-
-    def _pieces(self, sizes: list[int]) -> list[tuple[list[Tensor], tuple]]:
-        """Neighbouring tensors, or parts of a large one, that are updated together: the noise of each, and what `_update` takes."""
-        on_cpu = self.weights.device.type == "cpu"
-        spans = _spans(sizes, CHUNK["cpu"] * torch.get_num_threads() if on_cpu else CHUNK["gpu"])
-        lengths = [sum(span) for span in spans]
-        noise, *scratch = (self.weights.new_empty(max(lengths)) for _ in range(4))
-        buffers = [
-            [None] * len(spans) if buffer is None else buffer.split(lengths)
-            for buffer in (self.weights, self.center, self.gradient, self.square)
-        ]
-        pieces = []
-        for span, length, *here in zip(spans, lengths, *buffers, strict=True):
-            pieces.append((noise[:length].split(span), (*here, noise[:length], [buffer[:length] for buffer in scratch])))
-        return pieces
-
-
-def _spans(sizes: list[int], chunk: int) -> list[list[int]]:
-    """Tensors' sizes, cut to parts of at most about a chunk, neighbours gathered up to a chunk.
-
-    No part of a larger tensor is below NOISE_BLOCK elements, and a chunk is a multiple of them: noise on a CPU is made in such blocks, and
-    that of the parts is thus that of the whole.
-    """
-    spans: list[list[int]] = []
-    for size in sizes:
-        while size >= chunk + NOISE_BLOCK:
-            spans.append([chunk])
-            size -= chunk
-        if spans and sum(spans[-1]) + size <= chunk:
-            spans[-1].append(size)
-        else:
-            spans.append([size])
-    return spans
-
-
-@torch.no_grad()
-def _flatten_(parameters: Sequence[nn.Parameter]) -> Tensor:
-    """The parameters' values as one buffer (num_weights,), which they then look into."""
-    flat = torch.empty(sum(p.numel() for p in parameters), dtype=parameters[0].dtype, device=parameters[0].device)
-    for parameter, view in zip(parameters, _views(flat, parameters), strict=True):
-        view.copy_(parameter)
-        parameter.data = view
-    return flat
-
-
-def _views(flat: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
-    """The buffer (num_weights,) as tensors of the parameters' shapes and memory layouts."""
-    ends = np.cumsum([parameter.numel() for parameter in parameters]).tolist()
-    strides = [torch.empty_like(parameter, device="meta").stride() for parameter in parameters]
-    return [flat.as_strided(p.shape, stride, end - p.numel()) for p, stride, end in zip(parameters, strides, ends, strict=True)]
-
-
-# ---------------------------------------------------------------------------------------------------------------------------- an estimate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -308,17 +144,17 @@ class _Settings:
 
     def __post_init__(self) -> None:
         for name in ("lr", "nbeta", "eps"):
-            _positive(name, getattr(self, name))
-        if not (_is_number(self.localization) and self.localization >= 0):
+            positive(name, getattr(self, name))
+        if not (is_number(self.localization) and self.localization >= 0):
             raise ValueError(f"localization must be a finite number >= 0, got {self.localization!r}")
-        if not (_is_number(self.alpha) and 0 <= self.alpha < 1):
+        if not (is_number(self.alpha) and 0 <= self.alpha < 1):
             raise ValueError(f"alpha must be in [0, 1), got {self.alpha!r}")
         for name, least in (("num_chains", 1), ("num_draws", 1), ("num_burnin_steps", 0), ("num_init_batches", 1), ("seed", 0)):
-            _integer(name, getattr(self, name), least)
-        _one_of("sampler", self.sampler, SAMPLERS)
-        _one_of("baseline", self.baseline, BASELINES)
+            integer(name, getattr(self, name), least)
+        one_of("sampler", self.sampler, SAMPLERS)
+        one_of("baseline", self.baseline, BASELINES)
         if self.max_loss_rise is not None:
-            _positive("max_loss_rise", self.max_loss_rise)
+            positive("max_loss_rise", self.max_loss_rise)
         if self.freeze_after_burnin and (self.num_burnin_steps == 0 or self.sampler != "psgld"):
             raise ValueError("freeze_after_burnin needs sampler='psgld' and num_burnin_steps >= 1: there is no V to keep otherwise")
 
@@ -332,9 +168,9 @@ class _Run:
 
     def __init__(self, model: nn.Module, loss_fn: LossFn, batches: Sequence, settings: _Settings) -> None:
         self.model, self.loss_fn, self.batches, self.settings = model, loss_fn, batches, settings
-        self.parameters = _sampled(model)
+        self.parameters = sampled_parameters(model)
         self.device = self.parameters[0].device
-        _check_loss(model, loss_fn, batches[0])
+        check_loss(model, loss_fn, batches[0])
         self.buffers = [(m, name, b.clone()) for m in model.modules() for name, b in m.named_buffers(recurse=False)]
         how = {name: getattr(settings, name) for name in ("lr", "nbeta", "localization", "sampler", "alpha", "eps")}
         self.langevin = Langevin(self.parameters, **how)
@@ -349,7 +185,7 @@ class _Run:
         orders = [self._order(chain)[s.num_burnin_steps :] for chain in range(s.num_chains)] if s.baseline == "paired" else []
         needed = np.unique(np.concatenate([first, *orders])).astype(int).tolist()
         with torch.no_grad():
-            losses = _to_numpy([self.loss_fn(self.model, self.batches[i]) for i in needed])
+            losses = to_numpy([self.loss_fn(self.model, self.batches[i]) for i in needed])
         if not np.isfinite(losses).all():
             at = int((~np.isfinite(losses)).argmax())
             raise ArithmeticError(f"the loss at the given weights is {losses[at]} on batch {needed[at]}: there is nothing to sample around")
@@ -367,7 +203,7 @@ class _Run:
             loss.backward(inputs=self.parameters)
             pending.append(loss.detach())
             if len(pending) == every or t + 1 == s.num_steps:
-                trace[t + 1 - len(pending) : t + 1] = _to_numpy(pending)
+                trace[t + 1 - len(pending) : t + 1] = to_numpy(pending)
                 self._check(chain, trace[: t + 1], order, len(pending))
                 pending.clear()
             self.langevin.frozen = s.freeze_after_burnin and t >= s.num_burnin_steps
@@ -379,8 +215,8 @@ class _Run:
         self.langevin.restart()
         for module, name, buffer in self.buffers:
             setattr(module, name, buffer.clone())
-        seed = _seed_of(f"chain {chain}", self.settings.seed)
-        _seed(self.device, seed)
+        seed = seed_of(f"chain {chain}", self.settings.seed)
+        seed_global(self.device, seed)
         return torch.Generator(self.device).manual_seed(seed)
 
     def _order(self, chain: int) -> np.ndarray:
@@ -446,95 +282,3 @@ def _flags(per_chain: np.ndarray, quarters: np.ndarray, num_weights: int) -> tup
         "above_half_the_weights": per_chain.min() > 1.1 * num_weights / 2,
     }
     return tuple(name for name, is_raised in raised.items() if is_raised)
-
-
-# ------------------------------------------------------------------------------------------------------------ models, devices, arguments
-
-
-def _sampled(model: nn.Module) -> list[nn.Parameter]:
-    """The parameters that require a gradient, each once. Raises ValueError where there is none or where they cannot lie in one buffer."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not parameters or not sum(parameter.numel() for parameter in parameters):
-        raise ValueError("the model has no parameter that requires a gradient: there is nothing to sample")
-    kinds = {(p.device, p.dtype if p.dtype == torch.float64 else torch.float32 if p.is_floating_point() else p.dtype) for p in parameters}
-    if len(kinds) > 1 or not parameters[0].is_floating_point():
-        raise ValueError(f"the sampled parameters must be real, on one device and of one precision, got {sorted(map(str, kinds))}")
-    return parameters
-
-
-def _sampling_copy(model: nn.Module) -> nn.Module:
-    """A deep copy in eval mode, without gradients, and in float32 where it was in less: noise would drown in the rounding."""
-    twin = copy.deepcopy(model).eval()
-    for tensor in [*twin.parameters(), *twin.buffers()]:
-        tensor.grad = None
-        if tensor.dtype in (torch.float16, torch.bfloat16):
-            tensor.data = tensor.data.float()
-    return twin
-
-
-def _seed_of(purpose: str, seed: int) -> int:
-    """A seed that depends on both, so that one stream never shifts another."""
-    return int.from_bytes(hashlib.sha256(f"llc:{purpose}:{seed}".encode()).digest()[:7], "big")
-
-
-def _to_numpy(losses: Sequence[Tensor]) -> np.ndarray:
-    """(n,) float64; waits for the device once."""
-    return torch.stack([loss.reshape(()) for loss in losses]).cpu().double().numpy()
-
-
-def _each(batches: Sequence) -> Iterator:
-    """By index: what has a length need not know how to end an iteration (data sets)."""
-    return (batches[i] for i in range(len(batches)))
-
-
-@contextlib.contextmanager
-def _own_rng(device: torch.device) -> Iterator[None]:
-    """Layers and losses may draw from the global state within; after it, that state is as before."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        _seed(device, 0)
-        yield
-
-
-def _seed(device: torch.device, seed: int) -> None:
-    """Of the CPU's and this device's global state; torch.manual_seed would reach devices that nobody restores."""
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        with torch.cuda.device(device):
-            torch.cuda.manual_seed(seed)
-
-
-def _check_batches(batches: Sequence) -> None:
-    if not (hasattr(batches, "__len__") and hasattr(batches, "__getitem__")):
-        raise ValueError(f"batches must be a sequence (list, tuple ..) of what loss_fn takes, got {type(batches).__name__}")
-    if len(batches) == 0:
-        raise ValueError("batches must hold at least one batch, got 0")
-
-
-def _check_loss(model: nn.Module, loss_fn: LossFn, batch: Any) -> None:
-    """Raises ValueError unless loss_fn returns a scalar that depends on the parameters of the model it was given."""
-    loss = loss_fn(model, batch)
-    if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.is_floating_point():
-        got = f"shape {tuple(loss.shape)}, {loss.dtype}" if isinstance(loss, Tensor) else type(loss).__name__
-        raise ValueError(f"loss_fn(model, batch) must return a scalar floating-point Tensor, got {got}")
-    gradients = torch.autograd.grad(loss, _sampled(model), allow_unused=True) if loss.requires_grad else ()
-    if all(gradient is None for gradient in gradients):
-        raise ValueError("loss_fn(model, batch) must depend on the parameters of the model that it is given, and keep its graph")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _positive(name: str, value: object) -> None:
-    if not (_is_number(value) and value > 0):
-        raise ValueError(f"{name} must be a finite number > 0, got {value!r}")
-
-
-def _integer(name: str, value: object, least: int) -> None:
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
-
-
-def _one_of(name: str, value: object, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
