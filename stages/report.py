@@ -27,6 +27,7 @@ def main(paper_dir: Path, data_json: Path, runs_dir: Path, results_dir: Path, re
         source=data.source,
         epochs=train.epochs,
         departures=published.departures(settings, models),
+        singular=claims.read_singular(results_dir / "slt_verdicts.json"),
     )
     pictures = report.pictures(runs_dir, runs, shown, evaluate.checkpoint)
     method = config.load(config.Method, shown.picture_method)

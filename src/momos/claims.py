@@ -12,20 +12,22 @@ too; where the paper's own configurations alone would change the verdict, the no
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from momos import results, theory
+from momos import checkpoint, results, theory
 
 SUPPORTED, NOT_SUPPORTED, NOT_RUN, NOT_COMPARABLE = VERDICTS = ("SUPPORTED", "NOT SUPPORTED", "NOT RUN", "NOT COMPARABLE")
 TABLE1_MODELS = ("mlp", "resnet20", "tiny_vit")
 ZOO_SOURCE, ZOO_SIZE = "timm", 200
 SETTINGS = ["family", "bits", "block_size", "capacity"]
+SINGULAR = tuple(f"S{number}" for number in range(1, 9))  # the second paper's
 PUBLISHED_SEEDS = 3  # behind every published mean (Sec. 4)
 COMPRESSORS = ("gzip", "lzma", "zstd")
 
@@ -51,6 +53,7 @@ class Evidence:
     source: str
     epochs: int
     departures: tuple[str, ...] = ()  # settings that are not the paper's (`published.departures`)
+    singular: Mapping[str, Judgement] = field(default_factory=dict)  # `read_singular`
 
     @property
     def comparable(self) -> bool:
@@ -355,15 +358,23 @@ def _m17(evidence: Evidence) -> Judgement:
     return Judgement(_verdict(all(drop >= 10 for drop in drops.values())), _points(drops), note)
 
 
-def _no_such_stage(evidence: Evidence) -> Judgement:
-    return Judgement(NOT_RUN, "", "No stage of this pipeline measures the local learning coefficient or critical compression yet.")
+def _of_singular(name: str) -> Callable[[Evidence], Judgement]:
+    """What the stage slt_report has judged."""
+    return lambda evidence: evidence.singular.get(name, Judgement(NOT_RUN, "", "The stage `slt_report` has not run."))
+
+
+def read_singular(path: Path) -> dict[str, Judgement]:
+    """slt_report's verdicts by id; none where it has not run. Raises ValueError naming a damaged file."""
+    if not path.is_file():
+        return {}
+    return {name: Judgement(**found) for name, found in checkpoint.read_json(path).items()}
 
 
 MEASURED: dict[str, Callable[[Evidence], Judgement]] = {
     "M2": _m2, "M3": _m3, "M4": _m4, "M5": _m5, "M6": _m6, "M7": _m7, "M8": _m8, "M9": _m9, "M10": _m10, "M11": _m11,
     "M13": _m13, "M15": _m15, "M17": _m17,
 }  # fmt: skip
-CLAIMS = MEASURED | {"M1": _m1, "M12": _m12, "M14": _m14, "M16": _m16} | {f"S{number}": _no_such_stage for number in range(1, 9)}
+CLAIMS = MEASURED | {"M1": _m1, "M12": _m12, "M14": _m14, "M16": _m16} | {name: _of_singular(name) for name in SINGULAR}
 
 
 def _verdict(met: bool) -> str:

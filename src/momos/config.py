@@ -1,7 +1,8 @@
 """Settings: one frozen dataclass per section of params.yaml, checked once, here, before any work starts.
 
 No setting has a default in code. A missing, unknown, ill-typed or out-of-range key is a ValueError that names the key, the value
-and what was expected. Sections of entries by name (`models`, `methods`) are read one entry at a time: `load(Method, "momos_s2_c10")`.
+and what was expected. Sections of entries by name (`models`, `methods`, `language_models`) are read one entry at a time:
+`load(Method, "momos_s2_c10")`.
 """
 
 import difflib
@@ -350,6 +351,192 @@ class Report(Settings):
         _require(self.picture_size >= 1, f"{where}.picture_size", "1 or more", self.picture_size)
 
 
+# --- compressibility and the local learning coefficient (singular MDL)
+
+
+def _rising(values: tuple, where: str) -> None:
+    _not_empty_and_distinct(values, where)
+    _require(min(values) > 0 and list(values) == sorted(values), where, "positive and rising", list(values))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text(Settings):
+    """What language models are trained and measured on."""
+
+    section: ClassVar[str] = "text"
+    source: Literal["package", "files", "pile"]
+    name: str  # of an installed distribution, of a file or folder inside data/raw, or of a data set on the hub
+    sha256: str | None  # of all of it; null: any
+    num_documents: int | None  # the first so many; null: all
+    tokenizer: str  # bytes, or a tokenizer's name on the hub
+    context: int  # tokens per sequence
+    held_out_fraction: float  # of the tokens; no training or measure sees them, history.csv does
+    split_seed: int
+
+    def check(self, where: str) -> None:
+        _require(0 < self.held_out_fraction < 1, f"{where}.held_out_fraction", "in (0, 1)", self.held_out_fraction)
+        _require(0 <= self.split_seed < 2**32, f"{where}.split_seed", "in 0..2^32-1", self.split_seed)
+        _require(self.context >= 1, f"{where}.context", "1 or more tokens", self.context)
+        limited = self.num_documents is None if self.source != "pile" else (self.num_documents or 0) >= 1
+        _require(limited, f"{where}.num_documents", "1 or more for pile, null for all of another source", self.num_documents)
+        inside = self.source != "files" or (Path(self.name).parts[:2] == ("data", "raw") and ".." not in Path(self.name).parts)
+        _require(inside, f"{where}.name", "a relative path inside data/raw (copy or link the files there)", self.name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Language(Settings):
+    """How a language model is trained here."""
+
+    section: ClassVar[str] = "language"
+    batch_size: int  # sequences
+    warmup_steps: int
+    final_lr: float  # of the largest, at the last step
+    weight_decay: float
+    num_held_out: int  # sequences behind val_loss
+
+    def check(self, where: str) -> None:
+        for key in ("batch_size", "num_held_out"):
+            _require(getattr(self, key) >= 1, f"{where}.{key}", "1 or more sequences", getattr(self, key))
+        _require(self.warmup_steps >= 0, f"{where}.warmup_steps", "0 or more", self.warmup_steps)
+        _require(0 <= self.final_lr <= 1, f"{where}.final_lr", "in [0, 1]", self.final_lr)
+        _require(self.weight_decay >= 0, f"{where}.weight_decay", "0 or more", self.weight_decay)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageModel(Settings):
+    """One entry of `language_models`: where its checkpoints come from."""
+
+    section: ClassVar[str] = "language_models"
+    optional: ClassVar[frozenset[str]] = frozenset({"name", "kwargs"})
+    source: Literal["local", "pythia"]
+    name: str | None  # pythia: on the hub
+    kwargs: dict | None  # local: to GPTNeoXConfig
+    lr: float  # of training, its largest; retraining after pruning takes a tenth
+    steps: tuple[int, ...]  # checkpoints
+    fold: bool  # layer norms into the linear layers after them
+    center: bool  # weights that write to the residual stream, and the unembedding
+
+    def check(self, where: str) -> None:
+        given, missing = ("name", "kwargs") if self.source == "pythia" else ("kwargs", "name")
+        _require(getattr(self, given) is not None, f"{where}.{given}", f"given for {self.source}", None)
+        _require(getattr(self, missing) is None, f"{where}.{missing}", f"left out for {self.source}", getattr(self, missing))
+        _require(self.lr > 0, f"{where}.lr", "positive", self.lr)
+        _rising(self.steps, f"{where}.steps")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slt(Settings):
+    """The singular-MDL study: which language models, and what is judged."""
+
+    section: ClassVar[str] = "slt"
+    models: tuple[str, ...]  # may be empty: no language models
+    seeds: tuple[int, ...]  # of training (local) and of the measures' draws
+    tuned_on: tuple[int, ...]  # seeds that settings were chosen on: never among `seeds`
+    schemes: tuple[Literal["quantization", "quantization_max", "factorization", "noise_absolute", "noise_relative", "pruning"], ...]
+    eps: tuple[float, ...]  # tolerances of the loss rise, in nats
+    main_eps: float  # the one that is judged
+    fit_steps: tuple[int, ...]  # first and last step of the linear fits
+
+    def check(self, where: str) -> None:
+        for key in ("seeds", "schemes"):
+            _not_empty_and_distinct(getattr(self, key), f"{where}.{key}")
+        _require(not set(self.tuned_on) & set(self.seeds), f"{where}.tuned_on", "none of slt.seeds", list(self.tuned_on))
+        _rising(self.eps, f"{where}.eps")
+        _require(self.main_eps in self.eps, f"{where}.main_eps", f"one of slt.eps {list(self.eps)}", self.main_eps)
+        _require(len(self.fit_steps) == 2, f"{where}.fit_steps", "two steps, the first and the last", list(self.fit_steps))
+        _rising(self.fit_steps, f"{where}.fit_steps")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compressibility(Settings):
+    """The grids on which critical points are looked for."""
+
+    section: ClassVar[str] = "compressibility"
+    num_sequences: int  # of the evaluation set
+    batch_size: int  # sequences evaluated together
+    max_n_q: int  # the weakest quantisation
+    per_octave: int  # coarse values of n_q for each halving of the number of intervals
+    fractions_per_octave: int  # of max|w|: candidates for theta by loss minimisation, down to min_fraction
+    min_fraction: float
+    rank_steps: int  # fractions of the singular values kept
+    sigmas: tuple[float, ...]  # of noise: weakest, strongest
+    sigmas_per_decade: int
+    num_noise_draws: int
+    retraining_steps: int  # after pruning
+    retraining_batch_size: int
+    num_coarse_heads: int
+    pruning_steps: int  # so many of the checkpoints, evenly spaced and the last one among them, are pruned
+
+    def check(self, where: str) -> None:
+        for key in vars(self).keys() - {"min_fraction", "sigmas", "max_n_q"}:
+            _require(getattr(self, key) >= 1, f"{where}.{key}", "1 or more", getattr(self, key))
+        _require(self.max_n_q >= 3 and self.max_n_q % 2 == 1, f"{where}.max_n_q", "an odd number of 3 or more", self.max_n_q)
+        _require(0 < self.min_fraction <= 1, f"{where}.min_fraction", "in (0, 1]", self.min_fraction)
+        _require(len(self.sigmas) == 2, f"{where}.sigmas", "two, the weakest and the strongest", list(self.sigmas))
+        _rising(self.sigmas, f"{where}.sigmas")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling(Settings):
+    """What both sections of LLC settings have."""
+
+    nbeta: float
+    localization: float  # gamma
+    num_chains: int
+    num_burnin_steps: int
+    sampler: Literal["psgld", "sgld"]
+    baseline: Literal["paired", "first_batches"]  # first_batches: the paper's
+    num_init_batches: int  # of first_batches
+    max_loss_rise: float  # nats above the start at which a draw counts as diverged
+    batch_size: int
+    num_batches: int  # cycled
+    num_probes: int  # of tr(H)
+    num_probe_batches: int
+
+    def check(self, where: str) -> None:
+        for key in ("nbeta", "max_loss_rise"):
+            _require(getattr(self, key) > 0, f"{where}.{key}", "positive", getattr(self, key))
+        _require(self.localization >= 0, f"{where}.localization", "0 or more", self.localization)
+        _require(self.num_burnin_steps >= 0, f"{where}.num_burnin_steps", "0 or more", self.num_burnin_steps)
+        for key in ("num_chains", "num_init_batches", "batch_size", "num_batches", "num_probes", "num_probe_batches"):
+            _require(getattr(self, key) >= 1, f"{where}.{key}", "1 or more", getattr(self, key))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Llc(Sampling):
+    """The local learning coefficient of language models."""
+
+    section: ClassVar[str] = "llc"
+    lr: dict  # of the sampler, by model
+    num_draws: dict  # per chain, by model
+
+    def check(self, where: str) -> None:
+        super().check(where)
+        _require(self.lr.keys() == self.num_draws.keys(), f"{where}.num_draws", f"given for the models of {where}.lr", self.num_draws)
+        for name, value in self.lr.items():
+            _require(_fits(value, float) and value > 0, f"{where}.lr.{name}", "a positive number", value)
+        for name, value in self.num_draws.items():
+            _require(_fits(value, int) and value >= 1, f"{where}.num_draws.{name}", "an integer of 1 or more", value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Complexity(Sampling):
+    """The same measures on image classifiers, at their last weights as deployed: those runs of the main grid that are listed here."""
+
+    section: ClassVar[str] = "complexity"
+    methods: tuple[str, ...]  # may be empty: none
+    seeds: tuple[int, ...]
+    num_images: int  # of the training set, on which critical n_q is looked for
+    lr: float  # of the sampler
+    num_draws: int
+
+    def check(self, where: str) -> None:
+        super().check(where)
+        _require(self.lr > 0, f"{where}.lr", "positive", self.lr)
+        for key in ("num_images", "num_draws"):
+            _require(getattr(self, key) >= 1, f"{where}.{key}", "1 or more", getattr(self, key))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Tracking(Settings):
     """MLflow. No result depends on it, so no stage does either."""
@@ -359,8 +546,11 @@ class Tracking(Settings):
     experiment: str
 
 
-SECTIONS: tuple[type[Settings], ...] = (Data, Augment, Train, Mosaic, Quantize, Grid, Ablation, Evaluate, Survey, Report, Tracking)
-ENTRIES: tuple[type[Settings], ...] = (Model, Method)  # sections of entries by name
+SECTIONS: tuple[type[Settings], ...] = (
+    Data, Augment, Train, Mosaic, Quantize, Grid, Ablation, Evaluate, Survey, Report,
+    Text, Language, Slt, Compressibility, Llc, Complexity, Tracking,
+)  # fmt: skip
+ENTRIES: tuple[type[Settings], ...] = (Model, Method, LanguageModel)  # sections of entries by name
 
 
 class Run(NamedTuple):
@@ -448,13 +638,16 @@ def check(path: Path | None = None) -> dict:
 
 
 def _check_names(values: dict, loaded: dict[str, Any]) -> None:
-    grid, ablation, report = loaded["grid"], loaded["ablation"], loaded["report"]
+    grid, ablation, report, complexity = (loaded[name] for name in ("grid", "ablation", "report", "complexity"))
     for where, names, expected, known in (
         ("grid.models", grid.models, "an entry of models", values["models"]),
         ("grid.methods", grid.methods, "an entry of methods", values["methods"]),
         ("ablation.models", ablation.models, "in grid.models", grid.models),
         ("report.picture_model", [report.picture_model], "in grid.models", grid.models),
         ("report.picture_method", [report.picture_method], "in grid.methods", grid.methods),
+        ("slt.models", loaded["slt"].models, "an entry of language_models", values["language_models"]),
+        ("slt.models", loaded["slt"].models, "in llc.lr", loaded["llc"].lr),
+        ("complexity.methods", complexity.methods, "an entry of methods", values["methods"]),
     ):
         for name in names:
             message = f"{where} must be {expected} ({', '.join(known)}), got {name!r}{_suggestion(name, known)}"

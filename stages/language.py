@@ -1,0 +1,52 @@
+"""Stage `language`: checkpoints of one language model along training.   usage: language.py MODEL SEED TEXT.safetensors TEXT.json DIR
+
+A GPT-NeoX is trained here and saved at the listed steps; of a Pythia the revisions are looked up, and downloaded to the hub's cache.
+"""
+
+import sys
+from pathlib import Path
+
+from momos import checkpoint, config, language, text, tracking
+from momos.device import prepare_device
+
+
+def main(name: str, seed: int, text_file: Path, text_json: Path, folder: Path) -> None:
+    recipe, corpus, loop = config.load(config.LanguageModel, name), config.load(config.Text), config.load(config.Train)
+    about = {"profile": config.profile(), "model": name, "seed": seed, "source": recipe.source, "steps": list(recipe.steps)}
+    about |= {"fold": recipe.fold, "center": recipe.center, "context": corpus.context, "lr": recipe.lr}
+    if recipe.source == "pythia":
+        revisions = language.find_revisions(recipe.name, recipe.steps)
+        checkpoint.write_json(folder / language.ABOUT, about | {"name": recipe.name, "revisions": revisions})
+        return
+    settings, device = config.load(config.Language), prepare_device(loop.device, loop.num_threads)
+    vocabulary = checkpoint.read_json(text_json)["vocabulary"]
+    model = language.build(recipe.kwargs, vocabulary=vocabulary, context=corpus.context, seed=seed).to(device)
+    about |= {"vocabulary": vocabulary, "kwargs": recipe.kwargs, "num_weights": sum(weight.numel() for weight in model.parameters())}
+    tokens = checkpoint.load_tensors(text_file)
+    shape = (corpus.context, settings.batch_size)
+    batches = text.stream(tokens["train"], *shape, language.generator_for("order", seed))
+    held_out = text.sequences(tokens["held_out"], corpus.context, settings.num_held_out, language.generator_for("held out", 0))
+    history: list[dict] = []
+    with tracking.run(config.load(config.Tracking), about | {"method": "baseline", "grid": "language"}) as log:
+
+        def keep(trained, row) -> None:
+            language.save_step(folder, row["step"], trained)
+            history.append(row)
+            log(row | {"epoch": row["step"]})
+
+        language.train(
+            model,
+            (batch.to(device) for batch in batches),
+            settings=settings,
+            lr=recipe.lr,
+            steps=recipe.steps,
+            held_out=held_out.to(device).split(settings.batch_size),
+            on_checkpoint=keep,
+        )
+        checkpoint.save_history(folder, language.COLUMNS, history)
+        checkpoint.write_json(folder / language.ABOUT, about)
+        log.finish(folder)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), *map(Path, sys.argv[3:6]))
