@@ -20,6 +20,7 @@ $(STAMP): requirements.txt pyproject.toml
 	    sys.version.split()[0], "(choose another: make setup PYTHON=python3.11)", file=sys.stderr); sys.exit(not ok)'
 	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps devinterp==2.0.1 # a test's oracle: its optimiser alone
 	@touch $(STAMP)
 
 repro: setup ## run every stage that is not up to date, MOMOS_JOBS (2) side by side

@@ -62,8 +62,9 @@ def test_a_stage_depends_on_exactly_the_files_it_imports(name):
 
 
 SECTION_OF = {"Data": "data", "Augment": "augment", "Train": "train", "Mosaic": "mosaic", "Quantize": "quantize", "Model": "models",
-              "Method": "methods", "Grid": "grid", "Ablation": "ablation", "Evaluate": "evaluate", "Report": "report",
-              "Survey": "survey"}  # fmt: skip
+              "Method": "methods", "Grid": "grid", "Ablation": "ablation", "Evaluate": "evaluate", "Report": "report", "Text": "text",
+              "Language": "language", "LanguageModel": "language_models", "Slt": "slt", "Compressibility": "compressibility", "Llc": "llc",
+              "Complexity": "complexity", "Survey": "survey"}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -113,6 +114,18 @@ MICRO = {
     "ablation": {"models": ["mlp"], "block_sizes": [8], "capacities": [0.5], "seeds": [0]},
     "survey": {"untrained": ["test_resnet"], "init_seeds": [0]},
     "report": {"picture_method": "momos_s4_c10", "picture_size": 16},
+    "language": {"batch_size": 4, "warmup_steps": 2, "num_held_out": 4},
+    "language_models": {
+        "neox": {
+            "kwargs": {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32},
+            "steps": [2, 4, 6, 8],
+        }
+    },
+    "slt": {"seeds": [1], "schemes": ["quantization_max", "pruning"], "fit_steps": [2, 8]},
+    "compressibility": {"num_sequences": 4, "max_n_q": 9, "retraining_steps": 2, "num_coarse_heads": 2, "pruning_steps": 1},
+    "llc": {"num_chains": 2, "num_burnin_steps": 1, "batch_size": 2, "num_batches": 4, "num_probes": 2, "num_probe_batches": 1}
+    | {"num_draws": {"neox": 4}},
+    "complexity": {"num_images": 64, "num_burnin_steps": 1, "num_draws": 4, "num_probes": 1, "num_probe_batches": 1},
 }
 
 
@@ -179,7 +192,7 @@ def clone(tmp_path_factory):
     return clone
 
 
-DOWNSTREAM = {"distortion@mlp", "evaluate@mlp", "survey", "cost", "report", "provenance", "page"}
+DOWNSTREAM = {"distortion@mlp", "evaluate@mlp", "survey", "cost", "complexity@mlp", "slt_report", "report", "provenance", "page"}
 
 
 def test_everything_is_there_and_a_second_repro_runs_nothing(clone):
@@ -200,9 +213,37 @@ def test_everything_is_there_and_a_second_repro_runs_nothing(clone):
     assert (clone.path / "costs" / "micro" / "mlp" / "momos_s4_c10" / "0" / "cost.json").is_file()
 
 
+def test_the_second_papers_report_is_there_and_the_first_shows_its_verdicts(clone):
+    reports = clone.path / "reports" / "micro"
+    claims = (reports / "slt" / "claims.md").read_text()
+    assert all(re.search(rf"\| S{number} \| NOT RUN \|", claims) for number in range(1, 9)), "one run is too few for any verdict"
+    assert "neox 1: " in claims, "and what was measured is shown all the same"
+    main = (reports / "claims.md").read_text()
+    assert "Scheme quantization was not run" in main and "neox 1: " in main
+    complexity = pd.read_csv(reports / "slt" / "complexity.csv")
+    assert list(complexity.method) == ["baseline"] and list(complexity.seed) == [0] and complexity.llc_mean.notna().all()
+    measures = clone.path / "slt" / "micro" / "measures" / "neox" / "1"
+    assert list(pd.read_csv(measures / "llc" / "llc.csv").step) == [2, 4, 6, 8]
+    assert len(pd.read_csv(measures / "llc" / "traces.csv")) == 4 * 2 * (1 + 4)
+    assert set(pd.read_csv(measures / "pruning" / "critical.csv").step) == {8}
+    assert not (clone.path / "scratch").exists() or not list((clone.path / "scratch").rglob("*.json"))
+
+
+def test_the_samplers_settings_retrain_no_language_model(clone):
+    params = clone.params()
+    clone.write_params(merge(params, {"llc": {"nbeta": 100.0}}))
+    assert clone.stale() == {"llc@neox-1", "slt_report", "report"}
+    clone.write_params(merge(params, {"slt": {"eps": [0.1, 0.3]}}))
+    assert {stage.split("@")[0] for stage in clone.stale()} == {"compressibility", "complexity", "slt_report", "report"}
+    clone.write_params(params)
+
+
 def test_the_same_params_give_the_same_bytes(clone):
     before = clone.hashes()
-    clone.run("dvc", "repro", "-f", "-s", "--no-run-cache", "train@mlp-momos_s4_c10-0", "train@mlp-qat4-1", "evaluate@mlp", "report")
+    clone.run(
+        "dvc", "repro", "-f", "-s", "--no-run-cache", "train@mlp-momos_s4_c10-0", "train@mlp-qat4-1", "evaluate@mlp", "language@neox-1",
+        "llc@neox-1", "compressibility@neox-1-pruning", "complexity@mlp", "slt_report", "report",
+    )  # fmt: skip
     assert clone.hashes() == before and len(before) > 10
     assert clone.stale() <= {"cost", "page"}, "new costs may not touch results"
     clone.run("dvc", "repro")
@@ -213,6 +254,7 @@ def test_changing_a_plot_retrains_nothing(clone):
     text = plots.read_text()
     plots.write_text(text + "\n# another colour\n")
     assert {"report"} <= clone.stale() <= {"report", "provenance", "page"}
+    assert clone.stale() == {"report", "slt_report"}
     plots.write_text(text)
 
 

@@ -35,6 +35,7 @@ def build(kwargs: Mapping[str, Any], *, vocabulary: int, context: int, seed: int
 
     Raises ValueError for kwargs that do not fit.
     """
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
     shape = {"vocab_size": vocabulary, "max_position_embeddings": context, "bos_token_id": None, "eos_token_id": None, "use_cache": False}
@@ -45,7 +46,7 @@ def build(kwargs: Mapping[str, Any], *, vocabulary: int, context: int, seed: int
         torch.default_generator.manual_seed(seed)
         try:
             return GPTNeoXForCausalLM(GPTNeoXConfig(**shape | dict(kwargs)))
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, StrictDataclassError) as error:
             raise ValueError(f"language_models.kwargs: no GPT-NeoX has {dict(kwargs)!r} ({error})") from error
 
 

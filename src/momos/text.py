@@ -94,9 +94,7 @@ def pile(name: str, num_documents: int | None) -> list[tuple[str, bytes]]:
         rows = islice(datasets.load_dataset(name, split="train", streaming=True), num_documents)
         return [(str(number), row["text"].encode()) for number, row in enumerate(rows)]
     except (OSError, RuntimeError, ValueError) as error:
-        raise Unavailable(
-            f"text.name: data set {name} can't be read ({error}): is the hub reachable, or the data set in its cache?"
-        ) from error
+        raise Unavailable(f"text.name: data set {name} is neither on the hub nor in its cache: {error}") from error
 
 
 DOORS = {"package": package, "files": files, "pile": pile}
