@@ -262,7 +262,7 @@ def _s4(results: Results) -> Judgement:
     points = results.in_range(results.llc)
     found = {run: rank("step", "llc_mean")(mine) for run, mine in points.groupby(RUN, sort=False)}
     whole = {run: rank("step", "llc_mean")(mine) for run, mine in results.llc.groupby(RUN, sort=False)}
-    flagged = int(results.llc["flags"].fillna("").ne("").sum())
+    flagged = int(results.llc["flags"].notna().sum())
     note = f"Over all checkpoints: {Values(whole).shown()}. {flagged} of {len(results.llc)} estimates carry a flag."
     return Judgement(_verdict(Values(found).mean > 0.9), f"Spearman {Values(found).shown()}", note)
 

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from momos.complexity.caches import forget_
+
 LossFn = Callable[[nn.Module, Any], Tensor]
 
 
@@ -28,7 +30,9 @@ def sampled_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 def sampling_copy(model: nn.Module) -> nn.Module:
     """A deep copy in eval mode, without gradients, and in float32 where it was in less: noise would drown in the rounding."""
-    twin = copy.deepcopy(model).eval()
+    twin = copy.deepcopy(model)
+    twin.eval()
+    forget_(twin)
     for tensor in [*twin.parameters(), *twin.buffers()]:
         tensor.grad = None
         if tensor.dtype in (torch.float16, torch.bfloat16):

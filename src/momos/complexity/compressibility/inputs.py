@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from momos.complexity.caches import forget_
 from momos.complexity.compressibility.scan import CriticalPoint
 
 LossFn = Callable[[nn.Module], float]
@@ -19,6 +20,7 @@ def eval_copy(model: nn.Module) -> nn.Module:
     """A deep copy in eval mode; not by what eval() returns, which is None for timm's TinyViT attention."""
     copied = copy.deepcopy(model)
     copied.eval()
+    forget_(copied)
     return copied
 
 
