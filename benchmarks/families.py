@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
+from benchmarks.installed import has_devinterp
+
 RESNET20 = {2: 134_861, 4: 67_431}  # blocks by block size, each tensor cut by itself
 LEFT_OUT = ("assign_s4", "projection_resnet20_s2", "step_resnet20", "step_tiny_vit")  # of a quick run
 CAPACITIES = (0.005, 0.01, 0.05, 0.1)  # Table 1's
@@ -50,6 +52,7 @@ def families(quick: bool) -> list[Family]:
     """quick: tiny sizes, of families alike only one, and only sides that a job compares."""
     found = [*machine(quick), *bdm(quick), *assign(quick), *projection(quick), *augmentation(quick)]
     found += [family for model in ("mlp", "resnet20", "tiny_vit") for family in training(model, quick)]
+    found += sampling(quick)
     return [_compared(family) for family in found if family.name not in LEFT_OUT] if quick else found
 
 
@@ -121,6 +124,24 @@ def training(model: str, quick: bool) -> list[Family]:
                 two_threads=kind == "train" and not quick,
             )
         )
+    return found
+
+
+def sampling(quick: bool) -> list[Family]:
+    """Draws of the LLC's sampler against the gradients alone, which are its limit; devinterp where it is installed."""
+    num_draws, sizes = (10, (32,)) if quick else (100, (128, 512, 2048))
+    sides = {"ours": Side("sampling.draws"), "forward and backward": Side("sampling.gradients")}
+    jobs = [Job("llc_draw", "ours", "forward and backward", sizes[0] if quick else 512)]
+    if has_devinterp(whole=False):
+        sides["devinterp's optimiser"] = Side("sampling.devinterp_draws")
+        jobs.append(Job("llc_draw_devinterp", "ours", "devinterp's optimiser", jobs[0].size))
+    points = [Point(size, {"num_draws": num_draws, "batch_size": size}, items=num_draws) for size in sizes]
+    found = [Family(name="llc_draws", axis="Images in a batch", per="draw", sides=sides, points=points, jobs=jobs)]
+    if has_devinterp(whole=True) and not quick:
+        sides = {"ours": Side("sampling.llc"), "devinterp's llc()": Side("sampling.devinterp_llc")}
+        points = [Point(size, {"num_draws": 10, "batch_size": size}, items=20) for size in (4, 16)]
+        jobs = [Job("llc_devinterp", "ours", "devinterp's llc()", 16)]
+        found.append(Family(name="llc_whole", axis="Sequences in a batch", per="draw", sides=sides, points=points, jobs=jobs, rounds=2))
     return found
 
 

@@ -23,7 +23,7 @@ from benchmarks import baselines, inputs, machine, ours, worker  # noqa: E402
 from benchmarks.families import RESNET20, families  # noqa: E402
 from momos import blocks, config, models  # noqa: E402
 
-COST = r"[\d.]+ (s|ms|us|ns)(/image)?"
+COST = r"[\d.]+ (s|ms|us|ns)(/image|/draw)?"
 LINE = re.compile(rf"\w[\w.]* ratio \d+\.\d \(ours {COST} / baseline {COST}\)")
 MACHINE = re.compile(r"machine value float32_gflops [\d.]+, bf16_gflops [\d.]+, memory_gb_per_second [\d.]+")
 
