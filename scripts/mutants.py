@@ -23,9 +23,11 @@ CHANGES = {
     "models": {"mlp": {"kwargs": {"hidden_layers": 2, "width": 32}}},
     "grid": {"models": ["mlp"], "methods": ["baseline", "qat4", "momos_s4_c10"], "seeds": [0, 1]},
     "ablation": {"models": []},
+    "survey": {"untrained": ["test_resnet"], "init_seeds": [0]},
     "report": {"picture_method": "momos_s4_c10", "picture_size": 16},
     "tracking": {"enabled": False},
 }
+SKIPPED = ("text", "language", "compressibility", "llc", "complexity", "slt_report")  # the second paper: the report does without
 RUN_ALL = """
 import json, runpy, sys
 for command in json.load(sys.stdin):
@@ -46,7 +48,7 @@ MUTANTS = {
     "BDM, repetitions are free": Mutant(f"{LIBRARY}complexity/bdm.py", "table[present] + np.log2(counts[present])", "table[present]"),
     "projection, no zero block": Mutant(f"{LIBRARY}mosaic.py", "drawn]) if force_zero else", "drawn]) if not force_zero else"),
     "QAT, a level too many in the scale": Mutant(f"{LIBRARY}quantize.py", "-low, high) / levels", "-low, high) / (levels + 1)"),
-    "data, another split": Mutant("params.yaml", "split_seed: 0", "split_seed: 1"),
+    "data, another split": Mutant("params.yaml", "fraction: 0.1\n  split_seed: 0", "fraction: 0.1\n  split_seed: 1"),
 }
 
 
@@ -94,7 +96,7 @@ class Copy:
 
 
 def commands(folder: Path, target: str) -> list[list[str]]:
-    """What the target's stage and all before it run, in order: [script, argument, ...]."""
+    """What the target's stage and all before it but SKIPPED run, in order: [script, argument, ...]."""
     import networkx
     from dvc.repo import Repo
 
@@ -103,7 +105,7 @@ def commands(folder: Path, target: str) -> list[list[str]]:
         last = next(stage for stage in graph if stage.name == target)
         needed = graph.subgraph({last, *networkx.descendants(graph, last)})
         ordered = networkx.lexicographical_topological_sort(needed.reverse(), key=lambda stage: stage.name)
-        return [stage.cmd.split()[1:] for stage in ordered]
+        return [stage.cmd.split()[1:] for stage in ordered if stage.name.partition("@")[0] not in SKIPPED]
 
 
 def merged(base: dict, changes: dict) -> dict:
