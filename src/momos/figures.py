@@ -93,13 +93,13 @@ def survey(rows: pd.DataFrame) -> Figure:
     """Figure 2. rows: num_weights, bdm_1d_ratio, group, title, source. Own runs by model; models from elsewhere against their size."""
     own = rows.source == results.OWN_SOURCE
     panels = [(draw, part) for draw, part in ((plots.ratio_by_model, rows[own]), (plots.ratio_against_size, rows[~own])) if len(part)]
-    figure = Figure(figsize=(7.5 if len(panels) == 1 else 11, 4.6))
+    figure = Figure(figsize=(7.5 if len(panels) == 1 else 12, 5.4))
     axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     for ax, (draw, part) in zip(axes, panels, strict=True):
         draw(_few_groups(part), ax)
         ax.set_title(_share_below(part.bdm_1d_ratio[part.source != results.CONTROL]))
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=3, columnspacing=1)
     axes[-1].set(ylabel=axes[-1].get_ylabel() if len(panels) == 1 else "")
-    _one_legend(figure, axes, columns=6)
     return figure
 
 
