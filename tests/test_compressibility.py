@@ -621,7 +621,7 @@ def test_retraining_that_diverges_is_outside_eps(models):
 
 
 SCHEMES = {
-    "n_q": lambda *args, **kw: c.critical_n_q(*args, **{"max_n_q": 17} | kw),
+    "n_q": lambda *args, **kw: c.critical_n_q(*args, **{"max_n_q": 17, "fractions": [1.0, 0.7, 0.5, 0.35]} | kw),
     "n_q, max": lambda *args, **kw: c.critical_n_q(*args, theta="max", **{"max_n_q": 17} | kw),
     "fraction": lambda *args, **kw: c.critical_fraction(*args, **kw),
     "sigma": lambda *args, **kw: c.critical_sigma(*args, kind="absolute", num_draws=2, per_decade=8, **kw),

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from scipy import stats
 
-from momos import claims, config, published, singular
+from momos import claims, config, published, singular, singular_figures
 from momos.complexity.schemes import CRITICAL
 
 ROOT = Path(__file__).parents[1]
@@ -231,6 +231,15 @@ def test_the_report_holds_all_that_it_links_to(tree):
     fits = pd.read_csv(report / "tables" / "fits.csv")
     exact = fits[(fits.scheme == "quantization") & (fits.fitted == "value") & (fits.on == "llc_mean")]
     assert exact.r2.to_numpy() == pytest.approx(1) and exact.slope.to_numpy() == pytest.approx(0.5) and set(exact.num_points) == {7}
+
+
+def test_bits_are_drawn_for_every_run():
+    points = {name: HOLD.points("quantization") for name in ("quantization", "quantization bits")}
+    drawn = singular_figures.against(points, HOLD.runs, "llc_mean", [200, 1500])
+    for place, ax in enumerate(drawn.axes):
+        mine = points["quantization"][points["quantization"].seed == HOLD.runs[place % 3][1]]
+        expected = mine["log2" if place >= 3 else "value"].max()
+        assert max(line.get_ydata().max() for line in ax.get_lines() if len(line.get_xdata())) == pytest.approx(expected)
 
 
 def test_the_first_papers_report_reads_the_verdicts(tree):

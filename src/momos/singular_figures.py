@@ -63,12 +63,11 @@ def loss_curves(curve: pd.DataFrame, ax: Axes, *, scheme: str, eps: Sequence[flo
 def against(points: dict[str, pd.DataFrame], runs: Runs, x: str, fit_steps: Sequence[int]) -> Figure:
     """A row per scheme (name -> its points), a column per run: critical value against x with its linear fit over fit_steps."""
     figure, axes = _panels(len(points), len(runs))
-    for row, (scheme, frame) in zip(axes, points.items(), strict=True):
+    for row, (name, frame) in zip(axes, points.items(), strict=True):
+        y, label = ("log2", "log2 of critical n_q (bits)") if name.endswith(" bits") else ("value", VALUES[name])
         for ax, run in zip(row, runs, strict=True):
-            scheme, y = scheme.removesuffix(" bits"), "log2" if scheme.endswith(" bits") else "value"
             fitted(_of(frame, run), ax, x=x, y=y, fit_steps=fit_steps)
-            label = "log2 of critical n_q (bits)" if y == "log2" else VALUES[scheme]
-            ax.set(title=f"{_name(run)}: {ax.get_title()}", ylabel=label if run == runs[0] else "", xlabel=AXES[x])
+            ax.set(title=f"{_name(run)}\n{ax.get_title()}", ylabel=label if run == runs[0] else "", xlabel=AXES[x])
     return figure
 
 

@@ -116,7 +116,7 @@ def controls(study: Study) -> Figure:
     for row, (x, points) in zip(axes, rows.items(), strict=True):
         for ax, run in zip(row, results.runs, strict=True):
             singular_figures.fitted(singular_figures._of(points, run), ax, x=x, y="value", fit_steps=study.slt.fit_steps)
-            ax.set(title=f"{run[0]}, seed {run[1]}: {ax.get_title()}", xlabel=singular_figures.AXES[x], ylabel="Critical n_q")
+            ax.set(title=f"{run[0]}, seed {run[1]}\n{ax.get_title()}", xlabel=singular_figures.AXES[x], ylabel="Critical n_q")
     return figure
 
 
