@@ -129,14 +129,14 @@ def training(model: str, quick: bool) -> list[Family]:
 
 def sampling(quick: bool) -> list[Family]:
     """Draws of the LLC's sampler against the gradients alone, which are its limit; devinterp where it is installed."""
-    num_draws, sizes = (10, (32,)) if quick else (100, (128, 512, 2048))
+    num_draws, sizes = (10, (32,)) if quick else (50, (32, 128, 512))
     sides = {"ours": Side("sampling.draws"), "forward and backward": Side("sampling.gradients")}
     jobs = [Job("llc_draw", "ours", "forward and backward", sizes[0] if quick else 512)]
     if has_devinterp(whole=False):
         sides["devinterp's optimiser"] = Side("sampling.devinterp_draws")
         jobs.append(Job("llc_draw_devinterp", "ours", "devinterp's optimiser", jobs[0].size))
     points = [Point(size, {"num_draws": num_draws, "batch_size": size}, items=num_draws) for size in sizes]
-    found = [Family(name="llc_draws", axis="Images in a batch", per="draw", sides=sides, points=points, jobs=jobs)]
+    found = [Family(name="llc_draws", axis="Images in a batch", per="draw", sides=sides, points=points, jobs=jobs, rounds=3)]
     if has_devinterp(whole=True) and not quick:
         sides = {"ours": Side("sampling.llc"), "devinterp's llc()": Side("sampling.devinterp_llc")}
         points = [Point(size, {"num_draws": 10, "batch_size": size}, items=20) for size in (4, 16)]

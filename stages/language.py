@@ -13,7 +13,8 @@ from momos.device import prepare_device
 def main(name: str, seed: int, text_file: Path, text_json: Path, folder: Path) -> None:
     recipe, corpus, loop = config.load(config.LanguageModel, name), config.load(config.Text), config.load(config.Train)
     about = {"profile": config.profile(), "model": name, "seed": seed, "source": recipe.source, "steps": list(recipe.steps)}
-    about |= {"fold": recipe.fold, "center": recipe.center, "context": corpus.context, "lr": recipe.lr}
+    about |= {"method": "language", "grid": "language", "context": corpus.context, "lr": recipe.lr}
+    about |= {"fold": recipe.fold, "center": recipe.center}
     if recipe.source == "pythia":
         revisions = language.find_revisions(recipe.name, recipe.steps)
         checkpoint.write_json(folder / language.ABOUT, about | {"name": recipe.name, "revisions": revisions})
@@ -27,7 +28,7 @@ def main(name: str, seed: int, text_file: Path, text_json: Path, folder: Path) -
     batches = text.stream(tokens["train"], *shape, language.generator_for("order", seed))
     held_out = text.sequences(tokens["held_out"], corpus.context, settings.num_held_out, language.generator_for("held out", 0))
     history: list[dict] = []
-    with tracking.run(config.load(config.Tracking), about | {"method": "baseline", "grid": "language"}) as log:
+    with tracking.run(config.load(config.Tracking), about) as log:
 
         def keep(trained, row) -> None:
             language.save_step(folder, row["step"], trained)

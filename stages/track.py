@@ -3,6 +3,7 @@
 usage: track.py
 """
 
+import itertools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ def main() -> None:
     settings, profile = config.load(config.Tracking), config.profile()
     missing: list[str] = []
     records = list(trainings(Path("runs") / profile, missing))
+    records += languages(Path("slt") / profile / "checkpoints", missing)
     records += report(Path("reports") / profile, profile)
     counts = tracking.rebuild(settings, records)
     print(f"{tracking.uri()}: {counts['created']} runs added ({counts['replaced']} had been cut off), {counts['kept']} already there.")
@@ -31,6 +33,22 @@ def trainings(root: Path, missing: list[str]) -> Iterator[tracking.Record]:
             missing.append(f"{folder}: {error}")
             continue
         yield tracking.Record.of_training(about, history=history, output_hash=tracking.output_hash(folder))
+
+
+def languages(root: Path, missing: list[str]) -> Iterator[tracking.Record]:
+    """The same of the language models trained here; a row per checkpoint."""
+    slt = config.load(config.Slt)
+    for model, seed in itertools.product(slt.models, slt.seeds):
+        folder = root / model / str(seed)
+        if config.load(config.LanguageModel, model).source != "local":
+            continue
+        try:
+            about, history = checkpoint.read_json(folder / checkpoint.RUN), checkpoint.load_history(folder)
+        except ValueError as error:
+            missing.append(f"{folder}: {error}")
+            continue
+        rows = [{"epoch": row["step"]} | row for row in history]
+        yield tracking.Record.of_training(about, history=rows, output_hash=tracking.output_hash(folder))
 
 
 def report(folder: Path, profile: str) -> list[tracking.Record]:

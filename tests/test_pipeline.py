@@ -232,6 +232,27 @@ def test_the_second_papers_report_is_there_and_the_first_shows_its_verdicts(clon
     assert not (clone.path / "scratch").exists() or not list((clone.path / "scratch").rglob("*.json"))
 
 
+def test_mlflow_shows_the_language_models(clone):
+    out = clone.run(sys.executable, "stages/track.py")
+    assert "no results yet" not in out
+    import sqlite3
+
+    with sqlite3.connect(clone.path / "mlflow.db") as store:
+        (run_id,) = store.execute("select run_uuid from tags where key = 'key' and value = 'micro/neox/language/1'").fetchone()
+        steps = store.execute("select step from metrics where run_uuid = ? and key = 'val_loss' order by step", [run_id]).fetchall()
+    assert steps == [(2,), (4,), (6,), (8,)]
+
+
+def test_a_diverging_sampler_fails_the_stage_and_writes_nothing(clone):
+    params = clone.params()
+    clone.write_params(merge(params, {"llc": {"lr": {"neox": 1e4}}}))
+    folder = "slt/micro/checkpoints/neox/1"
+    out = clone.run(sys.executable, "stages/llc.py", "neox", "1", "data/text/micro.safetensors", folder, "z/llc", check=False)
+    clone.write_params(params)
+    assert "Diverged" in out and "lower lr" in out and "chain 0" in out
+    assert not (clone.path / "z").exists()
+
+
 def test_the_samplers_settings_retrain_no_language_model(clone):
     params = clone.params()
     clone.write_params(merge(params, {"llc": {"nbeta": 100.0}}))

@@ -35,7 +35,7 @@ from momos import config
 SHARED = "MOMOS_LOGGER"  # environment: the socket of a logger that several trainings share
 GRACE = 10.0  # seconds that a finished training waits for its logger, at most
 LOCK_SECONDS = 60.0  # to wait while other processes set up the store
-STAGES = {"main": "train", "ablation": "ablation"}
+STAGES = {"main": "train", "ablation": "ablation", "language": "language"}
 QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_LOGGING_LEVEL": "ERROR", "GIT_PYTHON_REFRESH": "quiet"}
 LIVE_LIMITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "3"}
 DIGEST = 36  # characters that MLflow keeps of a dataset's digest
