@@ -44,8 +44,10 @@ def verdict(kind: str, before: float | None, after: float | None, **more) -> str
     ("bdm", 0.998, 0.980, {"std": 1.0}, "REGRESSION"),
     ("accuracy", 88.0, 88.9, {"std": 0.1}, "moved"),
     ("accuracy", 88.0, 89.1, {"std": 0.1}, "REGRESSION"),
-    ("accuracy", 88.0, 90.9, {"std": 1.0}, "moved"),
-    ("accuracy", 88.0, 84.9, {"std": 1.0}, "REGRESSION"),
+    ("accuracy", 88.0, 91.9, {"std": 1.0}, "moved"),
+    ("accuracy", 88.0, 83.9, {"std": 1.0}, "REGRESSION"),
+    ("norm", 20.0, 20.3, {"std": 5.0}, "moved"),
+    ("norm", 20.0, 20.5, {"std": 5.0}, "REGRESSION"),
     ("accuracy", 88.0, 92.0, {"num_seeds": 1}, "moved"),
     ("accuracy", 88.0, 94.0, {"num_seeds": 1}, "REGRESSION"),
     ("ratio", 1.50, 1.51, {"std": 0.0}, "moved"),
@@ -57,6 +59,16 @@ def verdict(kind: str, before: float | None, after: float | None, **more) -> str
 ])  # fmt: skip
 def test_each_kind_has_its_tolerance(kind, before, after, more, expected):
     assert verdict(kind, before, after, **more) == expected
+
+
+def test_seeds_that_agree_by_chance_are_allowed_the_usual_spread():
+    """The median over methods of the same table, model and measure; other models and measures have no part in it."""
+    spreads = {"t/mlp/a/acc": 0.01, "t/mlp/b/acc": 2.0, "t/mlp/c/acc": 3.0, "t/vit/a/acc": 50.0, "t/mlp/a/best": 50.0}
+    before = results(*(cell(name, "accuracy", 80.0, std) for name, std in spreads.items()))
+    moved = dict(zip(spreads, [7.9, 8.1, 12.1, 0.0, 0.0], strict=True))
+    after = results(*(cell(name, "accuracy", 80.0 + moved[name], std) for name, std in spreads.items()))
+    found = verdicts(before, after)
+    assert [found[name] for name in spreads] == ["moved", "REGRESSION", "REGRESSION", "same", "same"]
 
 
 def test_cells_come_and_go():

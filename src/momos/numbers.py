@@ -4,8 +4,8 @@
 
 A cell has
     id          table/model/method/measure; a measure of the weights behind quantised ones ends in _latent
-    kind        accuracy, rac, bdm, count, exact (a number that no training touches), ratio, other: decides how far it may move unnoticed
-                (`momos.regression`)
+    kind        accuracy, rac, bdm, count, exact (a number that no training touches), norm, ratio, other: decides how far it may move
+                unnoticed (`momos.regression`)
     unit        percent, points (of accuracy), bits, or ""
     value, std, num_seeds, seeds, values     mean and sample standard deviation over seeds (null for one), and each seed's own value;
                 no seeds: not a mean, but one number
@@ -63,7 +63,7 @@ MEASURES = {
     "bdm_2d_normalized": Measure("complexity", "bdm"),
     "bdm_2d_against_shuffled": Measure("complexity", "bdm"),
     "sparsity": Measure("complexity", "other", "percent", 100),
-    "l2_norm": Measure("complexity", "ratio"),
+    "l2_norm": Measure("complexity", "norm"),
     "distinct_blocks": Measure("complexity", "other"),
 }
 DEPLOYED_ONLY = ("test_accuracy_last", "test_accuracy_best", "rac", "num_weights", "description_bits")
