@@ -105,6 +105,16 @@ def three_eps(points: dict[float, dict[str, pd.DataFrame]], runs: Runs) -> Figur
     return figure
 
 
+def controls(points: dict[str, pd.DataFrame], runs: Runs, fit_steps: Sequence[int]) -> Figure:
+    """A row per control (name -> points with a column of that name), a column per run: critical n_q with its linear fit."""
+    figure, axes = _panels(len(points), len(runs))
+    for row, (x, frame) in zip(axes, points.items(), strict=True):
+        for ax, run in zip(row, runs, strict=True):
+            fitted(_of(frame, run), ax, x=x, y="value", fit_steps=fit_steps)
+            ax.set(title=f"{_name(run)}\n{ax.get_title()}", xlabel=AXES[x], ylabel="Critical n_q" if run == runs[0] else "")
+    return figure
+
+
 def llc_against_step(llc: pd.DataFrame, history: pd.DataFrame, runs: Runs) -> Figure:
     """LLC with its sample standard deviation over chains, the rise of the loss while sampling, and the training's held-out loss."""
     figure, axes = _panels(1, 3)
@@ -127,7 +137,8 @@ def images(complexity: pd.DataFrame, n_q: str) -> Figure:
     figure, axes = _panels(1, len(measures))
     for ax, (column, label) in zip(axes[0], measures.items(), strict=True):
         for place, (name, rows) in enumerate(complexity.groupby("model", sort=False)):
-            ax.errorbar(rows.llc_mean, rows[column], xerr=rows.llc_std, label=name, elinewidth=0.8, **plots._points(place))
+            style = {"color": plots.COLOURS[place], "fmt": plots.MARKERS[place], "markersize": 5.5, "elinewidth": 0.8}
+            ax.errorbar(rows.llc_mean, rows[column], xerr=rows.llc_std, label=name, **style)
         ax.set(xlabel=AXES["llc_mean"], ylabel=label)
     _legend(figure, axes[0, 0])
     return figure

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from momos import checkpoint, claims, config, figures, singular, singular_figures, tables
 from momos.complexity.schemes import CRITICAL
@@ -73,7 +72,7 @@ def drawings(study: Study) -> dict[str, tuple]:
         found["critical_llc"] = lambda: singular_figures.against(fitted, runs, "llc_mean", slt.fit_steps)
         found["critical_step"] = lambda: singular_figures.against(fitted, runs, "step", slt.fit_steps)
         found["eps"] = lambda: singular_figures.three_eps(_by_eps(study), runs)
-        found["controls"] = lambda: controls(study)
+        found["controls"] = lambda: singular_figures.controls(_controls(study), runs, slt.fit_steps)
     if len(study.complexity):
         found["images"] = lambda: singular_figures.images(study.complexity, f"critical_n_q_eps{slt.main_eps:g}")
     return {name: (draw, _curve_caption(name) if name.startswith("curves_") else study.caption(name)) for name, draw in found.items()}
@@ -102,22 +101,15 @@ def _by_eps(study: Study) -> dict[float, dict[str, pd.DataFrame]]:
     return found
 
 
-def controls(study: Study) -> Figure:
-    """A row per control, a column per run."""
-    results = study.results
-    quantized = results.points("quantization") if "quantization" in study.slt.schemes else results.points(study.slt.schemes[0])
-    sigma = results.points("noise_absolute") if "noise_absolute" in study.slt.schemes else None
-    rows = {"hessian_trace": quantized}
-    if sigma is not None:
-        rows["sigma"] = quantized.merge(
-            sigma[[*singular.RUN, "step", "value"]].rename(columns={"value": "sigma"}), on=[*singular.RUN, "step"]
-        )
-    figure, axes = singular_figures._panels(len(rows), len(results.runs))
-    for row, (x, points) in zip(axes, rows.items(), strict=True):
-        for ax, run in zip(row, results.runs, strict=True):
-            singular_figures.fitted(singular_figures._of(points, run), ax, x=x, y="value", fit_steps=study.slt.fit_steps)
-            ax.set(title=f"{run[0]}, seed {run[1]}\n{ax.get_title()}", xlabel=singular_figures.AXES[x], ylabel="Critical n_q")
-    return figure
+def _controls(study: Study) -> dict[str, pd.DataFrame]:
+    """Control -> points of quantisation (without it, of the first scheme) with a column of that name."""
+    results, schemes = study.results, study.slt.schemes
+    points = results.points("quantization" if "quantization" in schemes else schemes[0])
+    found = {"hessian_trace": points}
+    if "noise_absolute" in schemes:
+        sigma = results.points("noise_absolute")[[*singular.RUN, "step", "value"]].rename(columns={"value": "sigma"})
+        found["sigma"] = points.merge(sigma, on=[*singular.RUN, "step"])
+    return found
 
 
 def printed(study: Study) -> dict[str, tuple[pd.DataFrame, str]]:
