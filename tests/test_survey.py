@@ -198,6 +198,13 @@ def test_finished_rows_of_another_survey_are_not_used(change, tmp_path, how, ask
     assert len(asked) == 2
 
 
+def test_all_code_that_a_row_comes_from_counts_as_its_version():
+    """What dvc.yaml lists for the stage (which has a test of its own), but for reading and writing files and the clock."""
+    listed = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["survey"]["deps"]
+    files = {Path(name).stem for name in listed if name.startswith("src/") and Path(name).stem != "__init__"}
+    assert {Path(module.__file__).stem for module in survey.CODE} == files - {"survey", "checkpoint", "cost"}
+
+
 def test_keeping_downloads_or_other_places_for_them_change_no_row(tmp_path, how):
     assert survey.version(how) == survey.version(how._replace(keep_weights=True, folder=Path("elsewhere")))
 

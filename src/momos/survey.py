@@ -20,12 +20,15 @@ from typing import Any, NamedTuple
 import torch
 from tqdm import tqdm
 
+from momos import blocks, zoo, zoo_weights
+from momos.complexity import bdm, streaming
 from momos.cost import Meter
 from momos.zoo import Candidate, How
 
 ABOUT = ("name", "family", "source", "tags", "num_weights", "num_classes")
 LAST = ("sparsity", "weights", "sha256", "error")
 LIBRARIES = ("torch", "timm", "numpy", "pybdm")
+CODE = (blocks, bdm, streaming, zoo, zoo_weights)  # what a row's numbers come from
 
 
 class Record(NamedTuple):
@@ -82,16 +85,14 @@ def _may_pass(candidate: Candidate, found: dict[Candidate, Record]) -> bool:
     return candidate.is_download and bool(found[candidate].row["error"]) and not all(failed)
 
 
-def _size(candidate: Candidate) -> float:
-    return (candidate.num_parameters or 0) / 1e6
+def _size(candidate: Candidate) -> int:
+    return candidate.num_parameters or 0
 
 
 def _progress(candidates: Sequence[Candidate]) -> tqdm:
     """Counts weights, so that the time left is an estimate; where nobody watches, a line a minute."""
-    total = sum(map(_size, candidates))
     every = 0.5 if sys.stderr.isatty() else 60
-    return tqdm(total=total, unit="M weights", desc="survey", mininterval=every, bar_format="{l_bar}{bar}| {n:.1f}/{total:.1f} {unit} "
-                "[{elapsed}<{remaining}]")  # fmt: skip
+    return tqdm(total=sum(map(_size, candidates)), unit=" weights", unit_scale=True, desc="survey", mininterval=every)
 
 
 # --- the scratch file
@@ -99,8 +100,7 @@ def _progress(candidates: Sequence[Candidate]) -> tqdm:
 
 def version(how: How) -> str:
     """A hash of what rows depend on beside the candidate: settings, this code and the libraries that build and measure."""
-    files = {name: Path(module.__file__) for name, module in sys.modules.items() if name.split(".")[0] == "momos" and module.__file__}
-    code = {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in sorted(files.items())}
+    code = {module.__name__: hashlib.sha256(Path(module.__file__).read_bytes()).hexdigest() for module in CODE}
     settings = {"init_seeds": how.init_seeds, "compressors": how.compressors, "seed": how.seed}
     return _hash([settings, code, {name: metadata.version(name) for name in LIBRARIES}])
 
