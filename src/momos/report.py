@@ -49,6 +49,10 @@ ACCURACY_RAC = (
     "published points on axes of their own."
 )
 TRAINING = "Training curves. Validation loss and accuracy, means over seeds: baseline, each method's mildest and harshest settings."
+BESIDE = """\
+Beside this file, `index.html` is all of it in one page to open in a browser, and `results.json` has every number with its interval, the
+published one, and the file and stage that it came from. What is here is the same bytes for the same inputs; what it cost (`cost/`) and
+where it ran (`provenance.json`) are not, and `index.html` shows both."""
 SATURATION = """\
 BDM adds up, over the distinct blocks of 12 signs, each block's own complexity and log2 of how often it occurs. There are only 4,096
 such blocks. Once a model is large enough to hold nearly all of them, the first part no longer changes and the second grows with the
@@ -309,6 +313,7 @@ def page(study: Study) -> str:
     parts = [
         f"# MoMos, profile `{study.name}`",
         _data_text(study.data),
+        BESIDE,
         "## Claims\n\n" + _verdicts_text(study.verdicts),
         "## Results\n\n" + "\n".join(main) + "\nThe same as [HTML](tables/table1.html) and [LaTeX](tables/table1.tex); "
         "[complexity](tables/complexity.md), [compressors](tables/compressors.md), [beside the published numbers](tables/comparison.md), "
