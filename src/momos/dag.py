@@ -68,11 +68,13 @@ def _reaches(direct: Mapping[str, list[str]], start: str, goal: str) -> bool:
     return goal in direct[start] or any(_reaches(direct, name, goal) for name in direct[start])
 
 
-def _paths(stage: Mapping[str, Any], *keys: str) -> list[str]:
-    """Entries of dvc.yaml that are plain paths or paths with options, up to the first part that a matrix fills in."""
+def _paths(stage: Mapping[str, Any], *keys: str) -> list[tuple[str, ...]]:
+    """Entries of dvc.yaml, plain paths or paths with options, part by part; * for a part that a matrix fills in."""
     entries = [next(iter(entry)) if isinstance(entry, Mapping) else entry for key in keys for entry in stage.get(key, [])]
-    return [entry.split("/${item.")[0] for entry in entries]
+    return [tuple("*" if "${item." in part else part for part in entry.split("/")) for entry in entries]
 
 
-def _touch(one: str, two: str) -> bool:
-    return one == two or one.startswith(two + "/") or two.startswith(one + "/")
+def _touch(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
+    """Whether they are the same or one lies in the other."""
+    shared = min(len(one), len(other))
+    return one[:shared] == other[:shared]
