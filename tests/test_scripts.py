@@ -214,7 +214,7 @@ def test_stopping_leaves_no_process_and_no_lock(repository):
         time.sleep(0.1)
     pid = next(iter(json.loads(lock.read_text())["write"].values()))["pid"]
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=20) == 130
+    assert process.wait(timeout=90) == 130  # on a machine that others use too
     assert "goes on from here" in process.stderr.read()
     deadline = time.monotonic() + 10  # the stage's command sleeps for longer
     while group_exists(pid):

@@ -239,7 +239,8 @@ def test_bits_are_drawn_for_every_run():
     for place, ax in enumerate(drawn.axes):
         mine = points["quantization"][points["quantization"].seed == HOLD.runs[place % 3][1]]
         expected = mine["log2" if place >= 3 else "value"].max()
-        assert max(line.get_ydata().max() for line in ax.get_lines() if len(line.get_xdata())) == pytest.approx(expected)
+        marks = [line for line in ax.get_lines() if line.get_marker() == "o" and len(line.get_xdata())]  # the fitted line may lie higher
+        assert max(line.get_ydata().max() for line in marks) == pytest.approx(expected)
 
 
 def test_the_first_papers_report_reads_the_verdicts(tree):
