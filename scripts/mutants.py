@@ -110,7 +110,7 @@ def commands(folder: Path, target: str) -> list[list[str]]:
 
 
 def merged(base: dict, changes: dict) -> dict:
-    return base | {key: merged(base[key], value) if isinstance(value, dict) else value for key, value in changes.items()}
+    return base | {key: merged(base.get(key, {}), value) if isinstance(value, dict) else value for key, value in changes.items()}
 
 
 def main(names: list[str]) -> int:
