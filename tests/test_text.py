@@ -1,5 +1,6 @@
 """Text of language models: each source, the split, sequences, and what goes wrong."""
 
+import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -98,6 +99,17 @@ def test_the_pile_is_streamed(monkeypatch):
     found = text.read(settings(source="pile", name="some/pile", num_documents=5))
     assert asked == {"name": "some/pile", "split": "train", "streaming": True}
     assert bytes(torch.cat([found.train, found.held_out]).tolist()).count(b"\0") == 5
+
+
+def test_the_package_datasets_streams_a_folder(tmp_path):
+    pytest.importorskip("datasets")
+    rows = [json.dumps({"text": f"document {number}"}) for number in range(9)]
+    (tmp_path / "pile").mkdir()
+    (tmp_path / "pile" / "part.jsonl").write_text("\n".join(rows) + "\n")
+    documents = text.pile(str(tmp_path / "pile"), 5)
+    assert documents == [(str(number), f"document {number}".encode()) for number in range(5)]
+    with pytest.raises(text.Unavailable, match="is neither on the hub nor in its cache"):
+        text.pile(str(tmp_path / "missing"), 5)
 
 
 def test_no_datasets_and_no_hub(monkeypatch):
