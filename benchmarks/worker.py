@@ -34,7 +34,7 @@ class Worker:
         # without what the caller's shell sets for threads and malloc
         environment = {key: value for key, value in os.environ.items() if not key.startswith(("MALLOC_", "GLIBC_TUNABLES"))}
         environment |= {f"{library}_NUM_THREADS": str(num_threads) for library in ("OMP", "MKL", "OPENBLAS", "NUMBA")}
-        environment |= {"PYTHONWARNINGS": "ignore"}
+        environment |= {"PYTHONWARNINGS": "ignore", "TQDM_DISABLE": "1"}
         command = [sys.executable, "-m", "benchmarks.worker"]
         self.process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
