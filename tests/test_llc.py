@@ -467,6 +467,21 @@ def test_the_hessians_trace_is_exact_where_it_is_diagonal():
     assert result.mean == 7.0 and result.std == 0.0
 
 
+def test_the_hessians_trace_through_hard_sigmoids():
+    """Whose kernel has no second derivative; a cubic loss has one even where they are linear."""
+    model, x = nn.Sequential(nn.Linear(5, 4), nn.Hardsigmoid(inplace=True)), torch.randn(7, 5, generator=torch.Generator().manual_seed(0))
+
+    def loss(outputs_of, batch):
+        return (outputs_of(batch) ** 3).mean()
+
+    def by_hand(weight):
+        return (((x @ weight.T + model[0].bias).add(3).clamp(0, 6) / 6) ** 3).mean()
+
+    model[0].bias.requires_grad_(False)
+    exact = torch.autograd.functional.hessian(by_hand, model[0].weight.detach()).reshape(20, 20).trace().item()
+    assert hessian.hessian_trace(model, loss, [x], num_probes=2000).mean == pytest.approx(exact, rel=0.05)
+
+
 def test_the_hessians_trace_of_attention_equals_the_full_hessian():
     tokens = torch.randn(1, 2, 5, 3, generator=generator(7))
 

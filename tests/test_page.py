@@ -142,6 +142,7 @@ def test_hostile_text_stays_text(tmp_path):
     (reports / "slt" / "figures").mkdir(parents=True)
     for kind in ("svg", "png"):
         (reports / "slt" / "figures" / f"llc.{kind}").write_bytes((reports / "figures" / f"figure1.{kind}").read_bytes())
+    (reports / "slt" / "figures" / "captions.json").write_text(json.dumps({"llc": f"LLC along training. {HOSTILE}"}))
     soup = BeautifulSoup(render(reports).read_text(), "html.parser")
     assert not soup.select("b.x") and not [script for script in soup.find_all("script") if script.text.strip() == "alert(1)"]
     assert len(soup.find_all("script")) == 4 + 1
@@ -149,7 +150,7 @@ def test_hostile_text_stays_text(tmp_path):
     assert "{{ 7 * 7 }}" in shown and '<b class="x">' in shown
     spec = json.loads(soup.select_one('[data-chart="accuracy_rac"] + script').text)
     assert HOSTILE in json.dumps(spec, ensure_ascii=False).replace('\\"', '"')
-    assert soup.select_one("section[aria-labelledby=singular] img")["alt"] == "llc"
+    assert soup.select_one("section[aria-labelledby=singular] img")["alt"].startswith("LLC along training.")
 
 
 @pytest.mark.parametrize("name", ["results.json", "provenance.json", "cost/cost.csv", "tables/training.csv", "figures/figure1.png"])

@@ -5,6 +5,7 @@ import math
 import re
 import runpy
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -12,8 +13,9 @@ import pytest
 import yaml
 from scipy import stats
 
-from momos import claims, config, published, singular, singular_figures
+from momos import claims, config, numbers, published, singular, singular_figures
 from momos.complexity.schemes import CRITICAL
+from momos.results import singular_numbers
 
 ROOT = Path(__file__).parents[1]
 WANTED = [claim for claim in published.read_claims(ROOT / "data" / "paper") if claim["id"].startswith("S")]
@@ -209,7 +211,7 @@ def save(path: Path, frame: pd.DataFrame) -> None:
 def run_stage(root: Path, out: Path, monkeypatch) -> None:
     monkeypatch.chdir(root)
     main = runpy.run_path(str(ROOT / "stages" / "slt_report.py"))["main"]
-    main(ROOT / "data" / "paper", root / "slt", root / "verdicts.json", out / "digits" / "slt")
+    main(ROOT / "data" / "paper", root / "slt", root / "verdicts.json", out / "slt_numbers.csv", out / "digits" / "slt")
 
 
 @pytest.fixture(scope="module")
@@ -225,12 +227,25 @@ def test_the_report_holds_all_that_it_links_to(tree):
     report = tree / "digits" / "slt"
     targets = re.findall(r"\]\(([^)]+)\)", (report / "README.md").read_text())
     assert len(targets) > 20 and all((report / target).is_file() for target in targets)
-    drawn = {path.stem for path in (report / "figures").iterdir()}
+    drawn = {path.stem for path in (report / "figures").iterdir()} - {"captions"}
     assert drawn == {f"curves_{scheme}" for scheme in CRITICAL} | {"llc", "critical_llc", "critical_step", "eps", "controls", "images"}
     assert "seed 0, which is not among those judged here: 1, 2, 3" in (report / "claims.md").read_text()
     fits = pd.read_csv(report / "tables" / "fits.csv")
     exact = fits[(fits.scheme == "quantization") & (fits.fitted == "value") & (fits.on == "llc_mean")]
     assert exact.r2.to_numpy() == pytest.approx(1) and exact.slope.to_numpy() == pytest.approx(0.5) and set(exact.num_points) == {7}
+
+
+def test_its_numbers_stand_in_the_document_of_both_papers(tree):
+    rows = singular_numbers(tree / "slt_numbers.csv")
+    study = SimpleNamespace(results=SimpleNamespace(singular=rows))
+    cells = {cell["id"]: cell for cell in numbers._Builder.singular(SimpleNamespace(study=study))}
+    slope = cells["slt_fits/neox/quantization_on_llc_mean/slope"]
+    assert slope["values"] == pytest.approx([0.5] * 3) and slope["seeds"] == [1, 2, 3] and slope["stage"] == "slt_report"
+    llc = HOLD.llc[HOLD.llc.step == 800].llc_mean
+    at_800 = cells["slt_checkpoints/neox/step800/llc_mean"]
+    assert at_800["values"] == pytest.approx(list(llc)) and at_800["source"].endswith("slt/measures/neox/*/llc/llc.csv")
+    assert cells["slt_images/mlp/m3/critical_n_q_eps0.1"]["value"] == 9 and cells["slt_images/mlp/m3/llc_mean"]["num_seeds"] == 1
+    assert singular_numbers(tree / "missing.csv").empty
 
 
 def test_bits_are_drawn_for_every_run():

@@ -97,6 +97,20 @@ def accuracy_against_capacity(points: pd.DataFrame) -> Spec:
     return _spec(alt.layer(lines, dots).add_params(model), height=320)
 
 
+def critical_against_llc(points: pd.DataFrame) -> Spec:
+    """Singular MDL, Fig. 2 and 3. points: scheme, run, step, llc, critical; a line per run is its least-squares fit."""
+    scheme = _select("scheme", points.scheme)
+    base = alt.Chart(points).transform_filter("datum.scheme === scheme")
+    x = alt.X("llc:Q", title="Local learning coefficient").scale(zero=False, padding=12)
+    y = alt.Y("critical:Q", title="Critical value").scale(zero=False, padding=8)
+    tips = [_tip("run", "Run"), _tip("step", "Step", ",d"), _tip("llc", "LLC", ".2f"), _tip("critical", "Critical", ".4~g")]
+    look = {"color": _colour(points.run, "run"), "shape": _shape(points.run, "run"), "tooltip": tips}
+    fits = base.transform_regression("llc", "critical", groupby=["run"]).mark_line(strokeWidth=1.2)
+    lines = fits.encode(x=x, y=y, color=_colour(points.run, "run"))
+    marks = base.mark_point(filled=True, size=70, opacity=1).encode(x=x, y=y, **look)
+    return _spec(alt.layer(lines, marks).add_params(scheme), height=320)
+
+
 def _spec(chart: alt.LayerChart, *, height: int) -> Spec:
     axis = {"gridColor": "currentColor", "gridOpacity": 0.13, "domainColor": "currentColor", "tickColor": "currentColor"}
     text = {

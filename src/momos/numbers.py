@@ -4,8 +4,8 @@
 
 A cell has
     id          table/model/method/measure; a measure of the weights behind quantised ones ends in _latent
-    kind        accuracy, rac, bdm, count, exact (a number that no training touches), norm, ratio, other: decides how far it may move
-                unnoticed (`momos.regression`)
+    kind        accuracy, rac, bdm, count, exact (a number that no training touches), norm, ratio, estimate (sampled, or a point of a
+                coarse grid), other: decides how far it may move unnoticed (`momos.regression`)
     unit        percent, points (of accuracy), bits, or ""
     value, std, num_seeds, seeds, values     mean and sample standard deviation over seeds (null for one), and each seed's own value;
                 no seeds: not a mean, but one number
@@ -26,7 +26,7 @@ Numbers have 12 significant digits, and no NaN: null.
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -75,7 +75,7 @@ EDGE = 1e-9  # a difference of exactly half a digit agrees
 def document(study, *, paper_dir: str, results_dir: str) -> dict[str, Any]:
     """study: `report.Study`. The folders only name the sources. Raises ValueError if two cells share an id."""
     build = _Builder(study, paper_dir, results_dir)
-    cells = [*build.main(), *build.capacity(), *build.distortion(), *build.zoo(), *build.rac_check(), *build.aggregate()]
+    cells = [*build.main(), *build.capacity(), *build.distortion(), *build.zoo(), *build.rac_check(), *build.aggregate(), *build.singular()]
     repeated = [name for name, count in Counter(cell["id"] for cell in cells).items() if count > 1]
     if repeated:
         raise ValueError(f"results.json: every cell needs its own id, got twice: {', '.join(repeated[:5])}")
@@ -161,10 +161,9 @@ class _Builder:
                 yield cell | self._compared(name, cell, printed, part) if printed is not None and as_published else cell
 
     def _measured(self, table, model, method, name, measure: Measure, values, seeds, *, file="{model}/evaluation.csv", stage="evaluate"):
-        start = {"id": f"{table}/{model}/{method}/{name}", "table": table, "model": model, "method": method, "measure": name}
-        numbers = [_number(measure.scale * value) for value in values]
         where = {"source": f"{self.results_dir}/{file.format(model=model)}", "stage": f"{stage}@{model}"}
-        return start | {"kind": measure.kind, "unit": measure.unit} | _summary(numbers, [int(seed) for seed in seeds]) | where
+        numbers = [measure.scale * value for value in values]
+        return _over_seeds(table, model, method, name, measure.kind, measure.unit, numbers, seeds) | where
 
     def _compared(self, name: str, cell: dict, printed, rows: pd.DataFrame) -> dict:
         mean, std = (None if key is None else float(getattr(printed, key)) for key in PUBLISHED[name])
@@ -256,6 +255,12 @@ class _Builder:
                 start = _plain("aggregate", "all", method, f"accuracy_difference_{name}", "accuracy", "points")
                 yield start | _bootstrapped(differences, statistic) | where
 
+    def singular(self) -> Iterator[dict]:
+        """The second paper's, as `slt_report` wrote them (`momos.singular_numbers`)."""
+        keys = ["table", "model", "method", "measure", "unit", "source", "stage"]
+        for (table, model, method, name, unit, source, stage), part in self.study.results.singular.groupby(keys, sort=False):
+            yield _over_seeds(table, model, method, name, "estimate", unit, part.value, part.seed) | {"source": source, "stage": stage}
+
     def pareto(self) -> dict[str, dict[str, list[str]]]:
         """Per model, the methods that no other one beats in accuracy and RAC: measured here, and published."""
         rows = results.cells(self.main_rows)
@@ -295,6 +300,12 @@ def _table(name: str, model: str) -> str:
 def _front(rows: pd.DataFrame, model: str) -> list[str]:
     mine = rows[(rows.model == model) & rows.accuracy.notna() & rows.rac.notna()]
     return list(mine.method[intervals.pareto_front(mine[["rac", "accuracy"]].round(9).to_numpy())])
+
+
+def _over_seeds(table, model, method, name, kind: str, unit: str, values: Iterable[float], seeds: Iterable[int]) -> dict:
+    """A cell of one value a seed."""
+    start = {"id": f"{table}/{model}/{method}/{name}", "table": table, "model": model, "method": method, "measure": name}
+    return start | {"kind": kind, "unit": unit} | _summary([_number(value) for value in values], [int(seed) for seed in seeds])
 
 
 def _plain(table: str, model: str, method: str, measure: str, kind: str, unit: str, value: float | None = None) -> dict:

@@ -32,6 +32,8 @@ CHARTS = {  # what stands under a chart; the static figure's own caption speaks 
     "anything). Whiskers: 95 % intervals over seeds. Point at a mark for its numbers.",
     "training": "Training curves, means over seeds.",
     "figure2": "Figure 2. 1-D BDM of trained weights relative to the same architecture at initialisation; each mark is one trained model.",
+    "critical_llc": "Critical values against the local learning coefficient, a mark a checkpoint, with each run's least-squares line. "
+    "Point at a mark for its step.",
     "figure4": "Figures 4 and B.2. Validation accuracy of the last weights against capacity, by block size.",
 }
 COMPLEXITY = (
@@ -96,10 +98,14 @@ def render(sources: Sources) -> str:
         aggregates=_methods_by_model(results, "aggregate").get("all", []),
         zoo=[cell for cell in results["cells"] if cell["table"] == "zoo" and cell["method"] == "all"],
         checks=[cell for cell in results["cells"] if cell["table"] == "rac_check"],
-        figures=figures(sources.reports / "figures", specs),
+        figures=figures(sources.reports, "figures", specs),
         specs={name: json.dumps(spec, ensure_ascii=True).replace("<", "\\u003c") for name, spec in specs.items()},
         library=library(),
-        singular=singular(sources.reports / "slt"),
+        singular=figures(sources.reports, "slt/figures", specs) if (sources.reports / "slt").is_dir() else [],
+        checkpoints=_methods_by_model(results, "slt_checkpoints"),
+        fits=_methods_by_model(results, "slt_fits"),
+        classifiers=_methods_by_model(results, "slt_images"),
+        measured=_measures(results),
         costs=cost_rows(sources.costs),
         devices=sorted(sources.costs.device.astype(str).unique()),
         provenance=sources.provenance,
@@ -167,6 +173,8 @@ def chart_specs(sources: Sources) -> dict[str, dict]:
         }
         if len(capacity):
             specs["figure4"] = charts.accuracy_against_capacity(capacity)
+        if len(points := _critical_points(results)):
+            specs["critical_llc"] = charts.critical_against_llc(points)
     return specs
 
 
@@ -250,16 +258,40 @@ def _capacity_points(results: Mapping[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def figures(folder: Path, specs: Mapping[str, Any]) -> list[dict]:
-    """In reading order: name, caption, title, the picture as a data URI, and the chart that may stand in its place."""
+def _critical_points(results: Mapping[str, Any]) -> pd.DataFrame:
+    """Every checkpoint of every run of the second paper: its LLC and its critical values."""
+    cells = [cell for cell in results["cells"] if cell["table"] == "slt_checkpoints"]
+    llc = {cell["id"]: dict(zip(cell["seeds"], cell["values"], strict=True)) for cell in cells if cell["measure"] == "llc_mean"}
+    rows = []
+    for cell in cells:
+        if cell["measure"].startswith("critical_"):
+            here, step = llc[cell["id"].replace(cell["measure"], "llc_mean")], int(cell["method"].removeprefix("step"))
+            start = {"scheme": cell["measure"].replace("_", " "), "step": step}
+            pairs = zip(cell["seeds"], cell["values"], strict=True)
+            rows += [start | {"run": f"{cell['model']} {seed}", "llc": here[seed], "critical": value} for seed, value in pairs if value]
+    return pd.DataFrame(rows, columns=["scheme", "run", "step", "llc", "critical"])
+
+
+def _measures(results: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Table of the second paper -> its measures."""
+    found: dict[str, dict] = {"slt_checkpoints": {}, "slt_images": {}}
+    for cell in results["cells"]:
+        if cell["table"] in found:
+            found[cell["table"]][cell["measure"]] = None
+    return {table: list(measures) for table, measures in found.items()}
+
+
+def figures(reports: Path, place: str, specs: Mapping[str, Any]) -> list[dict]:
+    """Of a folder of figures, in reading order: name, place, caption, title, the picture as a data URI, and the chart that may stand in
+    its place."""
     found, charted = [], set()
-    for name, caption in checkpoint.read_json(folder / "captions.json").items():
+    for name, caption in checkpoint.read_json(reports / place / "captions.json").items():
         chart = "figure4" if name.startswith("figure4_") else name
         chart = chart if chart in specs and chart not in charted else None
         charted |= {chart} if chart else set()
         caption = caption.replace("`", "")
-        about = {"name": name, "title": caption.split(". ")[0], "caption": caption, "chart": chart, "chart_caption": CHARTS.get(chart)}
-        found.append(about | {"uri": data_uri(folder / f"{name}.svg")})
+        about = {"name": name, "place": place, "title": caption.split(". ")[0], "caption": caption}
+        found.append(about | {"chart": chart, "chart_caption": CHARTS.get(chart), "uri": data_uri(reports / place / f"{name}.svg")})
     return found
 
 
@@ -272,18 +304,6 @@ def data_uri(svg: Path) -> str:
     as_png = SMALL < svg.stat().st_size > png.stat().st_size
     kind, path = ("png", png) if as_png else ("svg+xml", svg)
     return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
-
-
-def singular(folder: Path) -> dict[str, list] | None:
-    """The second paper's part, if it was run: its figures, and its other files to link to."""
-    if not folder.is_dir():
-        return None
-    pictures = sorted(path for path in folder.rglob("*.svg") if path.with_suffix(".png").is_file())
-    captions = folder / "figures" / "captions.json"
-    known = checkpoint.read_json(captions) if captions.is_file() else {}
-    shown_pictures = [{"title": known.get(path.stem, path.stem.replace("_", " ")), "uri": data_uri(path)} for path in pictures]
-    links = sorted(path.relative_to(folder.parent).as_posix() for path in folder.rglob("*") if path.suffix in (".md", ".html", ".json"))
-    return {"figures": shown_pictures, "links": links}
 
 
 def library() -> str:

@@ -37,6 +37,7 @@ TOLERANCES = {
     "norm": Tolerance(relative=0.02),  # 1.7 %
     "accuracy": Tolerance(absolute=1.0, spread=True, one_seed=5.0),  # points
     "ratio": Tolerance(relative=0.01, spread=True, one_seed=2.0),
+    "estimate": Tolerance(relative=0.25, spread=True, one_seed=2.0),  # sampled by few chains, or a point of a coarse grid
     "other": Tolerance(relative=0.05, spread=True, one_seed=4.0),
 }
 

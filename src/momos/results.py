@@ -17,6 +17,7 @@ EVALUATION = {*KEYS, "grid", *SETTINGS[3:], "val_accuracy_best", "val_accuracy_l
 }  # fmt: skip
 DISTORTION = {"model", "method", "seed", "grid", "epoch", "distortion", "relative_distortion", "val_loss", "best"}
 SURVEY = {"name", "family", "source", "num_weights", "bdm_1d_ratio", "bdm_2d_ratio", "error"}
+SINGULAR = {"table", "model", "method", "measure", "seed", "value", "unit", "source", "stage"}
 TITLES = {"mlp": "MLP", "resnet20": "ResNet20", "tiny_vit": "Tiny-ViT", "mobilevit": "MobileViT"}
 OWN_SOURCE, CONTROL = "this pipeline", "untrained"  # the survey's words for the pipeline's own runs, and for models that nobody trained
 FAMILIES = {(False, False): "baseline", (False, True): "qat", (True, False): "momos", (True, True): "momos+qat"}
@@ -31,6 +32,7 @@ class Results(NamedTuple):
     history: pd.DataFrame  # a row per epoch of every run of the main grid
     survey: pd.DataFrame  # a row per model and its initialisation: own runs, untrained, from elsewhere; `group`: its method or family
     not_surveyed: pd.DataFrame  # models from elsewhere that could not be measured, and why (`error`)
+    singular: pd.DataFrame  # the second paper's numbers, a value a row (`momos.singular_numbers`); empty where it has not run
 
 
 def read(results_dir: Path, runs_dir: Path, runs: Sequence[Run]) -> Results:
@@ -43,6 +45,7 @@ def read(results_dir: Path, runs_dir: Path, runs: Sequence[Run]) -> Results:
         history=_history(runs_dir, runs),
         survey=_survey(evaluation, zoo[zoo.error.isna()]),
         not_surveyed=zoo[zoo.error.notna()].reset_index(drop=True),
+        singular=singular_numbers(results_dir / "slt_numbers.csv"),
     )
 
 
@@ -181,6 +184,11 @@ def _described(frame: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
 
 def _models(runs: Sequence[Run]) -> list[str]:
     return list(dict.fromkeys(run.model for run in runs))
+
+
+def singular_numbers(path: Path) -> pd.DataFrame:
+    """Empty where `slt_report` has not run."""
+    return _frame(path, SINGULAR).fillna({"unit": ""}) if path.is_file() else pd.DataFrame(columns=sorted(SINGULAR))
 
 
 def _frame(path: Path, columns: set[str]) -> pd.DataFrame:

@@ -49,6 +49,7 @@ def write(study: Study, folder: Path) -> None:
     with figures.style():
         for name, (draw, _) in drawn.items():
             figures.save(draw(), folder / "figures", name)
+    checkpoint.write_json(folder / "figures" / "captions.json", {name: caption for name, (_, caption) in drawn.items()})
     for name, (frame, caption) in printed(study).items():
         text = _texts(frame)
         checkpoint.write_text(folder / "tables" / f"{name}.csv", frame.to_csv(index=False))

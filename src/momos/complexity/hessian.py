@@ -7,9 +7,20 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
 from momos.complexity.sampling import LossFn, check_batches, check_loss, each, integer, own_rng, sampled_parameters, sampling_copy, seed_of
+
+
+class _TwiceDifferentiable(TorchFunctionMode):
+    """Hard sigmoids (MobileNetV3) from parts that have a second derivative, as their own kernel has not."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is F.hardsigmoid:
+            return F.relu6(args[0] + 3) / 6
+        return func(*args, **(kwargs or {}))
 
 
 class HessianTrace(NamedTuple):
@@ -29,7 +40,7 @@ def hessian_trace(model: nn.Module, loss_fn: LossFn, batches: Sequence, *, num_p
     integer("num_probes", num_probes, 1), integer("seed", seed, 0)
     check_batches(batches)
     device = sampled_parameters(model)[0].device
-    with own_rng(device), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+    with own_rng(device), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), _TwiceDifferentiable():
         twin = sampling_copy(model)
         parameters = sampled_parameters(twin)
         check_loss(twin, loss_fn, batches[0])
