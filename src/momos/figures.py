@@ -56,7 +56,8 @@ def save(figure: Figure, folder: Path, name: str) -> None:
     """folder/name.png, .svg and .pdf."""
     folder.mkdir(parents=True, exist_ok=True)
     figure.draw_without_rendering()  # lays it out, once for all formats
-    figure.set_layout_engine("none")
+    with matplotlib.rc_context({"figure.constrained_layout.use": False}):
+        figure.set_layout_engine(None)  # where there is one, even "none", every format draws twice
     for kind in FORMATS:
         figure.savefig(folder / f"{name}.{kind}", metadata=METADATA[kind])
 
