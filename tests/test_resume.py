@@ -34,6 +34,14 @@ def empty(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def dataset():
     """Forty noisy 8x8 images of three classes."""

@@ -1,8 +1,8 @@
 """The training loop (MoMos, Sec. 4 and Algorithm 1): baseline, QAT, MoMos and both together, all by one loop.
 
 An epoch is: optimiser steps on augmented batches, the projection (MoMos), validation of the projected weights. Every random draw has a
-generator of its own, seeded from the run's seed; the global RNG state is as before when training ends. Between two epochs the state is small
-and whole, so that is where checkpoints (momos.resume) are written and where an interrupted training goes on.
+generator of its own, seeded from the run's seed; the global RNG state is as before when training ends. Between two epochs the state is
+small and whole: there checkpoints (momos.resume) are written, and there an interrupted training goes on.
 """
 
 import hashlib
