@@ -133,8 +133,8 @@ def interrupt(command: list[str], moment: Moment, signal_number: int, rng: rando
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal_number)
         os.close(reader)
-        if process.wait() == 0:
-            raise SystemExit(f"{moment.name}: ended before it was killed\n{log.read_text()}")
+        if process.wait() != -signal_number:
+            raise SystemExit(f"{moment.name}: ended before it was killed, with {process.returncode}\n{log.read_text()}")
         return f"{moment.name} {number}"
 
 
