@@ -8,7 +8,7 @@ STAMP := .venv/.stamp
 
 # dvc.yaml says `python stages/...`: the environment's python comes first.
 export PATH := $(BIN):$(PATH)
-.PHONY: help setup repro regress bless readme mutants test bench use track ui lint dag clean
+.PHONY: help setup repro regress bless readme mutants test stress bench use track ui lint dag clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
@@ -41,6 +41,9 @@ mutants: setup ## break formulas one by one and see that `regress` notices (2 mi
 
 test: setup ## run the tests
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
+
+stress: setup ## kill stages at random moments, 20 minutes, and see that all end with the same bytes: STRESS="--kills 5 --terms 1"
+	@$(BIN)/python scripts/stress.py $(STRESS)
 
 bench: setup ## measure the hot paths against plain baselines, 10 minutes: BENCH="--only bdm", BENCH=--quick, BENCH="--out DIR"
 	@$(BIN)/python -m benchmarks $(BENCH)

@@ -27,18 +27,26 @@ def main(name: str, data_file: Path, runs_dir: Path, evaluation_csv: Path, out: 
     device, evaluation, rows = prepare_device(loop.device, loop.num_threads), pd.read_csv(evaluation_csv), []
     wanted = [run for run in config.runs(name) if run.grid == "main" and run.method in settings.methods and run.seed in settings.seeds]
     depends = {"eps": eps} | {kind.section: asdict(kind) for kind in (settings, search, evaluate, loop)}
-    for run in tqdm(wanted, disable=None, desc=f"{name} complexity"):
-        folder = run.folder(runs_dir.parent)
-        with Scratch("complexity", depends, data_file, folder / checkpoint.RUN, folder / "last.safetensors") as finished:
-            found = finished("run", partial(measure, folder, dataset, settings, search, eps, device))
-        mine = evaluation[(evaluation.method == run.method) & (evaluation.seed == run.seed) & (evaluation.weights == "deployed")]
-        beside = mine.iloc[0][[*KEPT, *evaluate.compressors]].to_dict()
-        rows.append({"model": run.model, "method": run.method, "seed": run.seed} | beside | found)
+    files = [run.folder(runs_dir.parent) / file for run in wanted for file in (checkpoint.RUN, "last.safetensors")]
+    with Scratch("complexity", depends, data_file, *files) as finished:
+        for run in tqdm(wanted, disable=None, desc=f"{name} complexity"):
+            part = f"{run.method}-{run.seed}"
+            found = finished(part, partial(measure, run.folder(runs_dir.parent), dataset, settings, search, eps, device, part, finished))
+            mine = evaluation[(evaluation.method == run.method) & (evaluation.seed == run.seed) & (evaluation.weights == "deployed")]
+            beside = mine.iloc[0][[*KEPT, *evaluate.compressors]].to_dict()
+            rows.append({"model": run.model, "method": run.method, "seed": run.seed} | beside | found)
     checkpoint.write_text(out, pd.DataFrame(rows, columns=None if rows else ["model", "method", "seed"]).to_csv(index=False))
 
 
 def measure(
-    folder: Path, dataset: data.Dataset, settings: config.Complexity, grid: config.Compressibility, eps: list[float], device: torch.device
+    folder: Path,
+    dataset: data.Dataset,
+    settings: config.Complexity,
+    grid: config.Compressibility,
+    eps: list[float],
+    device: torch.device,
+    name: str,
+    finished: Scratch,
 ) -> dict:
     """On training images as validation has them, at the last weights as deployed: fake quantisation is gone."""
     about = checkpoint.load_run(folder)
@@ -61,6 +69,7 @@ def measure(
     critical = {f"critical_n_q_eps{point.eps:g}": point.value for point in points}
     critical |= {f"critical_status_eps{point.eps:g}": point.status for point in points}
     how = {"lr": settings.lr, "num_draws": settings.num_draws, "seed": about["seed"]}
+    how |= {"keep": lambda part, run: finished(f"{name}-{part}", run)}
     found = estimates.estimate(model, loss, batches[: settings.num_batches], settings, **how)
     return {name: value for name, value in found["row"].items() if name != "num_weights"} | critical
 

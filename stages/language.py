@@ -1,12 +1,14 @@
 """Stage `language`: checkpoints of one language model along training.   usage: language.py MODEL SEED TEXT.safetensors TEXT.json DIR
 
-A GPT-NeoX is trained here and saved at the listed steps; of a Pythia the revisions are looked up, and downloaded to the hub's cache.
+A GPT-NeoX is trained here and saved at the listed steps; of a Pythia the revisions are looked up, and downloaded to the hub's cache. A
+training that was interrupted goes on from where it last was kept, in `scratch/`; the listed steps are there too until the end.
 """
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
-from momos import checkpoint, config, language, text, tracking
+from momos import checkpoint, config, language, resume, text, tracking
 from momos.device import prepare_device
 
 
@@ -25,13 +27,18 @@ def main(name: str, seed: int, text_file: Path, text_json: Path, folder: Path) -
     about |= {"vocabulary": vocabulary, "kwargs": recipe.kwargs, "num_weights": sum(weight.numel() for weight in model.parameters())}
     tokens = checkpoint.load_tensors(text_file)
     shape = (corpus.context, settings.batch_size)
-    batches = text.stream(tokens["train"], *shape, language.generator_for("order", seed))
+    order, shape = language.generator_for("order", seed), (corpus.context, settings.batch_size)
+    batches = text.stream(tokens["train"], *shape, order)
     held_out = text.sequences(tokens["held_out"], corpus.context, settings.num_held_out, language.generator_for("held out", 0))
+    depends = about | asdict(settings) | {"device": device.type, "num_threads": loop.num_threads}
+    place = f"language/{about['profile']}/{name}/{seed}"
+    kept = resume.Checkpoints(place, depends, Path(__file__), text_file, seconds=loop.checkpoint_seconds)
     history: list[dict] = []
-    with tracking.run(config.load(config.Tracking), about) as log:
+    with kept, tracking.run(config.load(config.Tracking), about) as log:
 
         def keep(trained, row) -> None:
-            language.save_step(folder, row["step"], trained)
+            if trained is not None:
+                language.save_step(kept.folder, row["step"], trained)
             history.append(row)
             log(row | {"epoch": row["step"]})
 
@@ -43,7 +50,11 @@ def main(name: str, seed: int, text_file: Path, text_json: Path, folder: Path) -
             steps=recipe.steps,
             held_out=held_out.to(device).split(settings.batch_size),
             on_checkpoint=keep,
+            order=order,
+            kept=kept,
         )
+        for step in recipe.steps:
+            checkpoint.save_tensors(language.step_file(folder, step), checkpoint.load_tensors(language.step_file(kept.folder, step)))
         checkpoint.save_history(folder, language.COLUMNS, history)
         checkpoint.write_json(folder / language.ABOUT, about)
         log.finish(folder)

@@ -28,16 +28,19 @@ def main(name: str, seed: int, text_file: Path, folder: Path, out_dir: Path) -> 
     rows, traces = [], []
     with Scratch("llc", depends, text_file, folder / language.ABOUT, folder / checkpoint.HISTORY) as finished:
         for step in tqdm(recipe.steps, disable=None, desc=f"{name} {seed} llc"):
-            found = finished(str(step), partial(measure, folder, step, name, settings, seed, batches, device))
+            found = finished(str(step), partial(measure, folder, step, name, settings, seed, batches, device, finished))
             rows.append({"step": step} | found["row"])
             traces += [{"step": step} | row for row in found["traces"]]
     checkpoint.write_text(out_dir / "llc.csv", pd.DataFrame(rows).to_csv(index=False))
     checkpoint.write_text(out_dir / "traces.csv", pd.DataFrame(traces).to_csv(index=False))
 
 
-def measure(folder: Path, step: int, name: str, settings: config.Llc, seed: int, batches: list, device: torch.device) -> dict:
+def measure(
+    folder: Path, step: int, name: str, settings: config.Llc, seed: int, batches: list, device: torch.device, finished: Scratch
+) -> dict:
     model, moved = language.load(folder, step, device=device), [batch.to(device) for batch in batches]
-    return estimates.estimate(model, language.loss, moved, settings, lr=settings.lr[name], num_draws=settings.num_draws[name], seed=seed)
+    how = {"lr": settings.lr[name], "num_draws": settings.num_draws[name], "seed": seed}
+    return estimates.estimate(model, language.loss, moved, settings, **how, keep=lambda part, run: finished(f"{step}-{part}", run))
 
 
 if __name__ == "__main__":

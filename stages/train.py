@@ -2,7 +2,8 @@
 
 usage: train.py MODEL METHOD SEED DATA.safetensors RUN_DIR COST.json [--block-size S --capacity C]
 
-METHOD is an entry of params.yaml; with a block size and a capacity it only names a cell of the ablation.
+METHOD is an entry of params.yaml; with a block size and a capacity it only names a cell of the ablation. A training that was interrupted
+goes on from its last checkpoint.
 """
 
 import argparse
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from momos import blocks, checkpoint, config, cost, data, models, mosaic, quantize, tracking, train
+from momos import blocks, checkpoint, config, cost, data, models, mosaic, quantize, resume, tracking, train
 from momos.device import prepare_device
 
 
@@ -36,16 +37,19 @@ def main(key: dict, method: config.Method, paths: argparse.Namespace) -> None:
     setting |= {"augmentation": augmentation, "quantized": quantize.quantized_names(model, exclude, recipe.arch)}
     batches = train.Batches(settings.batch_size, recipe.image_size, images.mean, images.std, device)
     bar = tqdm(total=settings.epochs, disable=None, unit="epoch", desc=" ".join(map(str, key.values())))
-    with tracking.run(config.load(config.Tracking), about) as log, bar:
+    name = "/".join(str(key[part]) for part in ("profile", "model", "method", "seed"))
+    kept = resume.Checkpoints(f"train/{name}", about, Path(__file__), seconds=settings.checkpoint_seconds)
+    with kept, tracking.run(config.load(config.Tracking), about) as log, bar:
+        setting |= {"checkpoints": kept, "on_epoch": lambda row: (log(row), bar.update())}
         try:
             with cost.Meter(device) as meter:
-                result = train.train(model, dataset, batches, **setting, on_epoch=lambda row: (log(row), bar.update()))
+                result = train.train(model, dataset, batches, **setting)
         except train.Diverged as error:
             checkpoint.save_history(paths.run, train.HISTORY_COLUMNS, error.history)
             raise
         save(paths.run, about, result)
         log.finish(paths.run)
-    checkpoint.write_json(paths.cost, meter.read() | {"num_epochs": len(result.history)})
+        checkpoint.write_json(paths.cost, kept.with_earlier(meter.read()) | {"num_epochs": len(result.history)})
 
 
 def save(folder: Path, about: dict, result: train.Result) -> None:

@@ -82,6 +82,14 @@ def test_a_stage_declares_the_settings_it_loads(name):
     assert declared == loaded
 
 
+@pytest.mark.parametrize("name", ["train", "ablation"])
+def test_a_training_depends_on_all_of_its_loop_but_how_often_it_is_kept(name):
+    from momos import config
+
+    settings = {f"train.{key}" for key in config.Train.__dataclass_fields__}
+    assert {param for param in STAGES[name]["params"] if param.startswith("train")} == settings - {"train.checkpoint_seconds"}
+
+
 def test_no_stage_imports_another_and_only_tracking_imports_mlflow():
     for file in [*(ROOT / "stages").glob("*.py"), *PACKAGE.rglob("*.py")]:
         text = file.read_text()
@@ -292,6 +300,8 @@ def test_changing_one_method_retrains_that_method_alone(clone):
     assert trained == {"train@mlp-qat4-0", "train@mlp-qat4-1"}
     clone.write_params(merge(params, {"tracking": {"experiment": "other"}}))
     assert clone.stale() == set()
+    clone.write_params(merge(params, {"train": {"checkpoint_seconds": 1}}))
+    assert clone.stale() <= LAST
     clone.write_params(params)
 
 

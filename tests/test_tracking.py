@@ -4,9 +4,12 @@ import hashlib
 import json
 import math
 import os
+import sqlite3
 import subprocess
 import sys
+import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -133,6 +136,8 @@ def test_store_that_fails_warns_once_and_training_ends_soon(store, monkeypatch, 
     assert len(lines) == 1 and store in lines[0] and "does not record this run" in lines[0]
     with pytest.raises(RuntimeError, match="can't be used"):
         tracking.rebuild(SETTINGS, [record()])
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert tracking.rebuild(SETTINGS, [record()])["created"] == 1, "another store, or the same when it is back, has it later"
 
 
 def test_store_that_never_answers_is_left_after_the_grace(monkeypatch, capfd):
@@ -180,6 +185,115 @@ def test_a_shared_logger_warns_once_of_a_store_that_fails(monkeypatch, capfd):
             train(seed)
     lines = [line for line in capfd.readouterr().err.splitlines() if line]
     assert len(lines) == 1 and "does not record this run" in lines[0]
+
+
+def warnings_in(capfd):
+    return [line for line in capfd.readouterr().err.splitlines() if "warning: " in line]
+
+
+@contextmanager
+def server(port=0):
+    """MLflow's own server on server.db; the port it listens on."""
+    from mlflow.server import app, handlers
+    from werkzeug.serving import make_server
+
+    handlers.initialize_backend_stores(f"sqlite:///{Path('server.db').resolve()}", default_artifact_root="artifacts")
+    serving = make_server("127.0.0.1", port, app, threaded=True)
+    thread = threading.Thread(target=serving.serve_forever)
+    thread.start()
+    try:
+        yield serving.port
+    finally:
+        serving.shutdown()
+        serving.server_close()
+        thread.join()
+
+
+def wait_for(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.1)
+
+
+def num_points(path):
+    """Epochs that the store has so far; 0 before there is one."""
+    try:
+        with sqlite3.connect(path) as store:
+            return store.execute("select count(*) from metrics where key = 'val_loss'").fetchone()[0]
+    except sqlite3.OperationalError:
+        return 0
+
+
+def test_a_server_that_dies_in_the_middle_costs_one_warning_and_is_completed_later(monkeypatch, capfd):
+    folder, logged = run_folder(), []
+    with server() as port:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+        log = tracking.run(SETTINGS, about()).__enter__()
+        log(HISTORY[0])
+        wait_for(lambda: num_points("server.db") == 1)
+    start = time.monotonic()
+    for row in HISTORY[1:]:  # the server is gone
+        log(row)
+        logged.append(time.monotonic() - start)
+    log.finish(folder)
+    log.__exit__(None, None, None)
+    assert logged[-1] < 1 and time.monotonic() - start < tracking.GRACE + 5
+    (line,) = warnings_in(capfd)
+    assert f"http://127.0.0.1:{port}" in line and "does not record this run" in line
+    with server(port):
+        complete = [tracking.Record.of_training(about(0, best_epoch=2), history=HISTORY, output_hash=tracking.output_hash(folder))]
+        assert tracking.rebuild(SETTINGS, complete) == {"kept": 0, "created": 1, "replaced": 1, "removed": 1}
+        run = shown()["digits/mlp/qat8/0"]
+        assert run.info.status == "FINISHED" and run.data.tags["output_hash"] == tracking.output_hash(folder)
+        assert [point.value for point in client().get_metric_history(run.info.run_id, "val_loss")] == [1.0, 0.5, 1 / 3]
+
+
+def test_a_database_locked_by_others_costs_at_most_one_warning_and_is_completed_later(capfd):
+    """Another process holds the store's write lock from the first epoch on, longer than a training waits."""
+    folder = run_folder()
+    with tracking.run(SETTINGS, about()) as log:
+        log(HISTORY[0])
+        wait_for(lambda: num_points("mlflow.db") == 1)
+        other = sqlite3.connect("mlflow.db", isolation_level=None)
+        other.execute("begin immediate")
+        start = time.monotonic()
+        for row in HISTORY[1:]:
+            log(row)
+        log.finish(folder)
+        assert time.monotonic() - start < 1
+    assert time.monotonic() - start < tracking.GRACE + 5
+    (line,) = warnings_in(capfd)
+    assert "does not record this run" in line
+    other.execute("rollback")
+    complete = [tracking.Record.of_training(about(0, best_epoch=2), history=HISTORY, output_hash=tracking.output_hash(folder))]
+    assert tracking.rebuild(SETTINGS, complete) == {"kept": 0, "created": 1, "replaced": 1, "removed": 1}
+    assert shown()["digits/mlp/qat8/0"].info.status == "FINISHED"
+
+
+def test_trainings_that_write_to_one_database_at_once_are_all_recorded_in_the_end(monkeypatch, capfd):
+    """Each with a logger of its own; what one of them may lose to the others, the rebuilt record has."""
+    monkeypatch.setattr(tracking, "GRACE", 60.0)
+    folders = {seed: run_folder(seed) for seed in range(3)}
+    logs = {seed: tracking.run(SETTINGS, about(seed)).__enter__() for seed in folders}
+    for epoch in range(200):
+        for log in logs.values():
+            log({"epoch": float(epoch), "val_loss": 1.0})
+    for seed, log in logs.items():
+        log.finish(folders[seed])
+    for log in logs.values():
+        log.__exit__(None, None, None)
+    assert len(warnings_in(capfd)) <= len(folders)
+    rows = [{"epoch": float(epoch), "val_loss": 1.0} for epoch in range(200)]
+    complete = [
+        tracking.Record.of_training(about(seed, best_epoch=2), history=rows, output_hash=tracking.output_hash(folder))
+        for seed, folder in folders.items()
+    ]
+    tracking.rebuild(SETTINGS, complete)
+    for seed in folders:
+        run = shown()[f"digits/mlp/qat8/{seed}"]
+        assert run.info.status == "FINISHED"
+        assert len(client().get_metric_history(run.info.run_id, "val_loss")) == 200
 
 
 def test_disabled_starts_nothing(monkeypatch):

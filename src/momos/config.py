@@ -171,6 +171,7 @@ class Train(Settings):
     precision: Literal["float32", "tf32", "bf16"]  # of the training step's products; weights, losses and evaluation stay float32
     compile: bool  # by torch.compile, which needs a C++ compiler
     cuda_graphs: bool  # record the training step once, replay it for every batch
+    checkpoint_seconds: float  # at most so far apart, if epochs are no longer, is what an interrupted training goes on from
 
     def check(self, where: str) -> None:
         _require(self.epochs >= 1, f"{where}.epochs", "1 or more", self.epochs)
@@ -182,6 +183,7 @@ class Train(Settings):
         _require(known, f"{where}.device", "auto, cpu, cuda, cuda:N or mps", self.device)
         graphs = not self.cuda_graphs or kind == "cuda"
         _require(graphs, f"{where}.cuda_graphs", f"false where train.device is {self.device}", self.cuda_graphs)
+        _require(self.checkpoint_seconds >= 0, f"{where}.checkpoint_seconds", "0 or more", self.checkpoint_seconds)
 
 
 @dataclass(frozen=True, kw_only=True)

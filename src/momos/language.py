@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from momos import checkpoint, config
+from momos import checkpoint, config, resume
 
 ABOUT, COLUMNS = checkpoint.RUN, ("step", "lr", "train_loss", "val_loss")
 BETAS, CLIP = (0.9, 0.95), 1.0  # Pythia's: Adam's betas, and the largest norm of a gradient
@@ -71,27 +71,56 @@ def train(
     lr: float,
     steps: Sequence[int],
     held_out: Sequence[Tensor],
-    on_checkpoint: Callable[[nn.Module, Row], None],
+    on_checkpoint: Callable[[nn.Module | None, Row], None],
+    order: torch.Generator | None = None,
+    kept: resume.Checkpoints | None = None,
 ) -> None:
     """Train in place on one of `batches` after another; at each of `steps` (rising) on_checkpoint sees the model and a history row.
 
-    AdamW; the learning rate rises to lr over warmup_steps, then falls as a cosine to final_lr of it at the last step. Raises Diverged.
+    AdamW; the learning rate rises to lr over warmup_steps, then falls as a cosine to final_lr of it at the last step. With `kept`, and the
+    generator `order` that batches are drawn from, it goes on where it was interrupted: on_checkpoint, which saves models in kept.folder,
+    sees the rows from before with no model. Raises Diverged.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=BETAS, weight_decay=settings.weight_decay, fused=True)
     model.train()
-    for step, batch in zip(range(1, steps[-1] + 1), batches, strict=False):
-        optimizer.param_groups[0]["lr"] = rate = lr * schedule(step, steps[-1], settings)
-        optimizer.zero_grad()
-        here = loss(model, batch)
-        if not math.isfinite(here.item()):
-            raise Diverged(f"training diverged: loss {here.item()} at step {step} (try a lower lr than {lr})")
+    device = next(model.parameters()).device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        first, rows = _restore(kept, model, optimizer, order) if kept is not None else (1, [])
+        for row in rows:
+            on_checkpoint(None, row)
+        for step, batch in zip(range(first, steps[-1] + 1), batches, strict=False):
+            optimizer.param_groups[0]["lr"] = rate = lr * schedule(step, steps[-1], settings)
+            train_loss = _update(model, optimizer, batch)
+            if not math.isfinite(train_loss):
+                raise Diverged(f"training diverged: loss {train_loss} at step {step} (try a lower lr than {lr})")
+            if step in steps:
+                model.eval()
+                rows.append({"step": step, "lr": rate, "train_loss": train_loss, "val_loss": mean_loss(model, held_out)})
+                on_checkpoint(model, rows[-1])
+                model.train()
+            if kept is not None and kept.due():
+                saved = [step_file(kept.folder, row["step"]) for row in rows]
+                kept.save(step, {"rows": rows, "lr": rate}, resume.state_of(model, optimizer, {"order": order}), saved)
+
+
+def _update(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Tensor) -> float:
+    """One step on the batch -> its loss before; no step where that is not finite."""
+    optimizer.zero_grad()
+    here = loss(model, batch)
+    if math.isfinite(value := here.item()):
         here.backward()
         nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         optimizer.step()
-        if step in steps:
-            model.eval()
-            on_checkpoint(model, {"step": step, "lr": rate, "train_loss": here.item(), "val_loss": mean_loss(model, held_out)})
-            model.train()
+    return value
+
+
+def _restore(kept: resume.Checkpoints, model: nn.Module, optimizer: torch.optim.Optimizer, order: torch.Generator) -> tuple[int, list[Row]]:
+    """The first step to take, and the history rows before it; all else in place."""
+    saved = kept.load()
+    if saved is None:
+        return 1, []
+    resume.restore_(saved, model, optimizer, {"order": order}, lr=saved.values["lr"])
+    return saved.position + 1, saved.values["rows"]
 
 
 def schedule(step: int, last: int, settings: config.Language) -> float:
@@ -104,8 +133,12 @@ def schedule(step: int, last: int, settings: config.Language) -> float:
 # ---- checkpoints
 
 
+def step_file(folder: Path, step: int) -> Path:
+    return folder / f"step{step}.safetensors"
+
+
 def save_step(folder: Path, step: int, model: nn.Module) -> None:
-    checkpoint.save_tensors(folder / f"step{step}.safetensors", model.state_dict())
+    checkpoint.save_tensors(step_file(folder, step), model.state_dict())
 
 
 def find_revisions(name: str, steps: Iterable[int]) -> dict[str, str]:
@@ -134,7 +167,7 @@ def load(folder: Path, step: int, *, device: torch.device | str = "cpu") -> nn.M
         model = _pretrained(about["name"], about["revisions"][str(step)])
     else:
         model = build(about["kwargs"], vocabulary=about["vocabulary"], context=about["context"], seed=0)
-        model.load_state_dict(checkpoint.load_tensors(folder / f"step{step}.safetensors"))
+        model.load_state_dict(checkpoint.load_tensors(step_file(folder, step)))
     if about["center"]:
         center_(model)
     if about["fold"]:

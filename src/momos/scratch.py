@@ -1,14 +1,17 @@
 """What a long stage has finished so far: kept beside the outputs, taken up again after an interruption, removed at the end.
 
 Parts are JSON files in a folder named after a hash of all that they depend on: the settings and inputs that the stage names, and the
-sources of the library as loaded. So a part of other settings or of older code is never taken for this one's.
+sources of the library as loaded, and the versions of what it computes with. So a part of other settings or of older code is never taken
+for this one's.
 """
 
 import hashlib
 import json
+import platform
 import shutil
 import sys
 from collections.abc import Callable, Mapping
+from importlib import metadata, util
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,16 +19,15 @@ from typing import Any, Self
 from momos import checkpoint
 
 ROOT = Path("scratch")
+LAZY = ("momos.kdtree", "momos.pixels")  # of the library, imported when they are first needed
+LIBRARIES = ("numba", "numpy", "scipy", "timm", "torch", "transformers")
 
 
 class Scratch:
     """`with Scratch("llc", settings, inputs) as finished:`, then `finished(name, compute)` for each part."""
 
     def __init__(self, stage: str, depends: Mapping[str, Any], *inputs: Path) -> None:
-        total = hashlib.sha256(json.dumps(depends, sort_keys=True, default=str).encode())
-        for path in [*_sources(), *inputs]:
-            total.update(hashlib.sha256(path.read_bytes()).digest())
-        self.folder = ROOT / stage / total.hexdigest()[:24]
+        self.folder = ROOT / stage / key(depends, *inputs)
 
     def __enter__(self) -> Self:
         return self
@@ -44,7 +46,21 @@ class Scratch:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def key(depends: Mapping[str, Any], *inputs: Path) -> str:
+    """A name for the work of these settings on these files, by this code with these libraries."""
+    versions = {name: metadata.version(name) for name in LIBRARIES} | {"python": platform.python_version()}
+    total = hashlib.sha256(json.dumps([depends, versions], sort_keys=True, default=str).encode())
+    for path in [*_sources(), *inputs]:
+        total.update(hashlib.sha256(path.read_bytes()).digest())
+    return total.hexdigest()[:24]
+
+
 def _sources() -> list[Path]:
-    """Of every loaded module of the library, in the order of their names; the tracker changes no result."""
-    loaded = sorted((name, module) for name, module in sys.modules.items() if name.split(".")[0] == "momos" and name != "momos.tracking")
-    return [Path(module.__file__) for _, module in loaded if getattr(module, "__file__", None)]
+    """Of every loaded module of the library, and of those that are loaded later, by name; the tracker changes no result."""
+    loaded = {name: module.__file__ for name, module in sys.modules.items() if name.split(".")[0] == "momos" and _has_file(module)}
+    files = loaded | {name: util.find_spec(name).origin for name in LAZY}
+    return [Path(files[name]) for name in sorted(files) if name != "momos.tracking"]
+
+
+def _has_file(module: Any) -> bool:
+    return getattr(module, "__file__", None) is not None

@@ -78,28 +78,28 @@ class _Graph:
 
     def __init__(self, step: Step, images: Tensor, labels: Tensor) -> None:
         self.images, self.labels = images.clone(memory_format=torch.preserve_format), labels.clone()
-        weights = _copy(step.model.state_dict())
+        weights, moments = _copy(step.model.state_dict()), {key: _copy(state) for key, state in step.optimizer.state.items()}
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(WARM_UP_STEPS):
                 step.update(self.images, self.labels)
         torch.cuda.current_stream().wait_stream(stream)
-        self._undo(step, weights)
+        self._undo(step, weights, moments)
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
             self.outputs = step.update(self.images, self.labels)
 
     @staticmethod
     @torch.no_grad()
-    def _undo(step: Step, weights: dict[str, Tensor]) -> None:
-        """The warm-up was no training: weights as before, an optimiser that has seen nothing, in the same memory."""
+    def _undo(step: Step, weights: dict[str, Tensor], moments: dict[Tensor, dict[str, Tensor]]) -> None:
+        """The warm-up was no training: weights and optimiser as before, in the same memory; zeros where it had seen nothing."""
         for name, tensor in step.model.state_dict().items():
             tensor.copy_(weights[name])
-        for state in step.optimizer.state.values():
-            for value in state.values():
+        for weight, state in step.optimizer.state.items():
+            for name, value in state.items():
                 if torch.is_tensor(value):
-                    value.zero_()
+                    value.copy_(moments[weight][name]) if weight in moments else value.zero_()
 
     def replay(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         self.images.copy_(images)
@@ -110,4 +110,4 @@ class _Graph:
 
 
 def _copy(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in state.items()}
+    return {name: tensor.detach().clone() for name, tensor in state.items() if torch.is_tensor(tensor)}

@@ -1,7 +1,8 @@
 """The training loop (MoMos, Sec. 4 and Algorithm 1): baseline, QAT, MoMos and both together, all by one loop.
 
 An epoch is: optimiser steps on augmented batches, the projection (MoMos), validation of the projected weights. Every random draw has a
-generator of its own, seeded from the run's seed; the global RNG state is as before when training ends.
+generator of its own, seeded from the run's seed; the global RNG state is as before when training ends. Between two epochs the state is
+small and whole: there checkpoints (momos.resume) are written, and there an interrupted training goes on.
 """
 
 import hashlib
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from momos import augment, config
+from momos import augment, config, resume
 from momos.data import Dataset
 from momos.mosaic import NotFinite, Projection, project_
 from momos.quantize import quantized_forward
@@ -91,8 +92,12 @@ def train(
     quantized: Collection[str],
     seed: int,
     on_epoch: Callable[[Row], None] = lambda row: None,
+    checkpoints: resume.Checkpoints | None = None,
 ) -> Result:
     """Train `model` in place. `quantized`: the tensors that QAT quantises (of no effect at 32 bits); on_epoch sees each history row.
+
+    With `checkpoints` it goes on from the last of them, if there is one, and ends with the same bytes as without an interruption; on_epoch
+    sees the rows from before again.
 
     Raises Diverged, with the history so far, at the first loss or weight that is not finite.
     """
@@ -114,7 +119,7 @@ def train(
             draws=generator_for("augment", seed),
             motifs=generator_for("motifs", seed),
         )
-        return run.to_the_end(on_epoch)
+        return run.to_the_end(on_epoch, checkpoints)
 
 
 @dataclass(kw_only=True)
@@ -134,7 +139,9 @@ class _Run:
     draws: torch.Generator  # of augmentation
     motifs: torch.Generator
     history: list[Row] = field(default_factory=list)
+    best: Best | None = None
     projection: Projection | None = None
+    usage: Tensor | None = None  # of the motifs, in the last projection
     num_steps: int = 0
     projected_at: int = 0  # the step of the last projection
 
@@ -144,18 +151,45 @@ class _Run:
         self.layout = layout_of(self.model)
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, T_max=self.settings.epochs)
 
-    def to_the_end(self, on_epoch: Callable[[Row], None]) -> Result:
-        initial, best, stopped = state_of(self.model), None, False
-        for epoch in range(1, self.settings.epochs + 1):
-            row = self._epoch(epoch)
+    def to_the_end(self, on_epoch: Callable[[Row], None], checkpoints: resume.Checkpoints | None) -> Result:
+        initial = state_of(self.model)
+        if checkpoints is not None and (saved := checkpoints.load()) is not None:
+            self._restore(saved)
+            for row in self.history:
+                on_epoch(row)
+        while len(self.history) < self.settings.epochs and not self._out_of_patience():
+            row = self._epoch(len(self.history) + 1)
             self.history.append(row)
             on_epoch(row)
-            if best is None or row["val_loss"] < best.val_loss:
-                best = Best(epoch, row["val_loss"], state_of(self.model), self._usage())
-            stopped = self.settings.patience is not None and epoch - best.epoch >= self.settings.patience
-            if stopped:
-                break
-        return Result(self.history, initial, best, state_of(self.model), self._usage(), stopped and epoch < self.settings.epochs)
+            if self.best is None or row["val_loss"] < self.best.val_loss:
+                self.best = Best(row["epoch"], row["val_loss"], state_of(self.model), self.usage)
+            if checkpoints is not None and checkpoints.due():
+                self._save(checkpoints)
+        return Result(self.history, initial, self.best, state_of(self.model), self.usage, len(self.history) < self.settings.epochs)
+
+    def _out_of_patience(self) -> bool:
+        patience = self.settings.patience
+        return patience is not None and self.best is not None and len(self.history) - self.best.epoch >= patience
+
+    def _generators(self) -> dict[str, torch.Generator]:
+        return {"order": self.order, "draws": self.draws, "motifs": self.motifs}
+
+    def _save(self, checkpoints: resume.Checkpoints) -> None:
+        """All that later epochs depend on. Initial weights follow from the seed, the patience that is left from the best epoch."""
+        values = {"history": self.history, "best": [self.best.epoch, self.best.val_loss]}
+        values |= {"lr": float(self.schedule.get_last_lr()[0]), "num_steps": self.num_steps, "projected_at": self.projected_at}
+        tensors = resume.state_of(self.model, self.optimizer, self._generators())
+        tensors |= {f"best/{name}": tensor for name, tensor in self.best.state.items()}
+        if self.usage is not None:
+            tensors |= {"usage/last": self.usage, "usage/best": self.best.usage}
+        checkpoints.save(len(self.history), values, tensors)
+
+    def _restore(self, saved: resume.Saved) -> None:
+        values, usage = saved.values, saved.part("usage")
+        resume.restore_(saved, self.model, self.optimizer, self._generators(), lr=values["lr"])
+        self.schedule.load_state_dict({"last_epoch": saved.position, "_step_count": saved.position + 1, "_last_lr": [values["lr"]]})
+        self.history, self.num_steps, self.projected_at = values["history"], values["num_steps"], values["projected_at"]
+        self.best, self.usage = Best(*values["best"], saved.part("best"), usage.get("best")), usage.get("last")
 
     def _epoch(self, epoch: int) -> Row:
         lr = float(self.schedule.get_last_lr()[0])
@@ -225,7 +259,7 @@ class _Run:
                 slicing=self.mosaic.slicing,
                 generator=self.motifs,
             )
-            self.projected_at = self.num_steps
+            self.projected_at, self.usage = self.num_steps, self.projection.usage
         except NotFinite as error:
             raise Diverged(f"weights are no longer finite {when}", self.history) from error
 
@@ -235,9 +269,6 @@ class _Run:
         if p is None:
             return (None,) * 5
         return p.distortion, p.distortion_per_weight, p.relative_distortion, p.num_changed, p.motifs_used
-
-    def _usage(self) -> Tensor | None:
-        return None if self.projection is None else self.projection.usage
 
 
 @torch.no_grad()
@@ -266,6 +297,7 @@ def describe(
     """What run.json says of how a training is done."""
     about = {key: getattr(recipe, key) for key in ("optimizer", "lr", "momentum", "weight_decay")}
     about |= {"mean": list(images.mean), "std": list(images.std)} | vars(augmentation) | vars(settings)
+    del about["checkpoint_seconds"]  # no result depends on it
     return about | {"device": device.type, "torch": torch.__version__}
 
 

@@ -1,7 +1,7 @@
 """The local learning coefficient and its control at the pipeline's settings, as rows of tables."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import nn
@@ -13,15 +13,23 @@ from momos.complexity.sampling import LossFn
 
 
 def estimate(
-    model: nn.Module, loss_fn: LossFn, batches: Sequence[Any], settings: config.Sampling, *, lr: float, num_draws: int, seed: int
+    model: nn.Module,
+    loss_fn: LossFn,
+    batches: Sequence[Any],
+    settings: config.Sampling,
+    *,
+    lr: float,
+    num_draws: int,
+    seed: int,
+    keep: Callable[[str, Callable[[], dict]], dict],
 ) -> dict:
-    """{"row": one estimate's numbers and settings, "traces": a row per chain and draw}. Batches as `estimate_llc` takes them.
+    """{"row": one estimate's numbers and settings, "traces": a row per chain and draw}. Batches and keep as `estimate_llc` takes them.
 
     Raises what `estimate_llc` raises.
     """
     names = ("nbeta", "localization", "num_chains", "num_burnin_steps", "sampler", "baseline", "num_init_batches", "max_loss_rise")
     found = estimate_llc(
-        model, loss_fn, batches, lr=lr, num_draws=num_draws, seed=seed, **{name: getattr(settings, name) for name in names}
+        model, loss_fn, batches, lr=lr, num_draws=num_draws, seed=seed, keep=keep, **{name: getattr(settings, name) for name in names}
     )
     trace = hessian_trace(model, loss_fn, batches[: settings.num_probe_batches], num_probes=settings.num_probes, seed=seed)
     return {"row": _row(found) | {"hessian_trace": trace.mean, "hessian_trace_std": _number(trace.std)}, "traces": _traces(found)}

@@ -7,7 +7,7 @@ estimate is too high by a factor 1 / (1 - lr G a / 4), diverges at lr G a > 4 an
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -86,6 +86,7 @@ def estimate_llc(
     eps: float = EPS,
     freeze_after_burnin: bool = False,
     max_loss_rise: float | None = None,
+    keep: Callable[[str, Callable[[], dict]], dict] = lambda name, compute: compute(),
 ) -> LLC:
     """Estimate of the local learning coefficient at the model's weights, on the device where they lie.
 
@@ -97,6 +98,7 @@ def estimate_llc(
     once; "first_batches" is the paper's mode. freeze_after_burnin keeps V as burn-in leaves it, which removes most of the bias of the
     omitted Gamma term. max_loss_rise (same unit as the loss): a draw further above L(w*) counts as diverged; by default only what no
     coefficient can explain, so give one where the loss has a scale. Chains run one after another: faster than vmap on a CPU.
+    keep(name, compute), a momos.scratch.Scratch for instance, may know the losses of a chain from before an interruption.
 
     Raises ValueError for arguments out of range, Diverged (naming chain, draw, lr), and ArithmeticError where the loss at w* is not finite.
     """
@@ -108,7 +110,8 @@ def estimate_llc(
     check_batches(batches)
     with own_rng(sampled_parameters(model)[0].device), torch.enable_grad():
         run = _Run(sampling_copy(model), loss_fn, batches, settings)
-        traces = np.stack([run.chain(chain) for chain in range(num_chains)])
+        parts = [keep(f"chain{chain}", lambda chain=chain: {"losses": run.chain(chain).tolist()}) for chain in range(num_chains)]
+        traces = np.array([part["losses"] for part in parts])
     return run.result(traces)
 
 

@@ -1,0 +1,90 @@
+"""Stages killed for real, at random moments: what they end with is what an undisturbed run ends with. `make stress` does it at length."""
+
+import importlib.util
+import os
+import random
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from momos import checkpoint
+
+ROOT = Path(__file__).parents[1]
+spec = importlib.util.spec_from_file_location("stress", ROOT / "scripts" / "stress.py")
+stress = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(stress)
+MOMENTS = {moment.name: moment for moment in [*stress.KILLS, *stress.TERMS.values()]}
+
+
+class Project:
+    """A folder with settings and data in which stages run, without DVC."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        params = stress.merged(yaml.safe_load((ROOT / "profiles" / "digits.yaml").read_text()), stress.CHANGES)
+        (path / "params.yaml").write_text(yaml.safe_dump(params))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(path)
+            runpy.run_path(str(ROOT / "stages" / "prepare.py"))["main"](Path("data.safetensors"), Path("data.json"))
+        tokens = torch.randint(0, 256, (5000,), generator=torch.Generator().manual_seed(0), dtype=torch.int32)
+        checkpoint.save_tensors(path / "text.safetensors", {"train": tokens[:4000], "held_out": tokens[4000:]})
+        checkpoint.write_json(path / "text.json", {"vocabulary": 256})
+        self.env = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+
+    def run(self, stage: str, *arguments: str) -> None:
+        command = [sys.executable, str(ROOT / "stages" / f"{stage}.py"), *arguments]
+        done = subprocess.run(command, cwd=self.path, env=self.env, stderr=subprocess.PIPE, text=True)
+        assert done.returncode == 0, done.stderr
+
+    def kill(self, moment: str, how: int, rng: random.Random, stage: str, *arguments: str) -> None:
+        command = [sys.executable, str(ROOT / "scripts" / "stress.py"), "--victim", str(ROOT / "stages" / f"{stage}.py"), *arguments]
+        soon = MOMENTS[moment]._replace(calls=2)  # that leaves epochs for the next kill
+        stress.interrupt(command, soon, how, rng, cwd=self.path, env=self.env)
+
+    def contents(self, folder: str) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in sorted((self.path / folder).iterdir())}
+
+    def kept(self) -> list[str]:
+        return sorted(path.name for path in (self.path / "scratch").rglob("[!.]*") if path.is_file())
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    return Project(tmp_path_factory.mktemp("stress"))
+
+
+def test_a_training_killed_three_times_ends_with_the_same_bytes(project):
+    rng, key = random.Random(0), ["mlp", "momos_s4_c10", "0", "data.safetensors"]
+    project.run("train", *key, "whole", "whole.json")
+    for moment in ("projection", "checkpoint write", "final save"):
+        shutil.rmtree(project.path / "broken", ignore_errors=True)  # DVC does so before a stage runs
+        project.kill(moment, signal.SIGKILL, rng, "train", *key, "broken", "broken.json")
+        assert not (project.path / "broken.json").exists()
+    assert project.kept() == [f"{epoch:09d}.safetensors" for epoch in (stress.EPOCHS - 1, stress.EPOCHS)]
+    shutil.rmtree(project.path / "broken")
+    project.run("train", *key, "broken", "broken.json")
+    assert project.contents("broken") == project.contents("whole") and len(project.contents("whole")) == 6
+    assert project.kept() == []
+    costs = [checkpoint.read_json(project.path / f"{name}.json") for name in ("whole", "broken")]
+    assert costs[1]["seconds"] > costs[0]["seconds"] / 2, "the epochs before the interruptions count"
+
+
+def test_language_model_and_llc_end_with_the_same_bytes_after_sigterm(project):
+    rng, key, text = random.Random(1), ["neox", "1", "text.safetensors"], ["text.json"]
+    project.run("language", *key, *text, "lm")
+    project.kill("language model", signal.SIGTERM, rng, "language", *key, *text, "lm_broken")
+    project.run("language", *key, *text, "lm_broken")
+    assert project.contents("lm_broken") == project.contents("lm") and len(project.contents("lm")) == 6
+    project.run("llc", *key, "lm", "llc")
+    project.kill("llc", signal.SIGTERM, rng, "llc", *key, "lm", "llc_broken")
+    assert not (project.path / "llc_broken").exists()
+    project.run("llc", *key, "lm", "llc_broken")
+    assert project.contents("llc_broken") == project.contents("llc") and len(project.contents("llc")) == 2
+    assert project.kept() == []
