@@ -7,11 +7,14 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import yaml
+
+from momos import config
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "momos"
@@ -84,9 +87,7 @@ def test_a_stage_declares_the_settings_it_loads(name):
 
 @pytest.mark.parametrize("name", ["train", "ablation"])
 def test_a_training_depends_on_all_of_its_loop_but_how_often_it_is_kept(name):
-    from momos import config
-
-    settings = {f"train.{key}" for key in config.Train.__dataclass_fields__}
+    settings = {f"train.{field.name}" for field in fields(config.Train)}
     assert {param for param in STAGES[name]["params"] if param.startswith("train")} == settings - {"train.checkpoint_seconds"}
 
 
