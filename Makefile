@@ -3,12 +3,14 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 PROFILE ?= digits
+JOBS ?= 2
+BACKEND ?= local
 BIN := $(CURDIR)/.venv/bin
 STAMP := .venv/.stamp
 
 # dvc.yaml says `python stages/...`: the environment's python comes first.
 export PATH := $(BIN):$(PATH)
-.PHONY: help setup repro regress bless readme mutants test stress bench use track ui lint dag clean
+.PHONY: help setup repro sweep regress bless readme mutants test stress bench use track ui lint dag clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
@@ -25,6 +27,9 @@ $(STAMP): requirements.txt pyproject.toml
 
 repro: setup ## run every stage that is not up to date, MOMOS_JOBS (2) side by side
 	@$(BIN)/python scripts/repro.py
+
+sweep: setup ## the same in workspaces of their own: make sweep JOBS=8 (one or several a GPU), BACKEND=slurm on a cluster
+	@$(BIN)/python scripts/sweep.py --jobs $(JOBS) --backend $(BACKEND)
 
 regress: setup ## compare the report's numbers with reports/expected/<profile>.json; exit status 1 if one broke (REGRESS=--all)
 	@$(BIN)/python scripts/regress.py $(REGRESS)
