@@ -118,6 +118,9 @@ class Slurm(threading.Thread):
             while not self.board.stopped and (self.submit(self.board.take_ready()) or self.jobs):
                 time.sleep(POLL)
                 self.look()
+        except (RuntimeError, OSError, submitit.core.utils.FailedJobError) as error:  # sbatch refuses, say
+            self.progress.tell(f"SLURM: {error}")
+            self.board.fail([*self.board.running, *self.board.waiting])
         finally:
             cancel(self.name)
 

@@ -28,6 +28,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+RESTORED = worker.SWEEP / "restored.log"
 BATCH = 8  # stages restored by one process: Ctrl-C waits for it
 SHOWN = 20  # last lines of a failed stage's log
 
@@ -138,9 +139,10 @@ class Restorer(threading.Thread):
         while not self.ended:
             batch = self.next_batch()
             if batch:
-                command = dvc("repro", "--single-item", "--keep-going", "--quiet", *batch)
-                how = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
-                subprocess.run(command, env=environment(), **how)  # what fails here fails again, and is shown, in the last word
+                command = dvc("repro", "--single-item", "--keep-going", *batch)
+                how = {"stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT, "start_new_session": True}
+                with RESTORED.open("a") as log:  # what fails here fails again, and is shown, in the last word
+                    subprocess.run(command, env=environment(), stdout=log, **how)
 
     def next_batch(self) -> list[str]:
         batch = [self.finished.get()]
