@@ -31,9 +31,8 @@ GRACE = 20.0  # seconds for a worker to stop
 class Task(Checkpointable):
     """What a job runs: one worker. Its value is the worker's exit code."""
 
-    def __init__(self, root: Path, python: str) -> None:
-        self.command = [python, str(root / "scripts" / "worker.py"), str(root)]
-        self.told_to_end = False
+    def __init__(self, command: list[str]) -> None:
+        self.command, self.told_to_end = command, False
 
     def __call__(self, stage: str) -> int:
         before = signal.signal(signal.SIGTERM, self.note)
@@ -100,9 +99,9 @@ def cancel(name: str, seconds: float = 60.0) -> None:
 class Slurm(threading.Thread):
     """Hands stages to the cluster and watches their jobs. Looks to `repro.run_stages` like one worker."""
 
-    def __init__(self, board: "sweep.Board", progress: "sweep.Watch") -> None:
+    def __init__(self, board: "sweep.Board", progress: "sweep.Watch", command: list[str]) -> None:
         super().__init__(daemon=True)
-        self.board, self.progress, self.root = board, progress, Path.cwd()
+        self.board, self.progress, self.command, self.root = board, progress, command, Path.cwd()
         self.settings = config.load(config.Sweep)
         self.name, self.process = job_name(self.root), None
         self.executor = executor(self.root, self.settings, board.jobs)
@@ -127,7 +126,7 @@ class Slurm(threading.Thread):
     def submit(self, stages: list[str]) -> bool:
         """One job array. Whether there was anything to submit."""
         if stages:
-            task = Task(self.root, sys.executable)
+            task = Task(self.command)
             for stage, job in zip(stages, self.executor.map_array(task, stages), strict=True):
                 self.jobs[stage], self.missed[stage], self.started[stage] = job, 0, time.monotonic()
                 self.attempts[stage] = self.attempts.get(stage, 0) + 1
@@ -159,19 +158,20 @@ class Slurm(threading.Thread):
         if error is None and job.result() == 0:
             self.board.finish(stage, time.monotonic() - self.started[stage])
         else:
-            self.fail(stage, job, [] if error is None else str(error).splitlines())
+            self.fail(stage, job, "" if error is None else str(error))
 
-    def fail(self, stage: str, job: submitit.Job, reason: list[str]) -> None:
+    def fail(self, stage: str, job: submitit.Job, reason: str) -> None:
         self.board.fail([stage])
-        said = (job.stdout() or "").splitlines()
-        sweep.tell_failures(self.progress, [stage], [*said, *reason])
+        sweep.tell_failures(self.progress, [stage], (job.stdout() or "").splitlines())
+        if reason:
+            self.progress.tell(f"{stage}: {reason}")
 
     def again(self, lost: list[str]) -> None:
         """Jobs that ended without a word."""
         for stage in lost:
             job = self.jobs.pop(stage)
             if self.attempts[stage] >= self.settings.attempts:
-                self.fail(stage, job, [f"its job {job.job_id} ended without a result, as {self.attempts[stage] - 1} before it"])
+                self.fail(stage, job, f"job {job.job_id} ended without a result, attempt {self.attempts[stage]} of sweep.attempts")
             else:
                 self.progress.tell(f"{stage}: job {job.job_id} ended without a result; submitted again")
         self.submit([stage for stage in lost if stage not in self.board.failed])

@@ -55,15 +55,20 @@ def visible_gpus() -> list[str]:
     return [str(index) for index, line in enumerate(lines) if line.startswith("GPU ")]
 
 
+def worker_command(cache: Path, *stages: str) -> list[str]:
+    """The same for each backend."""
+    return [sys.executable, worker.__file__, str(Path.cwd()), "--cache", str(cache), *stages]
+
+
 class Local(repro.Worker):
     """One of several processes on this machine, with a GPU where there are any."""
 
-    def __init__(self, board: repro.Board, progress: "Watch", gpu: str | None) -> None:
+    def __init__(self, board: repro.Board, progress: "Watch", cache: Path, gpu: str | None) -> None:
         super().__init__(board, progress)
-        self.gpu = gpu
+        self.cache, self.gpu = cache, gpu
 
     def command(self, stages: list[str]) -> list[str]:
-        return [sys.executable, worker.__file__, str(Path.cwd()), *stages]
+        return worker_command(self.cache, *stages)
 
     def environment(self) -> dict[str, str]:
         return environment() | ({} if self.gpu is None else {"CUDA_VISIBLE_DEVICES": self.gpu})
@@ -82,10 +87,10 @@ def tell_failures(progress: "Watch", failed: Iterable[str], lines: list[str]) ->
         progress.tell("\n".join([f"\n{stage} failed; its log: {path.relative_to(Path.cwd())}", *(own or lines)[-SHOWN:], ""]))
 
 
-def local_workers(board: repro.Board, progress: "Watch") -> list[Local]:
+def local_workers(board: repro.Board, progress: "Watch", cache: Path) -> list[Local]:
     """As many as there are jobs; GPUs by turns."""
     gpus = visible_gpus()
-    return [Local(board, progress, gpus[index % len(gpus)] if gpus else None) for index in range(board.jobs)]
+    return [Local(board, progress, cache, gpus[index % len(gpus)] if gpus else None) for index in range(board.jobs)]
 
 
 class Watch(repro.Progress):
@@ -198,11 +203,12 @@ def run_workers(board: Board, backend: str) -> None:
 
 
 def workers_of(backend: str, board: Board, watch: Watch) -> list[threading.Thread]:
+    cache = worker.cache_of(Path.cwd())
     if backend == "local":
-        return local_workers(board, watch)
+        return local_workers(board, watch, cache)
     from cluster import Slurm
 
-    return [Slurm(board, watch)]
+    return [Slurm(board, watch, worker_command(cache))]
 
 
 def sweep(jobs: int, backend: str) -> int:

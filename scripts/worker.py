@@ -1,4 +1,4 @@
-"""Runs stages in a workspace of its own: what every backend of `make sweep` calls.   usage: worker.py ROOT STAGE [STAGE ...]
+"""Runs stages in a workspace of its own: what every backend of `make sweep` calls.   usage: worker.py ROOT STAGE [STAGE ...] [--cache DIR]
 
 The workspace is a copy of ROOT's files under ROOT/scratch/sweep, gone at the end, with ROOT's DVC cache. What comes before a stage is
 taken from there, and what the stage makes goes there, run-cache entry included: `dvc repro` in ROOT then restores it and runs nothing.
@@ -48,7 +48,7 @@ def cache_of(root: Path) -> Path:
     return Path(done.stdout.strip())
 
 
-def write_config(root: Path, folder: Path, remote: str | None) -> None:
+def write_config(root: Path, folder: Path, cache: Path, remote: str | None) -> None:
     """ROOT's own settings (remotes, credentials), its cache, links instead of copies, and no git."""
     local = root / ".dvc" / "config.local"
     config = configobj.ConfigObj(str(local) if local.is_file() else None, list_values=False)
@@ -56,11 +56,11 @@ def write_config(root: Path, folder: Path, remote: str | None) -> None:
     config["core"] = dict(config.get("core", {})) | {"no_scm": "true", "site_cache_dir": str(folder / ".dvc" / "site")}
     if remote:
         config["core"]["remote"] = remote
-    config["cache"] = dict(config.get("cache", {})) | {"dir": str(cache_of(root)), "type": '"reflink,hardlink,symlink,copy"'}
+    config["cache"] = dict(config.get("cache", {})) | {"dir": str(cache), "type": '"reflink,hardlink,symlink,copy"'}
     config.write()
 
 
-def fill(root: Path, folder: Path, remote: str | None) -> None:
+def fill(root: Path, folder: Path, cache: Path, remote: str | None) -> None:
     for name in files_of(root):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(root / name, folder / name)
@@ -68,17 +68,17 @@ def fill(root: Path, folder: Path, remote: str | None) -> None:
         if (root / name).is_dir():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).symlink_to(root / name)
-    write_config(root, folder, remote)
+    write_config(root, folder, cache, remote)
 
 
 @contextlib.contextmanager
-def workspace(root: Path, remote: str | None) -> Iterator[Path]:
+def workspace(root: Path, cache: Path, remote: str | None) -> Iterator[Path]:
     """A copy of `root`, removed at the end. Its lock file is held as long as it is in use."""
     (root / WORK).mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f"{socket.gethostname()}-{os.getpid()}-", dir=root / WORK))
     with FileLock(f"{folder}.lock"):
         try:
-            fill(root, folder, remote)
+            fill(root, folder, cache, remote)
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -140,7 +140,8 @@ class Stages:
     def run(self) -> int:
         """DVC's exit code; what it prints is printed and kept."""
         self.logs.start(self.stages)
-        self.start("checkout", "--quiet", "--allow-missing", "--with-deps", *self.stages).communicate()
+        if (self.folder / "dvc.lock").is_file():  # what is not in the run-cache but on record, as after `dvc pull`
+            self.start("checkout", "--quiet", "--allow-missing", "--with-deps", *self.stages).communicate()
         code = self.follow("repro", "--keep-going", *(["--pull"] if self.remote else []), *self.stages)
         done = [stage for stage in self.stages if stage not in self.failed]
         if code and not self.failed:
@@ -184,9 +185,9 @@ def interrupt(number: int, frame: object) -> None:
     raise SystemExit(128 + number)
 
 
-def run(root: Path, stages: list[str]) -> int:
+def run(root: Path, stages: list[str], cache: Path) -> int:
     remote = yaml.safe_load((root / "params.yaml").read_text())["sweep"]["remote"]
-    with workspace(root, remote) as folder:
+    with workspace(root, cache, remote) as folder:
         work = Stages(stages, folder, root, remote)
         try:
             return work.run()
@@ -198,11 +199,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Run stages in a workspace of their own, with ROOT's cache.")
     parser.add_argument("root", type=Path)
     parser.add_argument("stages", nargs="+", metavar="STAGE")
+    parser.add_argument("--cache", type=Path, help="ROOT's DVC cache, for a quicker start")
     arguments = parser.parse_args()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, interrupt)
     end_with_parent()
-    return run(arguments.root.resolve(), arguments.stages)
+    root = arguments.root.resolve()
+    return run(root, arguments.stages, arguments.cache or cache_of(root))
 
 
 if __name__ == "__main__":

@@ -18,8 +18,10 @@ STAGE = """
 import json, os, pathlib, sys, time
 name, out = sys.argv[1:3]
 settings = pathlib.Path("behaviour.txt").read_text().split()
+job = "_".join(os.environ[key] for key in ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID") if key in os.environ)
+about = {"stage": name, "gpu": os.environ.get("CUDA_VISIBLE_DEVICES"), "pid": os.getpid(), "cwd": os.getcwd(), "job": job}
 with open(os.environ["TRACE"], "a") as trace:
-    trace.write(json.dumps({"stage": name, "gpu": os.environ.get("CUDA_VISIBLE_DEVICES"), "pid": os.getpid(), "cwd": os.getcwd()}) + "\\n")
+    trace.write(json.dumps(about) + "\\n")
 if f"sleep:{name}" in settings:
     time.sleep(300)
 if f"fail:{name}" in settings:
@@ -29,18 +31,18 @@ pathlib.Path(out).write_text(name + "".join(sorted(p.read_text() for d in sys.ar
 """
 
 
-def pipeline(seeds: int) -> dict:
+def pipeline(models: str, seeds: int) -> dict:
     cell = "runs/${item.model}/${item.seed}"
     return {
         "prepare": {"cmd": "python stage.py prepare data/prepared data/raw", "deps": ["data/raw"], "outs": ["data/prepared"]},
         "train": {
-            "matrix": {"model": ["m", "n"], "seed": list(range(seeds))},
+            "matrix": {"model": list(models), "seed": list(range(seeds))},
             "cmd": f"python stage.py ${{item.model}}${{item.seed}} {cell} data/prepared",
             "deps": ["data/prepared"],
             "outs": [cell],
         },
         "measure": {
-            "matrix": {"model": ["m", "n"]},
+            "matrix": {"model": list(models)},
             "cmd": "python stage.py measure-${item.model} results/${item.model} runs/${item.model}",
             "deps": ["runs/${item.model}"],
             "outs": ["results/${item.model}"],
@@ -50,9 +52,9 @@ def pipeline(seeds: int) -> dict:
 
 
 class Repository:
-    """seeds: trainings of each of two models."""
+    """models: a letter each. seeds: trainings of each. sweep: settings."""
 
-    def __init__(self, path: Path, seeds: int = 2, **sweep: object) -> None:
+    def __init__(self, path: Path, models: str = "mn", seeds: int = 2, **sweep: object) -> None:
         self.path, self.trace = path, path.parent / f"{path.name}.trace"
         path.mkdir()
         shutil.copytree(ROOT / "scripts", path / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
@@ -63,7 +65,7 @@ class Repository:
         params["tracking"]["enabled"] = False
         params["sweep"] |= {"cpus": 1, "memory_gb": 0.5} | sweep
         for name, text in {
-            "params.yaml": yaml.safe_dump(params), "stage.py": STAGE, "dvc.yaml": yaml.safe_dump({"stages": pipeline(seeds)}),
+            "params.yaml": yaml.safe_dump(params), "stage.py": STAGE, "dvc.yaml": yaml.safe_dump({"stages": pipeline(models, seeds)}),
             "behaviour.txt": "", ".gitignore": "/scratch/\n/data/\n/runs/\n/results/\n__pycache__/\n", ".dvcignore": "/scratch\n",
         }.items():  # fmt: skip
             (path / name).write_text(text)
@@ -97,7 +99,7 @@ class Repository:
     def sweep(self, jobs: int = 2, backend: str = "local", **env: str) -> tuple[int, str]:
         """Exit code and output."""
         with self.start("sweep", "--jobs", str(jobs), "--backend", backend, **env) as process:
-            out, _ = process.communicate(timeout=400)
+            out, _ = process.communicate(timeout=900)
         return process.returncode, out
 
     def behave(self, *settings: str) -> None:

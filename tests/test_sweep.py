@@ -1,17 +1,15 @@
-"""make sweep: local workers on a small DVC repository; what it must survive; the real pipeline and SLURM under `-m stress`."""
+"""make sweep: local workers on a small DVC repository; what it must survive; the real pipeline under `-m stress`."""
 
-import importlib.util
-import json
 import os
 import signal
-import subprocess
 import sys
-import threading
+import time
 from pathlib import Path
 
 import pytest
 import yaml
 from spread import ROOT, Repository, interrupt
+from test_pipeline import Clone
 
 from momos import config
 
@@ -20,71 +18,67 @@ import repro  # noqa: E402
 import sweep  # noqa: E402
 import worker  # noqa: E402
 
-CHECKED = {"prepare", "m0", "m1", "n0", "n1", "measure-m", "measure-n"}
-ALL = {"prepare", "report", "measure@m", "measure@n", *(f"train@{model}-{seed}" for model in "mn" for seed in (0, 1))}
+STAGES = ["prepare", "m0", "m1", "measure-m", "report"]  # as the trace names them
+ALL = {"prepare", "train@m-0", "train@m-1", "measure@m", "report"}
 
 
 @pytest.fixture
 def small(tmp_path):
-    return Repository(tmp_path / "small")
+    return Repository(tmp_path / "small", models="m")
 
 
 @pytest.fixture(scope="module")
 def serial(tmp_path_factory):
     """The report that plain DVC makes."""
-    repository = Repository(tmp_path_factory.mktemp("serial") / "small")
+    repository = Repository(tmp_path_factory.mktemp("serial") / "small", models="m")
     repository.run("dvc", "repro")
     return repository.report()
-
-
-def up_to_date(repository):
-    return "Running stage" not in repository.run("dvc", "repro", "--dry")
 
 
 def test_a_sweep_runs_every_stage_once_and_the_report_is_the_serial_one(small, serial):
     code, out = small.sweep(jobs=2, CUDA_VISIBLE_DEVICES="3,5")
     assert code == 0, out
-    assert small.ran() == dict.fromkeys(CHECKED | {"report"}, 1), "nothing ran twice: results are restored, not made again"
-    assert small.report() == serial and small.locked() == ALL and up_to_date(small)
-    assert {start["gpu"] for start in small.starts() if start["stage"] in "m0 m1 n0 n1".split()} == {"3", "5"}
-    assert all(start["cwd"] != str(small.path) for start in small.starts() if start["stage"] != "report")
-    assert "7 of 7 stages" in out and "\033" not in out, "plain lines where nobody watches"
+    assert small.ran() == dict.fromkeys(STAGES, 1), "nothing ran twice: results are restored, not made again"
+    assert small.report() == serial and small.locked() == ALL
+    assert {start["gpu"] for start in small.starts() if start["stage"] in ("m0", "m1")} == {"3", "5"}
+    assert [start["stage"] for start in small.starts() if start["cwd"] == str(small.path)] == ["report"]
+    assert "4 of 4 stages" in out and "\033" not in out, "plain lines where nobody watches"
     assert list((small.path / worker.WORK).iterdir()) == [] and list((small.path / worker.LOGS).iterdir()) == []
     code, out = small.sweep()
-    assert (code, out) == (0, "All stages are up to date: 0 by workers, " + out.split(", ")[-1])
-    assert small.ran() == dict.fromkeys(CHECKED | {"report"}, 1)
+    assert code == 0 and out.startswith("All stages are up to date: 0 by workers") and small.ran() == dict.fromkeys(STAGES, 1)
 
 
 def test_a_failed_stage_keeps_its_log_and_the_others_go_on(small, serial):
-    small.behave("fail:m1")
-    code, out = small.sweep()
-    assert code == 1 and "train@m-1 failed; its log: scratch/sweep/logs/train@m-1.log" in out and "m1 can't" in out
-    assert "Not run, as they need what failed: measure@m\nFailed: train@m-1" in out
-    assert "m1 can't" in (small.path / worker.LOGS / "train@m-1.log").read_text()
-    assert small.locked() == ALL - {"train@m-1", "measure@m", "report"}
+    small.behave("fail:m0")
+    code, out = small.sweep(jobs=1)
+    assert code == 1 and "train@m-0 failed; its log: scratch/sweep/logs/train@m-0.log" in out and "m0 can't" in out
+    assert "Not run, as they need what failed: measure@m\nFailed: train@m-0" in out
+    assert "m0 can't" in (small.path / worker.LOGS / "train@m-0.log").read_text()
+    assert small.locked() == {"prepare", "train@m-1"}
     small.behave()
     code, out = small.sweep()
     assert code == 0 and small.report() == serial and "Up to 2 stages" in out
-    assert small.ran() == dict.fromkeys(CHECKED | {"report"}, 1) | {"m1": 2}
-    assert not (small.path / worker.LOGS / "train@m-1.log").exists()
+    assert small.ran() == dict.fromkeys(STAGES, 1) | {"m0": 2}
+    assert not (small.path / worker.LOGS / "train@m-0.log").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.stress)])
 def test_a_stopped_sweep_leaves_no_process_and_a_second_one_goes_on(small, serial, number):
-    small.behave("sleep:m1")
+    small.behave("sleep:m0")
     process = small.start("sweep", "--jobs", "2")
-    small.wait_until(lambda: small.ran()["m1"] and small.ran()["n1"] and "train@n-1" in small.locked(), process)
+    small.wait_until(lambda: small.ran()["m0"] and "train@m-1" in small.locked(), process)
     out = interrupt(process, number)
     if number == signal.SIGINT:
         assert process.returncode == 130 and "goes on from here" in out
-    small.wait_until(lambda: not small.left_running(), seconds=30)
+    small.wait_until(lambda: not small.left_running(), seconds=60)
     small.behave()
     code, out = small.sweep()
     assert code == 0 and small.report() == serial
-    assert small.ran() == dict.fromkeys(CHECKED | {"report"}, 1) | {"m1": 2}, "what was finished is not run again"
+    assert small.ran() == dict.fromkeys(STAGES, 1) | {"m0": 2}, "what was finished is not run again"
+    assert list((small.path / worker.WORK).iterdir()) == []
 
 
-def test_eight_workers_at_once_in_one_workspace_lose_nothing(tmp_path, serial):
+def test_eight_workers_at_once_in_one_workspace_lose_nothing(tmp_path):
     small = Repository(tmp_path / "small", seeds=4)
     small.run("dvc", "repro", "prepare")
     stages = [f"train@{model}-{seed}" for model in "mn" for seed in range(4)]
@@ -167,7 +161,7 @@ def test_gpus_are_those_that_are_visible(tmp_path, monkeypatch, visible, listed,
 def test_several_workers_share_a_gpu_by_turns(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
     board = sweep.Board(["a"], {}, jobs=5)
-    environments = [each.environment()["CUDA_VISIBLE_DEVICES"] for each in sweep.local_workers(board, sweep.Watch(board))]
+    environments = [each.environment()["CUDA_VISIBLE_DEVICES"] for each in sweep.local_workers(board, sweep.Watch(board), Path("cache"))]
     assert environments == ["4", "6", "4", "6", "4"]
 
 
@@ -191,3 +185,37 @@ def test_take_ready_gives_all_that_nothing_holds_back():
     assert sorted(board.take_ready()) == ["a", "b"] and board.take_ready() == []
     board.finish("a")
     assert board.take_ready() == ["c"]
+
+
+# --- the real pipeline, on the micro profile (minutes): `make stress`
+
+APART = ("cost", "index.html", "provenance.json")  # no two runs have the same
+
+
+def report_bytes(path: Path) -> dict[str, bytes]:
+    """Every file of the report but those that show what this run cost and where it was."""
+    root = path / "reports" / "micro"
+    files = [file for file in root.rglob("*") if file.is_file() and not file.relative_to(root).as_posix().startswith(APART)]
+    return {file.relative_to(root).as_posix(): file.read_bytes() for file in files}
+
+
+@pytest.fixture(scope="session")
+def micro_serial(tmp_path_factory):
+    """The micro profile by plain `dvc repro`, and its seconds."""
+    clone = Clone(tmp_path_factory.mktemp("micro_serial"))
+    start = time.monotonic()
+    clone.run("dvc", "repro")
+    return clone, time.monotonic() - start
+
+
+@pytest.mark.stress
+def test_the_micro_profile_swept_is_the_serial_one(tmp_path, micro_serial, capsys):
+    serial, seconds = micro_serial
+    clone = Clone(tmp_path)
+    start = time.monotonic()
+    clone.run(sys.executable, "scripts/sweep.py", "--jobs", "2")
+    ratio = (time.monotonic() - start) / seconds
+    with capsys.disabled():
+        print(f"\nsweep JOBS=2 / dvc repro: {ratio:.2f} of {seconds:.0f} s")
+    assert report_bytes(clone.path) == report_bytes(serial.path) and len(report_bytes(clone.path)) > 50
+    assert clone.hashes() == serial.hashes() and clone.stale() <= {"cost", "page"}
