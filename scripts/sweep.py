@@ -196,7 +196,12 @@ def run_workers(board: Board, backend: str) -> None:
     try:
         with Watch(board) as watch, repro.shared_logger():
             watch.tell(f"Up to {board.total} stages to run, {board.jobs} at a time ({backend}).")
-            repro.run_stages(board, watch, workers_of(backend, board, watch))
+            workers = workers_of(backend, board, watch)
+            try:
+                repro.run_stages(board, watch, workers)
+            finally:
+                for each in filter(threading.Thread.is_alive, workers):
+                    each.join()  # jobs of a cluster have to be cancelled
         stopped = False
     finally:
         board.restorer.end(at_once=stopped)
@@ -211,6 +216,12 @@ def workers_of(backend: str, board: Board, watch: Watch) -> list[threading.Threa
     return [Slurm(board, watch, worker_command(cache))]
 
 
+def push() -> int:
+    """To the remote of params.yaml, if it names one: what no worker has pushed, or could not. The exit code."""
+    remote = worker.remote_of(Path.cwd())
+    return subprocess.run(dvc("push", "--run-cache", "--remote", remote), env=environment()).returncode if remote else 0
+
+
 def sweep(jobs: int, backend: str) -> int:
     """The exit code: 0 if every stage is up to date at the end."""
     worker.remove_leftovers(Path.cwd())
@@ -219,12 +230,13 @@ def sweep(jobs: int, backend: str) -> int:
     if board is not None:
         run_workers(board, backend)
         if board.failed:
-            print(*(["Not run, as they need what failed: " + ", ".join(board.skipped)] if board.skipped else []), sep="\n")
+            if board.skipped:
+                print(f"Not run, as they need what failed: {', '.join(board.skipped)}")
             print(f"Failed: {', '.join(board.failed)}; logs in {worker.LOGS}")
             return 1
-    code = repro.last_word()
-    ran = len(board.done) if board else 0
-    print(f"All stages are up to date: {ran} by workers, {clock(time.monotonic() - start)}." if code == 0 else "Failed: dvc repro (see above)")
+    code = repro.last_word() or push()
+    took = f"{len(board.done) if board else 0} by workers, {clock(time.monotonic() - start)}"
+    print(f"All stages are up to date: {took}." if code == 0 else "Failed (see above).")
     return code
 
 

@@ -147,7 +147,7 @@ class Stages:
         if code and not self.failed:
             done = []  # DVC itself failed
         if self.remote and done:
-            code = self.follow("push", "--run-cache", "--remote", self.remote, *done) or code
+            code = self.follow("push", "--run-cache", "--with-deps", "--remote", self.remote, *done) or code
         self.logs.remove(done if code == 0 or self.failed else [])
         return code
 
@@ -185,8 +185,12 @@ def interrupt(number: int, frame: object) -> None:
     raise SystemExit(128 + number)
 
 
+def remote_of(root: Path) -> str | None:
+    return yaml.safe_load((root / "params.yaml").read_text())["sweep"]["remote"]
+
+
 def run(root: Path, stages: list[str], cache: Path) -> int:
-    remote = yaml.safe_load((root / "params.yaml").read_text())["sweep"]["remote"]
+    remote = remote_of(root)
     with workspace(root, cache, remote) as folder:
         work = Stages(stages, folder, root, remote)
         try:

@@ -81,7 +81,8 @@ def test_ctrl_c_cancels_all_jobs_and_a_second_sweep_goes_on(cluster, tmp_path):
     process = small.start("sweep", "--jobs", "2", "--backend", "slurm")
     small.wait_until(lambda: small.ran()["m0"] and "train@m-1" in small.locked(), process)
     assert "goes on from here" in interrupt(process) and process.returncode == 130
-    assert not running() and not small.left_running()
+    assert not running()
+    small.wait_until(lambda: not small.left_running(), seconds=15)
     small.behave()
     assert small.sweep(backend="slurm")[0] == 0 and small.ran()["m1"] == 1 and small.ran()["m0"] == 2
 
