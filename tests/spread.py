@@ -12,6 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 import yaml
+from test_pipeline import Clone, merge
 
 ROOT = Path(__file__).parents[1]
 STAGE = """
@@ -139,3 +140,28 @@ class Repository:
 def interrupt(process: subprocess.Popen, number: int = signal.SIGINT) -> str:
     process.send_signal(number)
     return process.communicate(timeout=120)[0]
+
+
+# --- the real pipeline
+
+APART = ("cost", "index.html", "provenance.json")  # no two runs have the same
+FEWER = {
+    "grid": {"methods": ["baseline", "momos_s4_c10"]},
+    "ablation": {"models": []},
+    "slt": {"schemes": ["quantization_max"]},
+    "sweep": {"cpus": 1, "memory_gb": 0.9},
+}
+
+
+def micro(path: Path) -> Clone:
+    """A copy of the working tree with a micro profile of 16 stages."""
+    clone = Clone(path)
+    clone.write_params(merge(clone.params(), FEWER))
+    return clone
+
+
+def report_bytes(path: Path) -> dict[str, bytes]:
+    """Every file of the report but those that show what this run cost and where it was."""
+    root = path / "reports" / "micro"
+    files = [file for file in root.rglob("*") if file.is_file() and not file.relative_to(root).as_posix().startswith(APART)]
+    return {file.relative_to(root).as_posix(): file.read_bytes() for file in files}

@@ -5,11 +5,8 @@ import sys
 import time
 
 import pytest
-import yaml
 from slurm_cluster import slurm, why_not
-from spread import Repository, interrupt
-from test_pipeline import Clone
-from test_sweep import micro_serial, report_bytes  # noqa: F401
+from spread import Repository, interrupt, micro, report_bytes
 
 pytestmark = pytest.mark.stress
 
@@ -87,12 +84,9 @@ def test_ctrl_c_cancels_all_jobs_and_a_second_sweep_goes_on(cluster, tmp_path):
     assert small.sweep(backend="slurm")[0] == 0 and small.ran()["m1"] == 1 and small.ran()["m0"] == 2
 
 
-def test_the_micro_profile_on_slurm_is_the_serial_one(cluster, tmp_path, micro_serial):  # noqa: F811
+def test_the_micro_profile_on_slurm_is_the_serial_one(cluster, tmp_path, micro_serial):
     """One training's job is cancelled and another requeued while they run."""
-    clone = Clone(tmp_path)
-    params = clone.params()
-    params["sweep"] |= {"cpus": 1, "memory_gb": 0.9}
-    (clone.path / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    clone = micro(tmp_path)
     command = [sys.executable, "scripts/sweep.py", "--jobs", "2", "--backend", "slurm"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     with subprocess.Popen(command, cwd=clone.path, env=clone.env, **pipes) as process:
