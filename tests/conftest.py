@@ -1,4 +1,4 @@
-"""Hypothesis without its deadline of 200 ms: a first call may compile or import, and machines are shared. What several files compare with."""
+"""Hypothesis without its deadline of 200 ms: a first call may compile or import, and machines are shared. And what several files use."""
 
 import time
 
