@@ -3,12 +3,14 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 PROFILE ?= digits
+JOBS ?= 2
+BACKEND ?= local
 BIN := $(CURDIR)/.venv/bin
 STAMP := .venv/.stamp
 
 # dvc.yaml says `python stages/...`: the environment's python comes first.
 export PATH := $(BIN):$(PATH)
-.PHONY: help setup repro regress bless readme mutants test stress bench use track ui lint dag clean
+.PHONY: help setup repro sweep regress bless readme mutants test stress bench use track ui lint dag clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
@@ -26,6 +28,9 @@ $(STAMP): requirements.txt pyproject.toml
 repro: setup ## run every stage that is not up to date, MOMOS_JOBS (2) side by side
 	@$(BIN)/python scripts/repro.py
 
+sweep: setup ## the same in workspaces of their own: make sweep JOBS=8 (one or several a GPU), BACKEND=slurm on a cluster
+	@$(BIN)/python scripts/sweep.py --jobs $(JOBS) --backend $(BACKEND)
+
 regress: setup ## compare the report's numbers with reports/expected/<profile>.json; exit status 1 if one broke (REGRESS=--all)
 	@$(BIN)/python scripts/regress.py $(REGRESS)
 
@@ -42,8 +47,9 @@ mutants: setup ## break formulas one by one and see that `regress` notices (2 mi
 test: setup ## run the tests
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
-stress: setup ## kill stages at random moments, 20 minutes, and see that all end with the same bytes: STRESS="--kills 5 --terms 1"
+stress: setup ## kill stages at random moments, 20 minutes, and see that all end with the same bytes; clusters and remotes, 20 more: STRESS="--kills 5 --terms 1"
 	@$(BIN)/python scripts/stress.py $(STRESS)
+	@$(BIN)/python -m pytest -m stress
 
 bench: setup ## measure the hot paths against plain baselines, 10 minutes: BENCH="--only bdm", BENCH=--quick, BENCH="--out DIR"
 	@$(BIN)/python -m benchmarks $(BENCH)

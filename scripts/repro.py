@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 CHUNK = 8  # stages that one process runs in a row, at most: starting DVC takes a second
@@ -107,6 +107,14 @@ class Board:
                 self.changed.wait()
             return []
 
+    def take_ready(self) -> list[str]:
+        """All stages that nothing holds back now."""
+        with self.changed:
+            ready = [stage for stage in self.waiting if self.parents[stage] <= self.done]
+            self.waiting = [stage for stage in self.waiting if stage not in ready]
+            self.running |= set(ready)
+            return ready
+
     def finish(self, stage: str, seconds: float = 0.0) -> None:
         with self.changed:
             if stage in self.running:
@@ -191,11 +199,17 @@ class Worker(threading.Thread):
                 self.progress.tell(f"dvc can't be run: {error}")
                 self.board.fail(stages)
 
+    def command(self, stages: list[str]) -> list[str]:
+        return dvc("repro", "--keep-going", "--single-item", *stages)
+
+    def environment(self) -> dict[str, str]:
+        return environment()
+
     def reproduce(self, stages: list[str]) -> None:
         """The stages' own output is shown only if one of them fails."""
-        command = dvc("repro", "--keep-going", "--single-item", *stages)
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL}
-        self.process = subprocess.Popen(command, **pipes, text=True, errors="replace", env=environment(), start_new_session=True)
+        how = {"text": True, "errors": "replace", "env": self.environment(), "start_new_session": True}
+        self.process = subprocess.Popen(self.command(stages), **pipes, **how)
         if self.board.stopped:
             stop_group(self.process)
         lines, failed = self.follow(stages)
@@ -204,11 +218,14 @@ class Worker(threading.Thread):
                 self.board.finish(stage)
         elif not self.board.stopped:
             failed = failed or [stage for stage in stages if stage not in self.board.done]
-            self.progress.tell("\n".join(["", *lines, ""]))
+            self.tell_failure(lines, failed)
             self.board.fail(failed)
             for stage in set(stages) - set(failed):
                 self.board.finish(stage)
         self.progress.show()
+
+    def tell_failure(self, lines: list[str], failed: list[str]) -> None:
+        self.progress.tell("\n".join(["", *lines, ""]))
 
     def follow(self, stages: list[str]) -> tuple[list[str], list[str]]:
         """Reads what DVC prints until it ends -> all lines, and the stages that it says have failed."""
@@ -236,9 +253,8 @@ def stop_group(process: subprocess.Popen) -> None:
             process.wait(timeout=5)
 
 
-def run_stages(board: Board, progress: Progress) -> None:
+def run_stages(board: Board, progress: Progress, workers: Sequence[Worker]) -> None:
     """Returns when no stage is left that can run. Ctrl-C and SIGTERM stop all workers and raise KeyboardInterrupt."""
-    workers = [Worker(board, progress) for _ in range(board.jobs)]
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         for worker in workers:
@@ -277,7 +293,7 @@ def reproduce(jobs: int) -> int:
     progress = Progress(board)
     progress.tell(f"Up to {board.total} stages to run, {jobs} at a time.")
     with shared_logger():
-        run_stages(board, progress)
+        run_stages(board, progress, [Worker(board, progress) for _ in range(jobs)])
     if board.failed:
         if board.skipped:
             print(f"Not run, as they need what failed: {', '.join(board.skipped)}")

@@ -1,6 +1,20 @@
-"""Hypothesis without its deadline of 200 ms: a first call may compile or import, and machines are shared."""
+"""Hypothesis without its deadline of 200 ms: a first call may compile or import, and machines are shared. And what several files use."""
 
+import time
+
+import pytest
 from hypothesis import settings
 
 settings.register_profile("shared_machine", deadline=None)
 settings.load_profile("shared_machine")
+
+
+@pytest.fixture(scope="session")
+def micro_serial(tmp_path_factory):
+    """The micro profile by plain `dvc repro`, and its seconds."""
+    from spread import micro
+
+    clone = micro(tmp_path_factory.mktemp("micro_serial"))
+    start = time.monotonic()
+    clone.run("dvc", "repro")
+    return clone, time.monotonic() - start

@@ -540,6 +540,28 @@ class Complexity(Sampling):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sweep(Settings):
+    """Where `make sweep` runs stages. No result depends on it, so no stage does either."""
+
+    section: ClassVar[str] = "sweep"
+    remote: str | None  # a DVC remote that each result is pushed to
+    partition: str | None  # SLURM's; null: the default one
+    minutes: int  # of one stage's job, between two checkpoints at the least
+    cpus: int  # from here on of each job
+    gpus: int
+    memory_gb: float
+    attempts: int
+
+    def check(self, where: str) -> None:
+        for key in ("minutes", "cpus", "attempts"):
+            _require(getattr(self, key) >= 1, f"{where}.{key}", "1 or more", getattr(self, key))
+        _require(self.gpus >= 0, f"{where}.gpus", "0 or more", self.gpus)
+        _require(self.memory_gb > 0, f"{where}.memory_gb", "positive", self.memory_gb)
+        for key in ("remote", "partition"):
+            _require(getattr(self, key) != "", f"{where}.{key}", "a name or null", getattr(self, key))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Tracking(Settings):
     """MLflow. No result depends on it, so no stage does either."""
 
@@ -550,7 +572,7 @@ class Tracking(Settings):
 
 SECTIONS: tuple[type[Settings], ...] = (
     Data, Augment, Train, Mosaic, Quantize, Grid, Ablation, Evaluate, Survey, Report,
-    Text, Language, Slt, Compressibility, Llc, Complexity, Tracking,
+    Text, Language, Slt, Compressibility, Llc, Complexity, Sweep, Tracking,
 )  # fmt: skip
 ENTRIES: tuple[type[Settings], ...] = (Model, Method, LanguageModel)  # sections of entries by name
 
@@ -636,6 +658,8 @@ def check(path: Path | None = None) -> dict:
         for name, entry in values[kind.section].items():
             kind.from_mapping(entry, f"{kind.section}.{name}")
     _check_names(values, loaded)
+    threads, cpus = loaded["train"].num_threads, loaded["sweep"].cpus
+    _require(cpus >= threads, "sweep.cpus", f"train.num_threads ({threads}) or more", cpus)
     return values
 
 

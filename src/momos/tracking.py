@@ -216,7 +216,8 @@ class Store:
     def lock() -> contextlib.AbstractContextManager:
         from filelock import FileLock
 
-        return FileLock("mlflow.db.lock", timeout=LOCK_SECONDS)
+        database = uri().removeprefix("sqlite:///") if uri().startswith("sqlite:///") else "mlflow.db"
+        return FileLock(f"{database}.lock", timeout=LOCK_SECONDS)  # beside it: workers of a sweep have folders of their own
 
     def runs(self, condition: str = "") -> Iterator[Any]:
         token = None

@@ -1,0 +1,167 @@
+"""A small DVC repository to be swept: trivial stages, the project's own scripts and settings; and who ran what, when, with which GPU."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import yaml
+from test_pipeline import Clone, merge
+
+ROOT = Path(__file__).parents[1]
+STAGE = """
+import json, os, pathlib, sys, time
+name, out = sys.argv[1:3]
+settings = pathlib.Path("behaviour.txt").read_text().split()
+job = "_".join(os.environ[key] for key in ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID") if key in os.environ)
+about = {"stage": name, "gpu": os.environ.get("CUDA_VISIBLE_DEVICES"), "pid": os.getpid(), "cwd": os.getcwd(), "job": job}
+with open(os.environ["TRACE"], "a") as trace:
+    trace.write(json.dumps(about) + "\\n")
+if f"sleep:{name}" in settings:
+    time.sleep(300)
+if f"fail:{name}" in settings:
+    sys.exit(f"{name} can't")
+pathlib.Path(out).parent.mkdir(parents=True, exist_ok=True)
+pathlib.Path(out).write_text(name + "".join(sorted(p.read_text() for d in sys.argv[3:] for p in pathlib.Path(d).rglob("*") if p.is_file())))
+"""
+
+
+def pipeline(models: str, seeds: int) -> dict:
+    cell = "runs/${item.model}/${item.seed}"
+    return {
+        "prepare": {"cmd": "python stage.py prepare data/prepared data/raw", "deps": ["data/raw"], "outs": ["data/prepared"]},
+        "train": {
+            "matrix": {"model": list(models), "seed": list(range(seeds))},
+            "cmd": f"python stage.py ${{item.model}}${{item.seed}} {cell} data/prepared",
+            "deps": ["data/prepared"],
+            "outs": [cell],
+        },
+        "measure": {
+            "matrix": {"model": list(models)},
+            "cmd": "python stage.py measure-${item.model} results/${item.model} runs/${item.model}",
+            "deps": ["runs/${item.model}"],
+            "outs": ["results/${item.model}"],
+        },
+        "report": {"cmd": "python stage.py report report.md results", "deps": ["results"], "outs": [{"report.md": {"cache": False}}]},
+    }
+
+
+class Repository:
+    """models: a letter each. seeds: trainings of each. sweep: settings."""
+
+    def __init__(self, path: Path, models: str = "mn", seeds: int = 2, **sweep: object) -> None:
+        self.path, self.trace = path, path.parent / f"{path.name}.trace"
+        path.mkdir()
+        shutil.copytree(ROOT / "scripts", path / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
+        for name in ("__init__", "config", "tracking"):
+            (path / "src" / "momos").mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / "src" / "momos" / f"{name}.py", path / "src" / "momos")
+        params = yaml.safe_load((ROOT / "profiles" / "digits.yaml").read_text())
+        params["tracking"]["enabled"] = False
+        params["sweep"] |= {"cpus": 1, "memory_gb": 0.5} | sweep
+        for name, text in {
+            "params.yaml": yaml.safe_dump(params), "stage.py": STAGE, "dvc.yaml": yaml.safe_dump({"stages": pipeline(models, seeds)}),
+            "behaviour.txt": "", ".gitignore": "/scratch/\n/data/\n/runs/\n/results/\n__pycache__/\n", ".dvcignore": "/scratch\n",
+        }.items():  # fmt: skip
+            (path / name).write_text(text)
+        (path / "data" / "raw" / "folder").mkdir(parents=True)
+        (path / "data" / "raw" / "folder" / "file").write_text("raw")
+        bin_dir = Path(sys.executable).parent
+        self.env = os.environ | {"PATH": f"{bin_dir}{os.pathsep}{os.environ['PATH']}", "TRACE": str(self.trace), "DVC_NO_ANALYTICS": "1"}
+        self.env |= {"PYTHONPATH": str(path / "src")}
+        self.env.pop("CUDA_VISIBLE_DEVICES", None)
+        self.run("git", "init", "-q")
+        self.run("dvc", "init", "-q")
+        for option in ("analytics", "check_update", "autostage"):
+            self.run("dvc", "config", f"core.{option}", "false")
+        self.commit()
+
+    def commit(self) -> None:
+        self.run("git", "add", "-A")
+        self.run("git", "-c", "user.name=test", "-c", "user.email=test@example.org", "commit", "-qm", "small")
+
+    def run(self, *command: str, check: bool = True, **env: str) -> str:
+        how = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "timeout": 300}
+        done = subprocess.run(command, cwd=self.path, env=self.env | env, **how)
+        assert done.returncode == 0 or not check, done.stdout
+        return done.stdout
+
+    def start(self, script: str, *arguments: str, **env: str) -> subprocess.Popen:
+        command = [sys.executable, f"scripts/{script}.py", *arguments]
+        how = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        return subprocess.Popen(command, cwd=self.path, env=self.env | env, **how)
+
+    def sweep(self, jobs: int = 2, backend: str = "local", **env: str) -> tuple[int, str]:
+        """Exit code and output."""
+        with self.start("sweep", "--jobs", str(jobs), "--backend", backend, **env) as process:
+            out, _ = process.communicate(timeout=900)
+        return process.returncode, out
+
+    def behave(self, *settings: str) -> None:
+        """`sleep:NAME` and `fail:NAME`, for stages that start from now on."""
+        (self.path / "behaviour.txt").write_text(" ".join(settings))
+
+    def starts(self) -> list[dict]:
+        return [json.loads(line) for line in self.trace.read_text().splitlines()] if self.trace.exists() else []
+
+    def ran(self) -> Counter:
+        """How often each stage's command has started."""
+        return Counter(start["stage"] for start in self.starts())
+
+    def locked(self) -> set[str]:
+        lock = self.path / "dvc.lock"
+        return set(yaml.safe_load(lock.read_text())["stages"]) if lock.exists() else set()
+
+    def report(self) -> str:
+        return (self.path / "report.md").read_text()
+
+    def wait_until(self, condition, process: subprocess.Popen | None = None, seconds: float = 120.0) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline and (process is None or process.poll() is None), process and process.communicate()
+            time.sleep(0.2)
+
+    def left_running(self) -> list[int]:
+        """Stage processes that still exist."""
+        alive = []
+        for start in self.starts():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(start["pid"], 0)
+                alive.append(start["pid"])
+        return alive
+
+
+def interrupt(process: subprocess.Popen, number: int = signal.SIGINT) -> str:
+    process.send_signal(number)
+    return process.communicate(timeout=120)[0]
+
+
+# --- the real pipeline
+
+APART = ("cost", "index.html", "provenance.json")  # no two runs have the same
+FEWER = {
+    "grid": {"methods": ["baseline", "momos_s4_c10"]},
+    "ablation": {"models": []},
+    "slt": {"schemes": ["quantization_max"]},
+    "sweep": {"cpus": 1, "memory_gb": 0.9},
+}
+
+
+def micro(path: Path) -> Clone:
+    """A copy of the working tree with a micro profile of 16 stages."""
+    clone = Clone(path)
+    clone.write_params(merge(clone.params(), FEWER))
+    return clone
+
+
+def report_bytes(path: Path) -> dict[str, bytes]:
+    """Every file of the report but those that show what this run cost and where it was."""
+    root = path / "reports" / "micro"
+    files = [file for file in root.rglob("*") if file.is_file() and not file.relative_to(root).as_posix().startswith(APART)]
+    return {file.relative_to(root).as_posix(): file.read_bytes() for file in files}
