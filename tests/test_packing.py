@@ -22,8 +22,9 @@ from hypothesis import strategies as st
 from oracles import momos_file
 from torch import nn
 
-from momos import blocks, models, mosaic, packing
+from momos import blocks, models, mosaic, packing, quantize
 from momos.complexity import code_length
+from momos.packing import coding, writing
 
 TRAINABLE = ("float64", "float32", "float16", "bfloat16", "complex64", "complex128")
 FIXED = ("int64", "int32", "int16", "int8", "uint8", "uint16", "uint32", "uint64", "bool", "float8_e4m3fn", "float32", "bfloat16")
@@ -271,6 +272,47 @@ def test_each_dtype_decides_for_itself(tmp_path):
     assert (found.sections["mosaic"], found.sections["tails"], found.sections["weights"]) == (-(-1038 // 8), 2, 2000)
 
 
+QUANTISED = {"a": (64, 40), "b": (300,), "c": (1,), "d": (0, 3), "e": (2, 70_000)}
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8, 9, 16])
+@pytest.mark.parametrize("level", packing.LEVELS)
+def test_quantised_tensors_take_their_number_of_bits(tmp_path, bits, level):
+    """Each on a grid of its own, signed zeros among them, beside a tensor that is on none; also by the second reader."""
+    noise = {name: torch.randn(shape, generator=generator(i)) * 10.0**i for i, (name, shape) in enumerate(QUANTISED.items())}
+    plain = torch.randn(50, generator=generator(9))
+    model = Holder({name: quantize.quantize(tensor, bits) for name, tensor in noise.items()} | {"plain": plain}, {})
+    found = round_trip(model, tmp_path / "a.momos", 1 if bits < 16 else 7, level=level)
+    assert momos_file.tensors((tmp_path / "a.momos").read_bytes()) == content(model)
+    assert any(raw(-0.0 * torch.ones(1)) in raw(tensor) for tensor in model.state_dict().values())
+    stored = sum(-(-tensor.numel() * bits // 8) for tensor in noise.values()) + 200 + 5 * 6
+    assert stored - 4 <= found.sections["weights"] <= stored if level == "fixed" else found.sections["weights"] <= 1.01 * stored
+
+
+@pytest.mark.parametrize("bits", [4, 8, 12])
+def test_quantised_motifs_take_their_number_of_bits(tmp_path, bits):
+    motifs = quantize.quantize(torch.randn(500, 4, generator=generator()), bits)
+    mosaic_of = torch.cat([torch.arange(500), torch.randint(500, (20_000,), generator=generator(1))])
+    model = Holder({"weight": motifs[mosaic_of]}, {})
+    k = len(torch.unique(motifs.view(torch.int32), dim=0))
+    for level in packing.LEVELS:
+        found = round_trip(model, tmp_path / "a.momos", 4, level=level)
+        assert momos_file.tensors((tmp_path / "a.momos").read_bytes()) == content(model) and found.groups[0].num_motifs == k
+        size = -(-k * 4 * bits // 8) + 5
+        assert found.sections["motifs"] == size if level == "fixed" else found.sections["motifs"] < size + 99
+
+
+@pytest.mark.parametrize(("values", "bits"), [
+    ([], None), ([0.0, -0.0], None), ([1.0, float("nan")], None), ([float("inf"), 1.0], None), ([1.0, 0.3], None), ([3e38, 1.5e38], None),
+    ([3e38, 0.0, -3e38], 2), ([3e-45, 1e-45, -0.0], None), ([4e-45, 1e-45, -0.0], 3), ([3.0, 1.0, -2.0], 3), ([-7.5, 0.5], 5),
+])  # fmt: skip
+def test_a_grid_gives_its_values_back_or_is_none(values, bits):
+    array = np.array(values, dtype=np.float32)
+    grid = coding.find_grid(array)
+    assert bits == (None if grid is None else grid.bits)
+    assert grid is None or grid.values(grid.codes(array)).tobytes() == array.tobytes()
+
+
 # its parts
 
 
@@ -288,19 +330,19 @@ def test_bits_equal_those_of_one_large_integer(width, data):
 def test_distinct_blocks_equal_a_dictionary_of_bytes(width, count, seed):
     random = np.random.default_rng(seed)
     rows = random.integers(0, 2, size=(count, width), dtype=np.uint8) * random.integers(0, 2, size=width, dtype=np.uint8)
-    numbers, first = packing._distinct(rows)
+    numbers, first = writing.distinct(rows)
     known = {}
     expected = [known.setdefault(row.tobytes(), len(known)) for row in rows]
     assert numbers.tolist() == expected and [expected.index(i) for i in range(len(known))] == first.tolist()
-    assert packing._fewest(rows) <= len(known)
+    assert writing.fewest(rows) <= len(known)
 
 
 def test_rank_codes_fall_into_order_and_leave_room():
-    codes = packing._rank_codes(100_000)
+    codes = coding.rank_codes(100_000)
     assert (np.diff(codes.astype(int)) >= 0).all()
     ranks = np.arange(100_000)
-    assert (packing.SMALLEST[codes] <= ranks).all() and (ranks < packing.SMALLEST[codes] + (1 << packing.FOLLOWING[codes])).all()
-    assert packing.SMALLEST[255] > 2**32  # more than any file can name
+    assert (coding.SMALLEST[codes] <= ranks).all() and (ranks < coding.SMALLEST[codes] + (1 << coding.FOLLOWING[codes])).all()
+    assert coding.SMALLEST[255] > 2**32  # more than any file can name
 
 
 # streaming
@@ -333,7 +375,7 @@ def test_an_unwritable_output_is_named_and_a_failure_leaves_nothing(tmp_path, mo
         packing.pack(Tied(), tmp_path / "file" / "a.momos", 2)
     packing.pack(Tied(), tmp_path / "a.momos", 2)
     before = (tmp_path / "a.momos").read_bytes()
-    monkeypatch.setattr(packing._Writer, "finish", lambda *_: 1 / 0)
+    monkeypatch.setattr(writing.Writer, "finish", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         packing.pack(Tied(seed=1), tmp_path / "a.momos", 2)
     assert (tmp_path / "a.momos").read_bytes() == before and sorted(path.name for path in tmp_path.iterdir()) == ["a.momos", "file"]
@@ -453,7 +495,7 @@ def test_differences_are_found_to_the_bit(tmp_path):
 def signed(head: bytes, body: bytes, about: object) -> bytes:
     """A file whose checksum and sizes are right: what a writer with ill intent could make."""
     coded = about if isinstance(about, bytes) else zstandard.compress(json.dumps(about).encode())
-    preamble = struct.pack("<8sIIQ", head[:8], 1, len(coded), 56 + len(body) + len(coded))
+    preamble = struct.pack("<8sIIQ", head[:8], 2, len(coded), 56 + len(body) + len(coded))
     return preamble + hashlib.sha256(body + coded + preamble).digest() + body + coded
 
 
@@ -503,7 +545,7 @@ def damaged(whole: bytes, random: np.random.Generator) -> tuple[str, bytes]:
     elif kind == "longer":
         data += random.bytes(random.integers(1, 5000))
     elif kind == "version":
-        data[8:12] = struct.pack("<I", random.choice([0, 2, 7, 2**31, 2**32 - 1]))
+        data[8:12] = struct.pack("<I", random.choice([0, 1, 7, 2**31, 2**32 - 1]))
     elif kind == "sizes":
         data[12:24] = struct.pack("<IQ", int(random.choice([0, 2**31, 2**32 - 1])), int(random.choice([0, len(data), 2**40])))
     else:
