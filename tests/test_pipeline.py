@@ -64,7 +64,7 @@ def test_a_stage_depends_on_exactly_the_files_it_imports(name):
 SECTION_OF = {"Data": "data", "Augment": "augment", "Train": "train", "Mosaic": "mosaic", "Quantize": "quantize", "Model": "models",
               "Method": "methods", "Grid": "grid", "Ablation": "ablation", "Evaluate": "evaluate", "Report": "report", "Text": "text",
               "Language": "language", "LanguageModel": "language_models", "Slt": "slt", "Compressibility": "compressibility", "Llc": "llc",
-              "Complexity": "complexity", "Survey": "survey"}  # fmt: skip
+              "Complexity": "complexity", "Survey": "survey", "Pack": "pack"}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", STAGES)
