@@ -10,6 +10,7 @@ import signal
 import struct
 import subprocess
 import sys
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -149,6 +150,28 @@ def test_tiny_vit(tmp_path, level):
     model = models.build("tiny_vit", 10, image_size=64, kwargs=sizes)
     mosaic.project_(model, 4, capacity=0.05, generator=generator())
     assert round_trip(model, tmp_path / "a.momos", 4, level=level).sections["weights"] == 0
+
+
+def test_a_gpt_neox(tmp_path):
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48, "vocab_size": 200}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = GPTNeoXForCausalLM(GPTNeoXConfig(**sizes, max_position_embeddings=32, tie_word_embeddings=True))
+    mosaic.project_(model, 4, capacity=0.05, generator=generator())
+    for level in packing.LEVELS:
+        found = round_trip(model, tmp_path / "a.momos", 4, level=level)
+        assert found.groups[0].num_weights == sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_twenty_five_million_weights_in_ten_seconds_of_a_core(tmp_path):
+    motifs = torch.randn(62_500, 4, generator=generator())
+    model = Holder({"weight": motifs[torch.randint(len(motifs), (6_250_000,), generator=generator(1))]}, {})
+    start = time.process_time()
+    packing.pack(model, tmp_path / "a.momos", 4, level="entropy")
+    assert time.process_time() - start < 10
+    assert packing.differences(tmp_path / "a.momos", model.state_dict()) == []
 
 
 @pytest.mark.parametrize("level", packing.LEVELS)
@@ -523,14 +546,23 @@ def small_model(seed: int) -> nn.Module:
     return model
 
 
+def quantised_model(seed: int) -> nn.Module:
+    model = small_model(seed)
+    with torch.no_grad():
+        for index, parameter in enumerate(Tied(seed).parameters()):
+            list(model.parameters())[index].copy_(quantize.quantize(parameter, 4 + 5 * (index % 2)))
+    return model
+
+
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """A small file at each level, with content in all kinds of sections."""
+    """A small file at each level, with content in all kinds of sections, of motifs and of quantised weights."""
     found = {}
-    for level in packing.LEVELS:
-        path = tmp_path_factory.mktemp("files") / "a.momos"
-        packing.pack(small_model(0), path, 2, level=level)
-        found[level] = path.read_bytes()
+    for kind, build in (("", small_model), (" on grids", quantised_model)):
+        for level in packing.LEVELS:
+            path = tmp_path_factory.mktemp("files") / "a.momos"
+            packing.pack(build(0), path, 2, level=level)
+            found[level + kind] = path.read_bytes()
     return found
 
 
@@ -561,7 +593,7 @@ def test_a_thousand_damaged_files(tmp_path, files):
     before, seen = content(model), set()
     with little_memory():
         for index in range(1000):
-            whole = files[packing.LEVELS[index % 2]]
+            whole = list(files.values())[index % 4]
             kind, data = damaged(whole, random)
             if data == whole:
                 continue
@@ -584,7 +616,7 @@ def test_five_hundred_forged_files(tmp_path, files):
     before = content(model)
     with little_memory():
         for index in range(500):
-            head, body, about = split(files[packing.LEVELS[index % 2]])
+            head, body, about = split(list(files.values())[index % 4])
             data = bytearray(body)
             for position in random.integers(len(data), size=random.integers(1, 6)):
                 data[position] = random.integers(256)
@@ -613,6 +645,7 @@ def changed(about: dict, path: list, value: object) -> dict:
 
 FORGED = [
     (["sections", 0, 3], HUGE), (["sections", 0, 3], -1), (["sections", 0, 3], 1.5), (["sections", 0, 3], "9"), (["sections", 1, 3], 0),
+    (["sections", 0, 2], "grid"), (["sections", 0, 2], "grid planes"),
     (["sections", 0, 2], "pickle"), (["sections", 0, 0], "other"), (["sections", 0, 1], "float64"), (["sections"], []), (["sections"], 3),
     (["tensors", 0, 2], [HUGE, HUGE]), (["tensors", 0, 2], [-4, -4]), (["tensors", 0, 2], 4), (["tensors", 0, 1], "object"),
     (["tensors", 0, 1], []), (["tensors", 0, 0], 7), (["tensors", 0, 0], "embed.weight"), (["tensors", 0, 3], 1), (["tensors"], None),

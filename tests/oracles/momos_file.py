@@ -12,8 +12,8 @@ ITEM = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "float8_e4m3fn"
 
 
 def bits(data: bytes, count: int, width: int) -> list[int]:
-    number = int.from_bytes(data, "little")
-    return [number >> i * width & (1 << width) - 1 for i in range(count)]
+    groups = (int.from_bytes(data[i * width : (i + 1) * width], "little") for i in range(math.ceil(count / 8)))  # 8 values in `width` bytes
+    return [number >> i * width & (1 << width) - 1 for number in groups for i in range(8)][:count]
 
 
 def planes(data: bytes, count: int, word: int) -> tuple[bytes, bytes]:
