@@ -2,7 +2,7 @@
 
 PROFILE_ROOT: a folder where the `digits` profile was run (data/prepared, runs). PYTHON: an interpreter that has the other codecs, see
 other_codecs.py. A row per model, method, codec and setting: bytes of the whole model, and test accuracy after decoding. Both lossy codecs
-get a ladder of settings: nncodec its quantisation parameter; ours motifs at 2 to 16 bits, as they were trained and refitted on the training
+get a ladder of settings: nncodec its quantisation parameter; ours motifs at 2 to 8 bits, as they were trained and refitted on the training
 images (as stage `pack` does). Prints, for each model, the smallest file of each codec whose accuracy is at most half a point
 below that of the model as it was.
 """
@@ -21,8 +21,8 @@ import torch
 from momos import checkpoint, config, data, lossy, models, packed, packing, quantize, train
 
 METHODS = ("baseline", "qat8", "qat4", "momos_s2_c10", "momos_s2_c1", "momos_s2_c0_5", "momos_s4_c10", "momos_s4_c1", "momos_s4_c0_5")
-QPS = tuple(range(-44, -3, 4))
-BITS = (12, 10, 8, 7, 6, 5, 4, 3, 2)
+QPS = tuple(range(-38, -3, 3))
+BITS = (8, 7, 6, 5, 4, 3, 2)
 SLACK = 0.005
 COMPRESSORS = ("gzip", "lzma", "zstd")
 OTHER = Path(__file__).with_name("other_codecs.py")
@@ -63,7 +63,7 @@ def others(model, about: dict, accuracy, python: str) -> Iterator[dict]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
         checkpoint.save_tensors(path, model.state_dict())
-        done = subprocess.run([python, str(OTHER), str(path), folder, *map(str, QPS)], capture_output=True, text=True)
+        done = subprocess.run([python, str(OTHER), str(path), folder, *map(str, QPS)], capture_output=True, text=True, cwd=folder)
         if done.returncode:
             raise RuntimeError(f"{python} {OTHER.name}: {done.stderr.strip().splitlines()[-1]}")
         for row in map(json.loads, filter(lambda line: line.startswith("{"), done.stdout.splitlines())):
