@@ -20,8 +20,8 @@ import torch
 
 from momos import checkpoint, config, data, lossy, models, packed, packing, quantize, train
 
-METHODS = ("baseline", "qat8", "qat4", "momos_s2_c10", "momos_s2_c1", "momos_s2_c0_5", "momos_s4_c10", "momos_s4_c1", "momos_s4_c0_5")
-QPS = tuple(range(-38, -3, 3))
+METHODS = ("baseline", "qat8", "qat4", "momos_s2_c10", "momos_s2_c1", "momos_s4_c10", "momos_s4_c1", "momos_s4_c0_5")
+QPS = tuple(range(-32, -7, 4))
 BITS = (8, 7, 6, 5, 4, 3, 2)
 SLACK = 0.005
 COMPRESSORS = ("gzip", "lzma", "zstd")
@@ -34,10 +34,9 @@ def main(root: Path, out: Path, python: str, seed: int) -> None:
         for method in METHODS:
             about = checkpoint.load_run(root / "runs" / "digits" / name / method / str(seed))
             rows += [{"model": name, "method": method, "seed": seed} | row for row in measured(root, about, dataset, python)]
+            checkpoint.write_text(out, pd.DataFrame(rows).to_csv(index=False))
             print(name, method, file=sys.stderr)
-    frame = pd.DataFrame(rows)
-    checkpoint.write_text(out, frame.to_csv(index=False))
-    print(summary(frame).to_markdown(index=False))
+    print(summary(pd.DataFrame(rows)).to_markdown(index=False))
 
 
 def measured(root: Path, about: dict, dataset: data.Dataset, python: str) -> Iterator[dict]:

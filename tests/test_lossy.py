@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from momos import blocks, config, lossy, models, mosaic, packed, packing, quantize
+from momos import blocks, config, data, lossy, models, mosaic, packed, packing, quantize, train
 
 SETTINGS = {"block_size": 2, "seeds": [0], "compressors": ["gzip", "zstd"], "motif_bits": [8, 3], "min_usage": 3, "refit_epochs": 1}
 SETTINGS |= {"refit_lr": 1e-3, "combined_bits": 6}
@@ -26,9 +26,8 @@ def projected(block_size=4, capacity=0.1, name="mlp", slicing="tensor", **shape)
 
 
 def batches_of(count=4, size=8):
-    return [
-        (torch.randn(size, 1, 8, 8, generator=generator(i)), torch.randint(10, (size,), generator=generator(100 + i))) for i in range(count)
-    ]
+    images = [torch.randn(size, 1, 8, 8, generator=generator(i)) for i in range(count)]
+    return [lossy.Batch(some, torch.randint(10, (size,), generator=generator(100 + i)), 0.0) for i, some in enumerate(images)]
 
 
 @pytest.mark.parametrize("slicing", blocks.SLICINGS)
@@ -69,10 +68,10 @@ def test_motifs_are_quantised_on_one_grid():
 
 def test_a_motifs_gradient_is_the_sum_over_its_blocks():
     """One small step of Adam moves each motif against the sign of the sum of its blocks' gradients; nothing else changes."""
-    model, (inputs, labels) = projected(), batches_of(1)[0]
+    model, (batch,) = projected(), batches_of(1)
     before, found = copy.deepcopy(model), lossy.mosaic_of(model, 4, "tensor")
-    again = lossy.refitted(model, found, "tensor", [(inputs, labels)], lr=1e-4)
-    F.cross_entropy(before.eval()(inputs), labels).backward()
+    again = lossy.refitted(model, found, "tensor", [batch], lr=1e-4)
+    F.cross_entropy(before.eval()(batch.inputs), batch.labels).backward()
     gradients = blocks.to_blocks([parameter.grad for parameter in before.parameters()], 4, "tensor").double()
     summed = torch.zeros(len(found.motifs), 4, dtype=torch.float64)
     for block, index in zip(gradients, found.mosaic.tolist(), strict=True):
@@ -91,10 +90,33 @@ def test_refitting_lowers_the_loss_and_is_reproducible():
     def loss(motifs):
         changed = copy.deepcopy(model)
         lossy.put_(changed, motifs, "tensor")
-        return sum(F.cross_entropy(changed.eval()(inputs), labels).item() for inputs, labels in batches_of())
+        return sum(F.cross_entropy(changed.eval()(inputs), labels).item() for inputs, labels, _ in batches_of())
 
     again, twice = (lossy.refitted(model, found, "tensor", batches, lr=3e-3) for _ in range(2))
     assert loss(again) < 0.95 * loss(found) and torch.equal(again.motifs, twice.motifs)
+
+
+def test_the_rate_falls_to_zero():
+    model, (batch,) = projected(), batches_of(1)
+    found = lossy.mosaic_of(model, 4, "tensor")
+    moved = [
+        (lossy.refitted(model, found, "tensor", [batch._replace(done=done)], lr=1e-3).motifs - found.motifs).abs().max().item()
+        for done in (0.0, 0.5, 1.0)
+    ]
+    assert moved == pytest.approx([1e-3, 5e-4, 0], rel=1e-3)
+
+
+def test_training_images_are_all_there_in_every_epoch():
+    images = torch.arange(10, dtype=torch.uint8)[:, None, None, None].expand(10, 1, 8, 8).contiguous()
+    parts = (torch.arange(7), torch.arange(7, 8), torch.arange(8, 10))
+    dataset = data.Dataset(images, torch.arange(10), *parts, tuple("0123456789"), "digits")
+    batches = train.Batches(3, 8, (0.0,), (1 / 255,), torch.device("cpu"))
+    still = config.Augment(flip=False, crop_padding=0, rand_augment_ops=0, rand_augment_magnitude=0)
+    found = list(lossy.training_batches(dataset, batches, still, epochs=2, seed=0))
+    assert [len(batch.labels) for batch in found] == [3, 3, 1] * 2
+    assert all(torch.equal(batch.inputs[:, 0, 0, 0].round().long(), batch.labels) for batch in found)
+    assert sorted(torch.cat([batch.labels for batch in found[:3]]).tolist()) == list(range(7))
+    assert [batch.done for batch in found] == pytest.approx([0, 3 / 14, 6 / 14, 0.5, 10 / 14, 13 / 14])
 
 
 def test_a_learning_rate_that_diverges_is_named():

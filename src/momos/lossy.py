@@ -21,6 +21,14 @@ from momos.packing.writing import distinct
 from momos.train import Batches, generator_for
 
 
+class Batch(NamedTuple):
+    """Of training images."""
+
+    inputs: Tensor
+    labels: Tensor
+    done: float  # share of the training that lies before it, in [0, 1)
+
+
 class Mosaic(NamedTuple):
     """A model's trainable weights."""
 
@@ -55,15 +63,16 @@ def pruned(found: Mosaic, min_usage: int) -> Mosaic:
     return Mosaic(kept, assign(found.motifs, kept)[found.mosaic])
 
 
-def refitted(model: nn.Module, found: Mosaic, slicing: str, batches: Iterable[tuple[Tensor, Tensor]], *, lr: float) -> Mosaic:
-    """The motifs after a step of Adam per batch (inputs, labels); mosaic and buffers as they were.
+def refitted(model: nn.Module, found: Mosaic, slicing: str, batches: Iterable[Batch], *, lr: float) -> Mosaic:
+    """The motifs after a step of Adam per batch, at a rate that falls to zero in a line; mosaic and buffers as they were.
 
     A motif's gradient is the sum over its blocks. In eval mode, so that no running statistics move. Raises ValueError if a loss is not
     finite.
     """
     lookup = Lookup(model, found, slicing)
     optimizer = torch.optim.Adam([lookup.motifs], lr=lr)
-    for inputs, labels in batches:
+    for inputs, labels, done in batches:
+        optimizer.param_groups[0]["lr"] = lr * (1 - done)
         loss = F.cross_entropy(lookup(inputs), labels)
         if not torch.isfinite(loss):
             raise ValueError(f"pack.refit_lr {lr}: the loss of motifs that are trained again is {loss.item()} (try a lower one)")
@@ -101,14 +110,12 @@ class Lookup(nn.Module):
         self.model[0].train().eval()
 
 
-def training_batches(
-    dataset: Dataset, batches: Batches, augmentation: config.Augment, *, epochs: int, seed: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Inputs and labels of all training images, `epochs` times, shuffled and augmented as training has them."""
+def training_batches(dataset: Dataset, batches: Batches, augmentation: config.Augment, *, epochs: int, seed: int) -> Iterator[Batch]:
+    """All training images, `epochs` times, shuffled and augmented as training has them."""
     order, chance = generator_for("refit order", seed), generator_for("refit augment", seed)
     a = augmentation
     how = {"crop_padding": a.crop_padding, "image_size": batches.image_size, "magnitude": a.rand_augment_magnitude}
-    for _ in range(epochs):
+    for epoch in range(epochs):
         indices = dataset.train[torch.randperm(len(dataset.train), generator=order)]
         draws = augment.draw(
             len(indices), generator=chance, flip=a.flip, crop_padding=a.crop_padding, rand_augment_ops=a.rand_augment_ops
@@ -116,4 +123,5 @@ def training_batches(
         for start in range(0, len(indices), batches.size):
             part = slice(start, start + batches.size)
             images = augment.apply(dataset.images, draws.at(part), indices=indices[part], **how)
-            yield batches.to_input(images), dataset.labels[indices[part]].to(batches.device)
+            labels = dataset.labels[indices[part]].to(batches.device)
+            yield Batch(batches.to_input(images), labels, (epoch + start / len(indices)) / epochs)

@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import nn
 
 from momos import config, lossy, packing
 from momos.complexity.compressors import COMPRESSORS
@@ -32,19 +32,19 @@ def lossless(model: nn.Module, accuracy: Accuracy, **how) -> list[dict]:
 
 
 def lossy_levels(
-    model: nn.Module, accuracy: Accuracy, batches: Iterable[tuple[Tensor, Tensor]], settings: config.Pack, *, block_size: int, slicing: str
+    model: nn.Module, accuracy: Accuracy, batches: Iterable[lossy.Batch], settings: config.Pack, *, block_size: int, slicing: str
 ) -> list[dict]:
     """A row per lossy level, all of them entropy-coded. batches: on which motifs are trained again."""
     changed = copy.deepcopy(model)
     rows = []
-    for name, found in levels(changed, lossy.mosaic_of(model, block_size, slicing), list(batches), settings, slicing):
+    for name, found in levels(changed, lossy.mosaic_of(model, block_size, slicing), batches, settings, slicing):
         lossy.put_(changed, found, slicing)
         rows.append(row(name, changed, accuracy, level="entropy", block_size=block_size, slicing=slicing))
     return rows
 
 
 def levels(
-    model: nn.Module, start: lossy.Mosaic, batches: Sequence[tuple[Tensor, Tensor]], settings: config.Pack, slicing: str
+    model: nn.Module, start: lossy.Mosaic, batches: Iterable[lossy.Batch], settings: config.Pack, slicing: str
 ) -> Iterator[tuple[str, lossy.Mosaic]]:
     """Each name and what becomes of the mosaic. The model's own weights are of no effect."""
     for bits in settings.motif_bits:
