@@ -4,7 +4,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from momos import checkpoint, claims, config, numbers, published, report, results
+from momos import checkpoint, claims, config, numbers, published, report, results, sizes
 
 
 def main(paper_dir: Path, data_json: Path, runs_dir: Path, results_dir: Path, reports_dir: Path) -> None:
@@ -18,6 +18,7 @@ def main(paper_dir: Path, data_json: Path, runs_dir: Path, results_dir: Path, re
     methods = {name: asdict(config.load(config.Method, name)) for name in grid.methods}
 
     measured = results.read(results_dir, runs_dir, runs)
+    measured = measured._replace(evaluation=sizes.with_measured_rac(measured.evaluation, measured.packing))
     check = report.read_published(paper_dir, measured.evaluation)
     evidence = claims.Evidence(
         evaluation=measured.evaluation,

@@ -175,7 +175,7 @@ def test_a_line_per_cell_no_nan_and_twelve_digits(built):
 
 def test_two_cells_of_one_name_are_an_error(built, monkeypatch):
     monkeypatch.setattr(numbers._Builder, "zoo", lambda self: iter([{"id": "a"}, {"id": "a"}]))
-    for name in ("main", "capacity", "distortion", "rac_check", "aggregate", "singular"):
+    for name in ("main", "capacity", "distortion", "rac_check", "aggregate", "packing", "singular"):
         monkeypatch.setattr(numbers._Builder, name, lambda self: iter(()))
     monkeypatch.setattr(numbers._Builder, "__init__", lambda self, *arguments: None)
     with pytest.raises(ValueError, match="its own id, got twice: a"):

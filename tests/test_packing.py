@@ -10,6 +10,7 @@ import signal
 import struct
 import subprocess
 import sys
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -22,8 +23,9 @@ from hypothesis import strategies as st
 from oracles import momos_file
 from torch import nn
 
-from momos import blocks, models, mosaic, packing
+from momos import blocks, models, mosaic, packing, quantize
 from momos.complexity import code_length
+from momos.packing import coding, writing
 
 TRAINABLE = ("float64", "float32", "float16", "bfloat16", "complex64", "complex128")
 FIXED = ("int64", "int32", "int16", "int8", "uint8", "uint16", "uint32", "uint64", "bool", "float8_e4m3fn", "float32", "bfloat16")
@@ -150,6 +152,28 @@ def test_tiny_vit(tmp_path, level):
     assert round_trip(model, tmp_path / "a.momos", 4, level=level).sections["weights"] == 0
 
 
+def test_a_gpt_neox(tmp_path):
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48, "vocab_size": 200}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = GPTNeoXForCausalLM(GPTNeoXConfig(**sizes, max_position_embeddings=32, tie_word_embeddings=True))
+    mosaic.project_(model, 4, capacity=0.05, generator=generator())
+    for level in packing.LEVELS:
+        found = round_trip(model, tmp_path / "a.momos", 4, level=level)
+        assert found.groups[0].num_weights == sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_twenty_five_million_weights_in_ten_seconds_of_a_core(tmp_path):
+    motifs = torch.randn(62_500, 4, generator=generator())
+    model = Holder({"weight": motifs[torch.randint(len(motifs), (6_250_000,), generator=generator(1))]}, {})
+    start = time.process_time()
+    packing.pack(model, tmp_path / "a.momos", 4, level="entropy")
+    assert time.process_time() - start < 10
+    assert packing.differences(tmp_path / "a.momos", model.state_dict()) == []
+
+
 @pytest.mark.parametrize("level", packing.LEVELS)
 def test_tied_weights_are_stored_once_and_stay_tied(tmp_path, level):
     model, path = Tied(), tmp_path / "a.momos"
@@ -271,6 +295,47 @@ def test_each_dtype_decides_for_itself(tmp_path):
     assert (found.sections["mosaic"], found.sections["tails"], found.sections["weights"]) == (-(-1038 // 8), 2, 2000)
 
 
+QUANTISED = {"a": (64, 40), "b": (300,), "c": (1,), "d": (0, 3), "e": (2, 70_000)}
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8, 9, 16])
+@pytest.mark.parametrize("level", packing.LEVELS)
+def test_quantised_tensors_take_their_number_of_bits(tmp_path, bits, level):
+    """Each on a grid of its own, signed zeros among them, beside a tensor that is on none; also by the second reader."""
+    noise = {name: torch.randn(shape, generator=generator(i)) * 10.0**i for i, (name, shape) in enumerate(QUANTISED.items())}
+    plain = torch.randn(50, generator=generator(9))
+    model = Holder({name: quantize.quantize(tensor, bits) for name, tensor in noise.items()} | {"plain": plain}, {})
+    found = round_trip(model, tmp_path / "a.momos", 1 if bits < 16 else 7, level=level)
+    assert momos_file.tensors((tmp_path / "a.momos").read_bytes()) == content(model)
+    assert any(raw(-0.0 * torch.ones(1)) in raw(tensor) for tensor in model.state_dict().values())
+    stored = sum(-(-tensor.numel() * bits // 8) for tensor in noise.values()) + 200 + 5 * 6
+    assert stored - 4 <= found.sections["weights"] <= stored if level == "fixed" else found.sections["weights"] <= 1.01 * stored
+
+
+@pytest.mark.parametrize("bits", [4, 8, 12])
+def test_quantised_motifs_take_their_number_of_bits(tmp_path, bits):
+    motifs = quantize.quantize(torch.randn(500, 4, generator=generator()), bits)
+    mosaic_of = torch.cat([torch.arange(500), torch.randint(500, (20_000,), generator=generator(1))])
+    model = Holder({"weight": motifs[mosaic_of]}, {})
+    k = len(torch.unique(motifs.view(torch.int32), dim=0))
+    for level in packing.LEVELS:
+        found = round_trip(model, tmp_path / "a.momos", 4, level=level)
+        assert momos_file.tensors((tmp_path / "a.momos").read_bytes()) == content(model) and found.groups[0].num_motifs == k
+        size = -(-k * 4 * bits // 8) + 5
+        assert found.sections["motifs"] == size if level == "fixed" else found.sections["motifs"] < size + 99
+
+
+@pytest.mark.parametrize(("values", "bits"), [
+    ([], None), ([0.0, -0.0], None), ([1.0, float("nan")], None), ([float("inf"), 1.0], None), ([1.0, 0.3], None), ([3e38, 1.5e38], None),
+    ([3e38, 0.0, -3e38], 2), ([3e-45, 1e-45, -0.0], 3), ([6e-45, 1e-45, -0.0], 4), ([3.0, 1.0, -2.0], 3), ([-7.5, 0.5], 5),
+])  # fmt: skip
+def test_a_grid_gives_its_values_back_or_is_none(values, bits):
+    array = np.array(values, dtype=np.float32)
+    grid = coding.find_grid(array)
+    assert bits == (None if grid is None else grid.bits)
+    assert grid is None or grid.values(grid.codes(array)).tobytes() == array.tobytes()
+
+
 # its parts
 
 
@@ -288,19 +353,19 @@ def test_bits_equal_those_of_one_large_integer(width, data):
 def test_distinct_blocks_equal_a_dictionary_of_bytes(width, count, seed):
     random = np.random.default_rng(seed)
     rows = random.integers(0, 2, size=(count, width), dtype=np.uint8) * random.integers(0, 2, size=width, dtype=np.uint8)
-    numbers, first = packing._distinct(rows)
+    numbers, first = writing.distinct(rows)
     known = {}
     expected = [known.setdefault(row.tobytes(), len(known)) for row in rows]
     assert numbers.tolist() == expected and [expected.index(i) for i in range(len(known))] == first.tolist()
-    assert packing._fewest(rows) <= len(known)
+    assert writing.fewest(rows) <= len(known)
 
 
 def test_rank_codes_fall_into_order_and_leave_room():
-    codes = packing._rank_codes(100_000)
+    codes = coding.rank_codes(100_000)
     assert (np.diff(codes.astype(int)) >= 0).all()
     ranks = np.arange(100_000)
-    assert (packing.SMALLEST[codes] <= ranks).all() and (ranks < packing.SMALLEST[codes] + (1 << packing.FOLLOWING[codes])).all()
-    assert packing.SMALLEST[255] > 2**32  # more than any file can name
+    assert (coding.SMALLEST[codes] <= ranks).all() and (ranks < coding.SMALLEST[codes] + (1 << coding.FOLLOWING[codes])).all()
+    assert coding.SMALLEST[255] > 2**32  # more than any file can name
 
 
 # streaming
@@ -333,7 +398,7 @@ def test_an_unwritable_output_is_named_and_a_failure_leaves_nothing(tmp_path, mo
         packing.pack(Tied(), tmp_path / "file" / "a.momos", 2)
     packing.pack(Tied(), tmp_path / "a.momos", 2)
     before = (tmp_path / "a.momos").read_bytes()
-    monkeypatch.setattr(packing._Writer, "finish", lambda *_: 1 / 0)
+    monkeypatch.setattr(writing.Writer, "finish", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         packing.pack(Tied(seed=1), tmp_path / "a.momos", 2)
     assert (tmp_path / "a.momos").read_bytes() == before and sorted(path.name for path in tmp_path.iterdir()) == ["a.momos", "file"]
@@ -453,7 +518,7 @@ def test_differences_are_found_to_the_bit(tmp_path):
 def signed(head: bytes, body: bytes, about: object) -> bytes:
     """A file whose checksum and sizes are right: what a writer with ill intent could make."""
     coded = about if isinstance(about, bytes) else zstandard.compress(json.dumps(about).encode())
-    preamble = struct.pack("<8sIIQ", head[:8], 1, len(coded), 56 + len(body) + len(coded))
+    preamble = struct.pack("<8sIIQ", head[:8], 2, len(coded), 56 + len(body) + len(coded))
     return preamble + hashlib.sha256(body + coded + preamble).digest() + body + coded
 
 
@@ -481,14 +546,23 @@ def small_model(seed: int) -> nn.Module:
     return model
 
 
+def quantised_model(seed: int) -> nn.Module:
+    model = small_model(seed)
+    with torch.no_grad():
+        for index, parameter in enumerate(Tied(seed).parameters()):
+            list(model.parameters())[index].copy_(quantize.quantize(parameter, 4 + 5 * (index % 2)))
+    return model
+
+
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """A small file at each level, with content in all kinds of sections."""
+    """A small file at each level, with content in all kinds of sections, of motifs and of quantised weights."""
     found = {}
-    for level in packing.LEVELS:
-        path = tmp_path_factory.mktemp("files") / "a.momos"
-        packing.pack(small_model(0), path, 2, level=level)
-        found[level] = path.read_bytes()
+    for kind, build in (("", small_model), (" on grids", quantised_model)):
+        for level in packing.LEVELS:
+            path = tmp_path_factory.mktemp("files") / "a.momos"
+            packing.pack(build(0), path, 2, level=level)
+            found[level + kind] = path.read_bytes()
     return found
 
 
@@ -503,7 +577,7 @@ def damaged(whole: bytes, random: np.random.Generator) -> tuple[str, bytes]:
     elif kind == "longer":
         data += random.bytes(random.integers(1, 5000))
     elif kind == "version":
-        data[8:12] = struct.pack("<I", random.choice([0, 2, 7, 2**31, 2**32 - 1]))
+        data[8:12] = struct.pack("<I", random.choice([0, 1, 7, 2**31, 2**32 - 1]))
     elif kind == "sizes":
         data[12:24] = struct.pack("<IQ", int(random.choice([0, 2**31, 2**32 - 1])), int(random.choice([0, len(data), 2**40])))
     else:
@@ -519,7 +593,7 @@ def test_a_thousand_damaged_files(tmp_path, files):
     before, seen = content(model), set()
     with little_memory():
         for index in range(1000):
-            whole = files[packing.LEVELS[index % 2]]
+            whole = list(files.values())[index % 4]
             kind, data = damaged(whole, random)
             if data == whole:
                 continue
@@ -542,7 +616,7 @@ def test_five_hundred_forged_files(tmp_path, files):
     before = content(model)
     with little_memory():
         for index in range(500):
-            head, body, about = split(files[packing.LEVELS[index % 2]])
+            head, body, about = split(list(files.values())[index % 4])
             data = bytearray(body)
             for position in random.integers(len(data), size=random.integers(1, 6)):
                 data[position] = random.integers(256)
@@ -571,6 +645,7 @@ def changed(about: dict, path: list, value: object) -> dict:
 
 FORGED = [
     (["sections", 0, 3], HUGE), (["sections", 0, 3], -1), (["sections", 0, 3], 1.5), (["sections", 0, 3], "9"), (["sections", 1, 3], 0),
+    (["sections", 0, 2], "grid"), (["sections", 0, 2], "grid planes"),
     (["sections", 0, 2], "pickle"), (["sections", 0, 0], "other"), (["sections", 0, 1], "float64"), (["sections"], []), (["sections"], 3),
     (["tensors", 0, 2], [HUGE, HUGE]), (["tensors", 0, 2], [-4, -4]), (["tensors", 0, 2], 4), (["tensors", 0, 1], "object"),
     (["tensors", 0, 1], []), (["tensors", 0, 0], 7), (["tensors", 0, 0], "embed.weight"), (["tensors", 0, 3], 1), (["tensors"], None),

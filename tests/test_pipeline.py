@@ -67,7 +67,7 @@ def test_a_stage_depends_on_exactly_the_files_it_imports(name):
 SECTION_OF = {"Data": "data", "Augment": "augment", "Train": "train", "Mosaic": "mosaic", "Quantize": "quantize", "Model": "models",
               "Method": "methods", "Grid": "grid", "Ablation": "ablation", "Evaluate": "evaluate", "Report": "report", "Text": "text",
               "Language": "language", "LanguageModel": "language_models", "Slt": "slt", "Compressibility": "compressibility", "Llc": "llc",
-              "Complexity": "complexity", "Survey": "survey"}  # fmt: skip
+              "Complexity": "complexity", "Survey": "survey", "Pack": "pack"}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -220,6 +220,9 @@ def test_everything_is_there_and_a_second_repro_runs_nothing(clone):
     assert figures == {".png", ".svg", ".pdf", ".json"}
     evaluation = pd.read_csv(clone.path / "results" / "micro" / "mlp" / "evaluation.csv")
     assert len(evaluation) == 2 * (1 + 2 + 1) + 1
+    packing = pd.read_csv(clone.path / "results" / "micro" / "mlp" / "packing.csv")
+    assert packing.groupby("coding").size().to_dict() == dict.fromkeys(["safetensors", "fixed", "entropy"], 3 * 2) | dict.fromkeys(
+        ["gzip", "lzma", "zstd"], 3) | dict.fromkeys(["motifs16", "motifs8", "motifs4", "pruned", "refitted", "combined"], 1)  # fmt: skip
     run = clone.path / "runs" / "micro" / "mlp" / "momos_s4_c10" / "0"
     expected = {"history.csv", "initial.safetensors", "best.safetensors", "last.safetensors", "motif_usage.safetensors", "run.json"}
     assert {path.name for path in run.iterdir()} == expected
@@ -279,7 +282,7 @@ def test_the_same_params_give_the_same_bytes(clone):
     before = clone.hashes()
     clone.run(
         "dvc", "repro", "-f", "-s", "--no-run-cache", "train@mlp-momos_s4_c10-0", "train@mlp-qat4-1", "evaluate@mlp", "language@neox-1",
-        "llc@neox-1", "compressibility@neox-1-pruning", "complexity@mlp", "slt_report", "report",
+        "llc@neox-1", "compressibility@neox-1-pruning", "complexity@mlp", "pack@mlp", "slt_report", "report",
     )  # fmt: skip
     assert clone.hashes() == before and len(before) > 10
     assert clone.stale() <= {"cost", "page"}, "new costs may not touch results"

@@ -305,6 +305,30 @@ class Evaluate(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Pack(Settings):
+    """Runs as files: ordinary ones, and .momos files of each level."""
+
+    section: ClassVar[str] = "pack"
+    block_size: int  # where the method has none
+    seeds: tuple[int, ...]  # of these, runs by ordinary compressors and, MoMos in full precision, at lossy levels too; may be empty
+    compressors: tuple[Literal["gzip", "bz2", "lzma", "zstd"], ...]  # of the safetensors file
+    motif_bits: tuple[int, ...]  # motifs rounded to so many
+    min_usage: int  # motifs that fewer blocks use are pruned
+    refit_epochs: int  # in which the motifs alone are trained
+    refit_lr: float
+    combined_bits: int  # of motifs that are refitted and pruned before
+
+    def check(self, where: str) -> None:
+        for key in ("compressors", "motif_bits"):
+            _not_empty_and_distinct(getattr(self, key), f"{where}.{key}")
+        for bits in (*self.motif_bits, self.combined_bits):
+            _require(2 <= bits <= 16, f"{where}.{'motif_bits' if bits in self.motif_bits else 'combined_bits'}", "in 2..16", bits)
+        for key in ("block_size", "min_usage", "refit_epochs"):
+            _require(getattr(self, key) >= 1, f"{where}.{key}", "1 or more", getattr(self, key))
+        _require(self.refit_lr > 0, f"{where}.refit_lr", "positive", self.refit_lr)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Survey(Settings):
     """Figure 2's models from elsewhere: trained ones, and as a control some that nobody trained."""
 
@@ -571,7 +595,7 @@ class Tracking(Settings):
 
 
 SECTIONS: tuple[type[Settings], ...] = (
-    Data, Augment, Train, Mosaic, Quantize, Grid, Ablation, Evaluate, Survey, Report,
+    Data, Augment, Train, Mosaic, Quantize, Grid, Ablation, Evaluate, Pack, Survey, Report,
     Text, Language, Slt, Compressibility, Llc, Complexity, Sweep, Tracking,
 )  # fmt: skip
 ENTRIES: tuple[type[Settings], ...] = (Model, Method, LanguageModel)  # sections of entries by name

@@ -167,6 +167,18 @@ def compression(measured: pd.DataFrame, published: pd.DataFrame) -> Figure:
     return figure
 
 
+def sizes(points: pd.DataFrame, *, hollow: str) -> Figure:
+    """Accuracy against bytes on disk, a column per model. points: title, series, kilobytes, accuracy, accuracy_std; hollow: a series."""
+    titles, order = list(dict.fromkeys(points.title)), sorted(dict.fromkeys(points.series), key=lambda name: name == hollow)
+    figure = Figure(figsize=(1.2 + 3.2 * len(titles), 3.9))
+    axes = figure.subplots(1, len(titles), squeeze=False)[0]
+    for ax, title in zip(axes, titles, strict=True):
+        plots.accuracy_against_bytes(points[points.title == title], ax, order=order, hollow=hollow).set_title(title)
+    axes[0].set_ylabel("Test accuracy (%)")
+    _one_legend(figure, axes, columns=min(len(order), 6))
+    return figure
+
+
 def training(curves: pd.DataFrame) -> Figure:
     """Validation loss and accuracy along training, a column per model. curves: title, label, epoch, val_loss, val_accuracy (%)."""
     titles = list(dict.fromkeys(curves.title))

@@ -6,7 +6,7 @@ A cell has
     id          table/model/method/measure; a measure of the weights behind quantised ones ends in _latent
     kind        accuracy, rac, bdm, count, exact (a number that no training touches), norm, ratio, estimate (sampled, or a point of a
                 coarse grid), other: decides how far it may move unnoticed (`momos.regression`)
-    unit        percent, points (of accuracy), bits, or ""
+    unit        percent, points (of accuracy), bits, bytes, or ""
     value, std, num_seeds, seeds, values     mean and sample standard deviation over seeds (null for one), and each seed's own value;
                 no seeds: not a mean, but one number
     interval, interval_method                95 %: t (Student over seeds), wilson (a share), bootstrap (over models and seeds), or null
@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from momos import claims, intervals, metrics, published, results
+from momos import claims, intervals, metrics, published, results, sizes
 
 SCHEMA = 1
 PASS, FAIL = "PASS", "FAIL"
@@ -75,7 +75,8 @@ EDGE = 1e-9  # a difference of exactly half a digit agrees
 def document(study, *, paper_dir: str, results_dir: str) -> dict[str, Any]:
     """study: `report.Study`. The folders only name the sources. Raises ValueError if two cells share an id."""
     build = _Builder(study, paper_dir, results_dir)
-    cells = [*build.main(), *build.capacity(), *build.distortion(), *build.zoo(), *build.rac_check(), *build.aggregate(), *build.singular()]
+    cells = [*build.main(), *build.capacity(), *build.distortion(), *build.zoo(), *build.rac_check(), *build.aggregate()]
+    cells += [*build.packing(), *build.singular()]
     repeated = [name for name, count in Counter(cell["id"] for cell in cells).items() if count > 1]
     if repeated:
         raise ValueError(f"results.json: every cell needs its own id, got twice: {', '.join(repeated[:5])}")
@@ -230,6 +231,13 @@ class _Builder:
             yield _plain("zoo", name, "all", "share_below_1", "other", "percent", _number(100 * below / len(rows))) | wilson | where
         for row in survey[survey.source != results.OWN_SOURCE].itertuples():
             yield _plain("zoo", row.source.replace(" ", "_"), row.name, "bdm_1d_ratio", "bdm", "", _number(row.bdm_1d_ratio)) | elsewhere
+
+    def packing(self) -> Iterator[dict]:
+        """Bytes on disk by coding, means over the seeds that were packed so; `sizes`."""
+        where = {"file": "{model}/packing.csv", "stage": "pack"}
+        for model, method, name, unit, values, seeds in sizes.measures(self.study.results.packing):
+            measure = Measure("packing", "accuracy" if unit == "percent" else "ratio", unit)
+            yield self._measured("packing", model, method, name, measure, values, seeds, **where)
 
     def rac_check(self) -> Iterator[dict]:
         """What Eq. 21 gives for the published models, beside what the paper prints."""

@@ -94,6 +94,8 @@ def render(sources: Sources) -> str:
         blocks=_methods_by_model(results, "complexity"),
         complexity=COMPLEXITY,
         metrics=list(dict.fromkeys(cell["measure"].removesuffix("_latent") for cell in results["cells"] if cell["table"] == "metrics")),
+        packing=_methods_by_model(results, "packing"),
+        packed=_packed(results),
         capacity=_methods_by_model(results, "capacity"),
         aggregates=_methods_by_model(results, "aggregate").get("all", []),
         zoo=[cell for cell in results["cells"] if cell["table"] == "zoo" and cell["method"] == "all"],
@@ -159,6 +161,14 @@ def _methods_by_model(results: Mapping[str, Any], table: str) -> dict[str, list[
         if cell["table"] == table:
             found.setdefault(cell["model"], {})[cell["method"]] = None
     return {model: list(methods) for model, methods in found.items()}
+
+
+def _packed(results: Mapping[str, Any]) -> list[str]:
+    """Measures of files, ordinary ones first, each lossy one's accuracy after its bytes."""
+    found = list(dict.fromkeys(cell["measure"] for cell in results["cells"] if cell["table"] == "packing"))
+    order = ["safetensors_bytes", "gzip_bytes", "bz2_bytes", "lzma_bytes", "zstd_bytes", "bound_bytes", "fixed_bytes", "entropy_bytes"]
+    known = [name for name in order if name in found]
+    return known + [name for name in found if name not in (*order, "rac_measured")]
 
 
 def chart_specs(sources: Sources) -> dict[str, dict]:

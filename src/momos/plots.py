@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 # Colour-blind safe, and of falling lightness in this order where two follow each other.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#8C510A", "#444444", "#E69F00")
@@ -105,6 +105,18 @@ def accuracy_against_rac(points: pd.DataFrame, ax: Axes, *, order: list[str], ho
         ax.errorbar(rows.rac, rows.accuracy, yerr=rows.accuracy_std.fillna(0), label=name, capsize=2.5, elinewidth=1, **style)
     ax.set(xscale="log", xlabel="RAC (times)", ylabel="Test accuracy (%)")
     ax.set_xticks([1, 2, 4, 8, 16])
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    return ax
+
+
+def accuracy_against_bytes(points: pd.DataFrame, ax: Axes, *, order: list[str], hollow: str) -> Axes:
+    """points: kilobytes, accuracy and accuracy_std in percent, and series: one marker and line each, the same wherever `order` is."""
+    for name, rows in points.sort_values("kilobytes", kind="stable").groupby("series", sort=False):
+        style = _line(order.index(name), 1) | ({"markerfacecolor": "white"} if name == hollow else {})
+        ax.errorbar(rows.kilobytes, rows.accuracy, yerr=rows.accuracy_std.fillna(0), label=name, capsize=2.5, elinewidth=1, **style)
+    ax.set(xscale="log", xlabel="File (kB)")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     ax.xaxis.set_minor_formatter(NullFormatter())
     return ax

@@ -16,6 +16,7 @@ EVALUATION = {*KEYS, "grid", *SETTINGS[3:], "val_accuracy_best", "val_accuracy_l
     "rac", "lower_complexity", "bdm_1d_ratio", "bdm_2d_ratio", "bdm_1d", "bdm_1d_shuffled", "bdm_2d", "bdm_2d_shuffled"
 }  # fmt: skip
 DISTORTION = {"model", "method", "seed", "grid", "epoch", "distortion", "relative_distortion", "val_loss", "best"}
+PACKING = {"model", "method", "seed", "coding", "num_weights", "bound_bytes", "file_bytes", "stored_bytes", "test_accuracy"}
 SURVEY = {"name", "family", "source", "num_weights", "bdm_1d_ratio", "bdm_2d_ratio", "error"}
 SINGULAR = {"table", "model", "method", "measure", "seed", "value", "unit", "source", "stage"}
 TITLES = {"mlp": "MLP", "resnet20": "ResNet20", "tiny_vit": "Tiny-ViT", "mobilevit": "MobileViT"}
@@ -33,6 +34,7 @@ class Results(NamedTuple):
     survey: pd.DataFrame  # a row per model and its initialisation: own runs, untrained, from elsewhere; `group`: its method or family
     not_surveyed: pd.DataFrame  # models from elsewhere that could not be measured, and why (`error`)
     singular: pd.DataFrame  # the second paper's numbers, a value a row (`momos.singular_numbers`); empty where it has not run
+    packing: pd.DataFrame  # a row per run of the main grid and coding of it as a file
 
 
 def read(results_dir: Path, runs_dir: Path, runs: Sequence[Run]) -> Results:
@@ -46,6 +48,7 @@ def read(results_dir: Path, runs_dir: Path, runs: Sequence[Run]) -> Results:
         survey=_survey(evaluation, zoo[zoo.error.isna()]),
         not_surveyed=zoo[zoo.error.notna()].reset_index(drop=True),
         singular=singular_numbers(results_dir / "slt_numbers.csv"),
+        packing=_packing(results_dir, runs),
     )
 
 
@@ -131,6 +134,17 @@ def _distortion(folder: Path, runs: Sequence[Run]) -> pd.DataFrame:
             parts += [_epochs(frame, path, run) for run in momos]
     if not parts:
         return pd.DataFrame(columns=sorted(DISTORTION | set(SETTINGS[:6])))
+    return _described(pd.concat(parts, ignore_index=True), runs)
+
+
+def _packing(folder: Path, runs: Sequence[Run]) -> pd.DataFrame:
+    parts = []
+    for model in _models(runs):
+        path = folder / model / "packing.csv"
+        frame, main = _frame(path, PACKING), [run for run in runs if run.model == model and run.grid == "main"]
+        keys = [(run.model, run.method, run.seed) for run in main]
+        _pick(frame, path, [(*key, coding) for key in keys for coding in ("safetensors", "fixed", "entropy")], [*KEYS[:3], "coding"])
+        parts += [frame[(frame.model == key[0]) & (frame.method == key[1]) & (frame.seed == key[2])] for key in keys]
     return _described(pd.concat(parts, ignore_index=True), runs)
 
 

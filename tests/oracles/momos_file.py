@@ -12,8 +12,8 @@ ITEM = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "float8_e4m3fn"
 
 
 def bits(data: bytes, count: int, width: int) -> list[int]:
-    number = int.from_bytes(data, "little")
-    return [number >> i * width & (1 << width) - 1 for i in range(count)]
+    groups = (int.from_bytes(data[i * width : (i + 1) * width], "little") for i in range(math.ceil(count / 8)))  # 8 values in `width` bytes
+    return [number >> i * width & (1 << width) - 1 for number in groups for i in range(8)][:count]
 
 
 def planes(data: bytes, count: int, word: int) -> tuple[bytes, bytes]:
@@ -38,6 +38,44 @@ def motifs(data: bytes, k: int, block: int, word: int) -> list[bytes]:
         value = (value + int.from_bytes(steps[i * word : (i + 1) * word], "little")) % 256**word
         found.append(value.to_bytes(word, "little") + others[i * (block - word) : (i + 1) * (block - word)])
     return found
+
+
+def on_grid(codes: list[int], width: int, step: float) -> bytes:
+    """float32 values: whole multiples of the step, whose product float64 holds exactly, rounded once; the last code is -0."""
+    half = 2 ** (width - 1) - 1
+    return b"".join(struct.pack("<f", -0.0 if code == 2 * half + 1 else (code - half) * step) for code in codes)
+
+
+def grids(coding: str, data: bytes, sizes: list[int]) -> bytes:
+    out = b""
+    for size in sizes:
+        width, step = struct.unpack("<Bf", data[:5])
+        data = data[5:]
+        if coding == "grids":
+            used = size * 4 if width == 0 else math.ceil(size * width / 8)
+            part, data = data[:used], data[used:]
+            out += part if width == 0 else on_grid(bits(part, size, width), width, step)
+        else:
+            word = 4 if width == 0 else 1 if width <= 8 else 2
+            part, data = planes(data, size, word)
+            codes = [int.from_bytes(part[i : i + word], "little") for i in range(0, len(part), word)]
+            out += part if width == 0 else on_grid(codes, width, step)
+    return out
+
+
+def table_of(coding: str, data: bytes, k: int, block: int, word: int) -> list[bytes]:
+    if coding == "motifs":
+        return motifs(data, k, block, word)
+    if coding in ("grid", "grid motifs"):
+        width, step = struct.unpack("<Bf", data[:5])
+        word = 1 if width <= 8 else 2
+        if coding == "grid":
+            codes = bits(data[5:], k * block // 4, width)
+        else:
+            rows = b"".join(motifs(data[5:], k, block // 4 * word, word))
+            codes = [int.from_bytes(rows[i : i + word], "little") for i in range(0, len(rows), word)]
+        data = on_grid(codes, width, step)
+    return [data[i * block : (i + 1) * block] for i in range(k)]
 
 
 def ranks(data: bytes, n: int, width: int) -> list[int]:
@@ -65,7 +103,7 @@ def ranks(data: bytes, n: int, width: int) -> list[int]:
 
 def directory(content: bytes) -> dict:
     magic, version, length, total = struct.unpack("<8sIIQ", content[:24])
-    assert (magic, version, total) == (b"\x89MOMOS\r\n", 1, len(content))
+    assert (magic, version, total) == (b"\x89MOMOS\r\n", 2, len(content))
     assert hashlib.sha256(content[56:] + content[:24]).digest() == content[24:56]
     return json.loads(zstandard.decompress(content[len(content) - length :]))
 
@@ -94,12 +132,13 @@ def group(about: dict, sections: dict, dtype: str, sizes: list[int], weight: boo
         coding, data = sections[kind, dtype]
         return data if coding == "raw" else planes(data, num_bytes // word, word)[0]
 
+    if weight and k == 0 and sections["weights", dtype][0].startswith("grid"):
+        return grids(*sections["weights", dtype], sizes)
     if not weight or k == 0:
         return plain("weights" if weight else "other", sum(sizes) * ITEM[dtype])
     cut = sizes if about["slicing"] == "tensor" else [sum(sizes)]
     n, block, width = sum(size // s for size in cut), s * ITEM[dtype], math.ceil(math.log2(k))
-    coding, data = sections["motifs", dtype]
-    table = motifs(data, k, block, word) if coding == "motifs" else [data[i * block : (i + 1) * block] for i in range(k)]
+    table = table_of(*sections["motifs", dtype], k, block, word)
     coding, data = sections["mosaic", dtype]
     blocks = iter(ranks(data, n, width) if coding == "ranks" else bits(data, n, width))
     tails, out = plain("tails", sum(size % s for size in cut) * ITEM[dtype]), b""

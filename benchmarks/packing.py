@@ -1,0 +1,112 @@
+"""Is a .momos file smaller than what others make of the same model?   python -m benchmarks.packing PROFILE_ROOT OUT.csv --other PYTHON
+
+PROFILE_ROOT: a folder where the `digits` profile was run (data/prepared, runs). PYTHON: an interpreter that has the other codecs, see
+other_codecs.py. A row per model, method, codec and setting: bytes of the whole model, and test accuracy after decoding. Both lossy codecs
+get a ladder of settings: nncodec its quantisation parameter; ours motifs at 2 to 8 bits, as they were trained and refitted on the training
+images (as stage `pack` does). Prints, for each model, the smallest file of each codec whose accuracy is at most half a point
+below that of the model as it was.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from momos import checkpoint, config, data, lossy, models, packed, packing, quantize, train
+
+METHODS = ("baseline", "qat8", "qat4", "momos_s2_c10", "momos_s2_c1", "momos_s4_c10", "momos_s4_c1", "momos_s4_c0_5")
+QPS = tuple(range(-32, -7, 4))
+BITS = (8, 7, 6, 5, 4, 3, 2)
+SLACK = 0.005
+COMPRESSORS = ("gzip", "lzma", "zstd")
+OTHER = Path(__file__).with_name("other_codecs.py")
+
+
+def main(root: Path, out: Path, python: str, seed: int) -> None:
+    dataset, rows = data.load(root / "data" / "prepared" / "digits.safetensors"), []
+    for name in ("mlp", "resnet20", "tiny_vit"):
+        for method in METHODS:
+            about = checkpoint.load_run(root / "runs" / "digits" / name / method / str(seed))
+            rows += [{"model": name, "method": method, "seed": seed} | row for row in measured(root, about, dataset, python)]
+            checkpoint.write_text(out, pd.DataFrame(rows).to_csv(index=False))
+            print(name, method, file=sys.stderr)
+    print(summary(pd.DataFrame(rows)).to_markdown(index=False))
+
+
+def measured(root: Path, about: dict, dataset: data.Dataset, python: str) -> Iterator[dict]:
+    folder = root / "runs" / "digits" / about["model"] / about["method"] / str(about["seed"])
+    model = models.restore(about, checkpoint.load_weights(folder, "last"))
+    model = quantize.deployed(model, about["bits"], about["exclude"], about["arch"])
+    batches = train.Batches(64, about["image_size"], tuple(about["mean"]), tuple(about["std"]), torch.device("cpu"))
+
+    def accuracy(module) -> float:
+        return train.evaluate(module, dataset.images[dataset.test], dataset.labels[dataset.test], batches)[1]
+
+    for row in packed.ordinary(model, accuracy, COMPRESSORS):
+        yield {"codec": row["coding"], "setting": "", "bytes": row["file_bytes"], "test_accuracy": row["test_accuracy"]}
+    yield from others(model, about, accuracy, python)
+    how = {"block_size": about["block_size"] or 2, "slicing": "tensor"}
+    for row in packed.lossless(model, accuracy, **how):
+        yield {"codec": "momos", "setting": row["coding"], "bytes": row["file_bytes"], "test_accuracy": row["test_accuracy"]}
+    if about["block_size"]:
+        yield from ladder(model, about, dataset, batches, accuracy, **how)
+
+
+def others(model, about: dict, accuracy, python: str) -> Iterator[dict]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.safetensors"
+        checkpoint.save_tensors(path, model.state_dict())
+        done = subprocess.run([python, str(OTHER), str(path), folder, *map(str, QPS)], capture_output=True, text=True, cwd=folder)
+        if done.returncode:
+            raise RuntimeError(f"{python} {OTHER.name}: {done.stderr.strip().splitlines()[-1]}")
+        for row in map(json.loads, filter(lambda line: line.startswith("{"), done.stdout.splitlines())):
+            decoded = Path(folder) / f"{row['codec']}_{row['setting']}.safetensors"
+            module = models.restore(about, checkpoint.load_tensors(decoded)) if decoded.exists() else model
+            yield row | {"test_accuracy": accuracy(module)}
+
+
+def ladder(model, about: dict, dataset, batches, accuracy, *, block_size: int, slicing: str) -> Iterator[dict]:
+    settings, augmentation = config.load(config.Pack), config.load(config.Augment)
+    start = lossy.mosaic_of(model, block_size, slicing)
+    again = lossy.training_batches(dataset, batches, augmentation, epochs=settings.refit_epochs, seed=about["seed"])
+    refitted = lossy.refitted(model, start, slicing, again, lr=settings.refit_lr)
+    for name, mosaic in (("motifs", start), ("refitted", refitted)):
+        for bits in BITS:
+            lossy.put_(model, lossy.quantised(mosaic, bits), slicing)
+            row = packed.row(f"{name}{bits}", model, accuracy, level="entropy", block_size=block_size, slicing=slicing)
+            yield {"codec": "momos", "setting": row["coding"], "bytes": row["file_bytes"], "test_accuracy": row["test_accuracy"]}
+
+
+def summary(frame: pd.DataFrame) -> pd.DataFrame:
+    """Per model: lossless files in kB; the smallest of each lossy codec within SLACK of the model's own accuracy; ours over nncodec's."""
+    rows = []
+    for (model, method), part in frame.groupby(["model", "method"], sort=False):
+        reached = part[part.codec == "safetensors"].test_accuracy.iloc[0]
+        row = {"model": model, "method": method, "accuracy": round(100 * reached, 2)}
+        for codec in ("lzma", "zipnn"):
+            row[codec] = part[part.codec == codec].bytes.iloc[0] / 1000
+        row["momos, lossless"] = part[part.setting == packing.LEVELS[1]].bytes.iloc[0] / 1000
+        good = part[part.test_accuracy >= reached - SLACK]
+        for codec in ("nncodec", "momos"):
+            mine = good[good.codec == codec].sort_values("bytes")
+            best = (mine.bytes.iloc[0] / 1000, mine.setting.iloc[0]) if len(mine) else (None, "")
+            row |= {codec: best[0], f"{codec} at": best[1]}
+        rows.append(row | {"ratio": None if row["nncodec"] is None else row["momos"] / row["nncodec"]})
+    return pd.DataFrame(rows).round(2)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("root", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--other", required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    main(arguments.root, arguments.out, arguments.other, arguments.seed)

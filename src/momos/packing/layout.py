@@ -1,0 +1,199 @@
+"""What a file is made of: tensors, the directory that describes them, and the sizes that follow from it."""
+
+import math
+import struct
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from momos.blocks import SLICINGS
+
+LEVELS = ("fixed", "entropy")
+CODINGS = {
+    "motifs": ("raw", "motifs", "grid", "grid motifs"),
+    "mosaic": ("bits", "ranks"),
+    "tails": ("raw", "planes"),
+    "weights": ("raw", "planes", "grids", "grid planes"),
+    "other": ("raw", "planes"),
+}
+DTYPES = {
+    name: getattr(torch, name)
+    for name in (
+        "float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz",
+        "int64", "int32", "int16", "int8", "uint64", "uint32", "uint16", "uint8", "bool", "complex128", "complex64",
+    )
+}  # fmt: skip
+MAGIC, VERSION = b"\x89MOMOS\r\n", 2
+PREAMBLE = struct.Struct("<8sIIQ")  # and 32 bytes of SHA-256
+DIGEST = 32
+MAX_DIRECTORY = 2**26  # bytes
+
+
+class Section(NamedTuple):
+    kind: str
+    dtype: str
+    coding: str
+    num_bytes: int
+
+
+class Directory(NamedTuple):
+    level: str
+    block_size: int
+    slicing: str
+    shapes: dict[str, tuple[int, ...]]  # name -> shape, tied tensors under their first name alone
+    dtypes: dict[str, str]
+    weights: list[str]  # names of the trainable weights
+    aliases: dict[str, str]  # further names -> first name
+    num_motifs: dict[str, int]  # dtype of weights -> k, 0 without a mosaic
+    sections: list[Section]
+
+
+class Layout(NamedTuple):
+    """How the weights of one dtype are cut."""
+
+    block_bytes: int
+    pieces: list[tuple[int, int]]  # (bytes in whole blocks, bytes of the tail) of what is cut together
+
+    @property
+    def num_blocks(self) -> int:
+        return sum(whole for whole, _ in self.pieces) // self.block_bytes
+
+    @property
+    def tail_bytes(self) -> int:
+        return sum(tail for _, tail in self.pieces)
+
+
+class Bad(ValueError):
+    """What is wrong with a file that is being read."""
+
+
+def dtype_name(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def check_tensor(name: str, tensor: object) -> None:
+    if not isinstance(tensor, Tensor):
+        raise ValueError(f"{name} is no tensor but {type(tensor).__name__}: a .momos file holds tensors alone")
+    if tensor.layout is not torch.strided or dtype_name(tensor) not in DTYPES or tensor.device.type == "meta":
+        raise ValueError(f"{name} can't be packed: expected a dense tensor with data, got {tensor.dtype}, {tensor.layout}, {tensor.device}")
+
+
+def check_settings(block_size: int, level: str, slicing: str) -> None:
+    if isinstance(block_size, bool) or not isinstance(block_size, int) or block_size < 1:
+        raise ValueError(f"block_size must be a whole number of at least 1, got {block_size!r}")
+    if level not in LEVELS:
+        raise ValueError(f"level must be one of {', '.join(LEVELS)}, got {level!r}")
+    if slicing not in SLICINGS:
+        raise ValueError(f"slicing must be one of {', '.join(SLICINGS)}, got {slicing!r}")
+
+
+def memory_of(tensor: Tensor) -> tuple:
+    """Equal for two tensors that are the same values in the same memory."""
+    if tensor.numel() == 0:
+        return (id(tensor),)
+    return (tensor.device, tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride(), tensor.is_conj(), tensor.is_neg())
+
+
+def aliases_of(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Every further name of a tensor -> its first name."""
+    first: dict[tuple, str] = {}
+    return {name: origin for name, tensor in tensors.items() if (origin := first.setdefault(memory_of(tensor), name)) != name}
+
+
+def as_bytes(tensor: Tensor) -> np.ndarray:
+    """(num_bytes,) uint8 in logical order: the tensor's own memory if it is contiguous and on the CPU, else a copy."""
+    if tensor.numel() == 0:  # whose strides may be any
+        return np.empty(0, dtype=np.uint8)
+    return tensor.detach().resolve_conj().resolve_neg().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+
+
+def layout_of(directory: Directory, dtype: str) -> Layout:
+    sizes = [math.prod(directory.shapes[name]) for name in directory.weights if directory.dtypes[name] == dtype]
+    block, item = directory.block_size, DTYPES[dtype].itemsize
+    cut = sizes if directory.slicing == "tensor" else [sum(sizes)]
+    return Layout(block * item, [(size // block * block * item, size % block * item) for size in cut])
+
+
+def word_of(dtype: str) -> int:
+    """Bytes of the words that are coded together: an element, or a half of complex128."""
+    return min(DTYPES[dtype].itemsize, 8)
+
+
+def to_json(directory: Directory) -> dict:
+    weights = set(directory.weights)
+    tensors = [[name, directory.dtypes[name], list(shape), name in weights] for name, shape in directory.shapes.items()]
+    kept = {key: getattr(directory, key) for key in ("level", "block_size", "slicing", "aliases", "num_motifs", "sections")}
+    return kept | {"tensors": tensors}
+
+
+def from_json(values: dict) -> Directory:
+    """Raises ValueError, KeyError or TypeError for anything that `to_json` does not write."""
+    check_settings(values["block_size"], values["level"], values["slicing"])
+    shapes, dtypes, weights = {}, {}, []
+    for name, dtype, shape, weight in values["tensors"]:
+        if not isinstance(name, str) or name in shapes or dtype not in DTYPES or not isinstance(weight, bool):
+            raise ValueError(f"tensor {name!r} of {dtype!r}")
+        shapes[name], dtypes[name] = tuple(_count(size) for size in shape), dtype
+        weights += [name] * weight
+    aliases = dict(values["aliases"])
+    if any(origin not in shapes or name in shapes for name, origin in aliases.items()):
+        raise ValueError("tied names")
+    sections = [Section(kind, dtype, coding, _count(size)) for kind, dtype, coding, size in values["sections"]]
+    num_motifs = {dtype: _count(k) for dtype, k in values["num_motifs"].items()}
+    directory = Directory(values["level"], values["block_size"], values["slicing"], shapes, dtypes, weights, aliases, num_motifs, sections)
+    _check_sections(directory)
+    return directory
+
+
+def _count(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"a size of {value!r}")
+    return value
+
+
+def _check_sections(directory: Directory) -> None:
+    """Raises ValueError unless the sections are those that the tensors need, of the sizes that their codings fix."""
+    expected = [
+        (kind, dtype)
+        for dtype in dict.fromkeys(directory.dtypes[name] for name in directory.weights)
+        for kind in (("motifs", "mosaic", "tails") if directory.num_motifs[dtype] else ("weights",))
+    ]
+    weights = set(directory.weights)
+    expected += [("other", dtype) for dtype in dict.fromkeys(dtype for name, dtype in directory.dtypes.items() if name not in weights)]
+    if [(section.kind, section.dtype) for section in directory.sections] != expected:
+        raise ValueError("its sections")
+    if list(directory.num_motifs) != list(dict.fromkeys(directory.dtypes[name] for name in directory.weights)):
+        raise ValueError("its groups of weights")
+    for section in directory.sections:
+        k = directory.num_motifs.get(section.dtype, 0)
+        if section.coding not in CODINGS[section.kind]:
+            raise ValueError(f"{section.kind} coded as {section.coding!r}")
+        if section.coding.startswith("grid") and section.dtype != "float32":
+            raise ValueError(f"a grid of {section.dtype}")
+        if section.kind == "motifs" and k > layout_of(directory, section.dtype).num_blocks:
+            raise ValueError(f"{k} motifs")
+        if section.coding in ("raw", "bits") and section.num_bytes != fixed_bytes(directory, section):
+            raise ValueError(f"{section.num_bytes} bytes of {section.kind}")
+
+
+def fixed_bytes(directory: Directory, section: Section) -> int:
+    """Bytes of a section's content, of the mosaic's at fixed width."""
+    dtype = section.dtype
+    if section.kind == "other":
+        names = set(directory.weights)
+        sizes = [math.prod(shape) for name, shape in directory.shapes.items() if name not in names and directory.dtypes[name] == dtype]
+        return sum(sizes) * DTYPES[dtype].itemsize
+    layout, k = layout_of(directory, dtype), directory.num_motifs[dtype]
+    return {
+        "motifs": k * layout.block_bytes,
+        "mosaic": -(-layout.num_blocks * max(k - 1, 0).bit_length() // 8),
+        "tails": layout.tail_bytes,
+        "weights": sum(map(sum, layout.pieces)),
+    }[section.kind]
+
+
+def some(names: Sequence[str]) -> str:
+    return (", ".join(names[:5]) or "nothing") + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -1,0 +1,297 @@
+"""Writing a .momos file: distinct blocks, then section after section, digested on the way."""
+
+import contextlib
+import hashlib
+import json
+import os
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from torch import Tensor
+
+from momos.packing.coding import (
+    CHUNK,
+    GRID,
+    Grid,
+    coded_ranks,
+    compress,
+    entropy_bits,
+    find_grid,
+    first_word,
+    pack_bits,
+    rank_codes,
+)  # fmt: skip
+from momos.packing.layout import (
+    DIGEST,
+    MAGIC,
+    PREAMBLE,
+    VERSION,
+    Directory,
+    Layout,
+    Section,
+    as_bytes,
+    layout_of,
+    to_json,
+    word_of,
+)  # fmt: skip
+
+TINY = 256  # bytes that are not worth coding
+
+
+class Writer:
+    """Counts and digests what passes."""
+
+    def __init__(self, file: BinaryIO):
+        self.file, self.digest, self.num_bytes = file, hashlib.sha256(), PREAMBLE.size + DIGEST
+        file.write(bytes(self.num_bytes))
+
+    def write(self, data) -> None:
+        self.file.write(data)
+        self.digest.update(data)
+        self.num_bytes += memoryview(data).nbytes
+
+    def finish(self, directory: bytes) -> None:
+        self.write(directory)
+        preamble = PREAMBLE.pack(MAGIC, VERSION, len(directory), self.num_bytes)
+        self.digest.update(preamble)
+        self.file.seek(0)
+        self.file.write(preamble + self.digest.digest())
+
+
+@contextlib.contextmanager
+def atomically(path: Path) -> Iterator[BinaryIO]:
+    """A file beside the target, synced and renamed over it if all went well. Raises OSError naming the target."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError):
+            raise OSError(error.errno, f"{path} can't be written: {error.strerror or error}") from error
+        raise
+
+
+def write(writer: Writer, tensors: Mapping[str, Tensor], directory: Directory) -> None:
+    """Fills in the directory's num_motifs and sections on the way."""
+    weights = set(directory.weights)
+    for dtype in dict.fromkeys(directory.dtypes[name] for name in directory.weights):
+        members = [tensors[name] for name in directory.weights if directory.dtypes[name] == dtype]
+        _write_weights(writer, directory, dtype, members)
+    rest = [name for name in tensors if name not in weights]
+    for dtype in dict.fromkeys(directory.dtypes[name] for name in rest):
+        members = [tensors[name] for name in rest if directory.dtypes[name] == dtype]
+        _write_section(writer, directory, "other", dtype, map(as_bytes, members), sum(tensor.nbytes for tensor in members))
+    content = json.dumps(to_json(directory), separators=(",", ":")).encode()
+    writer.finish(compress(content, len(content)))
+
+
+def _write_weights(writer: Writer, directory: Directory, dtype: str, tensors: Sequence[Tensor]) -> None:
+    layout, flat = layout_of(directory, dtype), [as_bytes(tensor) for tensor in tensors]
+    grids = [_grid(values, dtype) for values in flat]
+    blocks, tails = _cut(flat, layout)
+    apart = _bits_apart(flat, grids, directory.level) - 8 * layout.tail_bytes
+    motifs, mosaic = _mosaic(blocks, dtype, apart, "fixed" if not any(grids) else directory.level, hasty=not any(grids))
+    directory.num_motifs[dtype] = len(motifs)
+    if len(motifs):
+        if directory.level == "entropy":
+            motifs, mosaic = _ranked(motifs, mosaic, word_of(dtype))
+        _write_motifs(writer, directory, dtype, motifs)
+        _write_mosaic(writer, directory, dtype, mosaic, len(motifs))
+        _write_section(writer, directory, "tails", dtype, tails, layout.tail_bytes)
+    elif any(grids):
+        _write_grids(writer, directory, dtype, flat, grids)
+    else:
+        _write_section(writer, directory, "weights", dtype, flat, sum(map(sum, layout.pieces)))
+
+
+@contextlib.contextmanager
+def _section(writer: Writer, directory: Directory, kind: str, dtype: str, coding: str) -> Iterator[None]:
+    """What is written meanwhile."""
+    start = writer.num_bytes
+    yield
+    directory.sections.append(Section(kind, dtype, coding, writer.num_bytes - start))
+
+
+def _grid(values: np.ndarray, dtype: str) -> Grid | None:
+    """values: (bytes,) uint8"""
+    return find_grid(values.view("<f4")) if dtype == "float32" else None
+
+
+def _bits_apart(flat: Sequence[np.ndarray], grids: Sequence[Grid | None], level: str) -> float:
+    """What tensors take without a mosaic: the entropy of their codes where these are entropy-coded, else fixed widths."""
+    total = 0.0
+    for values, grid in zip(flat, grids, strict=True):
+        codes = None if grid is None else grid.codes(values.view("<f4"))
+        total += 8 * len(values) if grid is None else len(codes) * grid.bits if level == "fixed" else entropy_bits(np.bincount(codes))
+    return total
+
+
+def _mosaic(blocks: np.ndarray, dtype: str, apart: float, level: str, *, hasty: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Motifs (num_motifs, block_bytes) uint8 and mosaic (num_blocks,) int64; none where they would not be smaller than `apart` bits.
+
+    hasty: give up where a lower bound on the number of motifs is too many, which is known far sooner than the number itself.
+    """
+    nothing = blocks[:0], np.empty(0, dtype=np.int64)
+    least = fewest(blocks) if hasty else 0
+    if not len(blocks) or 8 * least * blocks.shape[1] + len(blocks) * max(least - 1, 0).bit_length() >= apart:
+        return nothing
+    mosaic, first = distinct(blocks)
+    motifs = blocks[first]
+    grid = _grid(motifs.reshape(-1), dtype)
+    entries = 8 * motifs.nbytes if grid is None else motifs.nbytes // 4 * grid.bits
+    indices = len(mosaic) * (len(motifs) - 1).bit_length() if level == "fixed" else entropy_bits(np.bincount(mosaic))
+    return (motifs, mosaic) if entries + indices < apart else nothing
+
+
+def _cut(flat: Sequence[np.ndarray], layout: Layout) -> tuple[np.ndarray, list[np.ndarray]]:
+    """(num_blocks, block_bytes) uint8 and the tail of each piece. flat: the bytes of each tensor."""
+    if len(layout.pieces) != len(flat) or len(flat) == 1:
+        flat = [np.concatenate(flat)] if len(flat) > 1 else flat
+    whole = [piece[:size] for piece, (size, _) in zip(flat, layout.pieces, strict=True)]
+    tails = [piece[size:] for piece, (size, _) in zip(flat, layout.pieces, strict=True)]
+    return np.concatenate(whole).reshape(-1, layout.block_bytes), tails
+
+
+def distinct(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(n, block_bytes) uint8 -> (n,) int64 number of each block in the order of first appearance, (k,) int64 where each appears first.
+
+    Exact: blocks are told apart 64 bits at a time, by hash tables of integers.
+    """
+    from pandas import factorize
+
+    numbers = np.zeros(len(blocks), dtype=np.int64)
+    found = min(len(blocks), 1)
+    for column in _columns(blocks):
+        other, values = factorize(np.ascontiguousarray(column))
+        if found > 1:  # below 2^31 distinct values each, so that the product can't overflow
+            other, values = factorize(numbers * len(values) + other)
+        numbers, found = other, len(values)
+        if found == len(blocks):
+            break
+    highest = np.maximum.accumulate(numbers)
+    return numbers, np.flatnonzero(np.diff(highest, prepend=-1))
+
+
+def fewest(blocks: np.ndarray) -> int:
+    """A number of distinct blocks that there are at least: of the cells that their hashes fall into. Far faster than the exact one."""
+    bits = max(4 * len(blocks), 2).bit_length()
+    hit = np.zeros(1 << bits, dtype=bool)
+    for start in range(0, len(blocks), CHUNK):
+        hashed = np.uint64(0)
+        for column in _columns(blocks[start : start + CHUNK]):
+            hashed = (hashed ^ column.astype(np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
+            hashed ^= hashed >> np.uint64(32)
+        hit[hashed * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(64 - bits)] = True
+    return int(np.count_nonzero(hit))
+
+
+def _columns(blocks: np.ndarray) -> np.ndarray:
+    """(n, block_bytes) uint8 -> (columns, n) unsigned integers of at most 64 bits, padded with zeros."""
+    width = blocks.shape[1]
+    if width in (1, 2, 4):
+        return blocks.view(f"<u{width}").T
+    if width % 8:
+        blocks = np.pad(blocks, ((0, 0), (0, -width % 8)))
+    return blocks.view("<u8").T
+
+
+def _write_section(writer: Writer, directory: Directory, kind: str, dtype: str, arrays: Iterable[np.ndarray], num_bytes: int) -> None:
+    coding = "planes" if directory.level == "entropy" and num_bytes >= TINY else "raw"
+    with _section(writer, directory, kind, dtype, coding):
+        for part in _regrouped(arrays, CHUNK * word_of(dtype)):
+            writer.write(part) if coding == "raw" else _write_planes(writer, part, word_of(dtype), num_bytes)
+
+
+def _write_grids(writer: Writer, directory: Directory, dtype: str, flat: Sequence[np.ndarray], grids: Sequence[Grid | None]) -> None:
+    """Tensor after tensor: the grid, then codes; or no grid, then the values."""
+    fixed, num_bytes = directory.level == "fixed", sum(map(len, flat))
+    with _section(writer, directory, "weights", dtype, "grids" if fixed else "grid planes"):
+        for values, grid in zip(flat, grids, strict=True):
+            codes = None if grid is None else grid.codes(values.view("<f4"))
+            writer.write(GRID.pack(0, 0.0) if grid is None else grid.header())
+            if fixed:
+                writer.write(values if grid is None else pack_bits(codes, grid.bits))
+                continue
+            data, word = (values, word_of(dtype)) if grid is None else (codes.view(np.uint8), grid.word)
+            for part in _regrouped([data], CHUNK * word):
+                _write_planes(writer, part, word, num_bytes)
+
+
+def _write_motifs(writer: Writer, directory: Directory, dtype: str, motifs: np.ndarray) -> None:
+    word, grid, fixed = word_of(dtype), _grid(motifs.reshape(-1), dtype), directory.level == "fixed"
+    if motifs.nbytes < TINY or (fixed and grid is None):
+        with _section(writer, directory, "motifs", dtype, "raw"):
+            writer.write(motifs)
+    elif grid is None:
+        with _section(writer, directory, "motifs", dtype, "motifs"):
+            _write_differences(writer, motifs, word)
+    else:
+        codes = grid.codes(motifs.reshape(-1).view("<f4"))
+        with _section(writer, directory, "motifs", dtype, "grid" if fixed else "grid motifs"):
+            writer.write(grid.header())
+            if fixed:
+                writer.write(pack_bits(codes, grid.bits))
+            else:
+                _write_differences(writer, codes.view(np.uint8).reshape(len(motifs), -1), grid.word)
+
+
+def _write_differences(writer: Writer, motifs: np.ndarray, word: int) -> None:
+    """motifs: (num_motifs, bytes) of words, the first of which are close to each other."""
+    value = first_word(motifs, word)
+    steps, others = np.diff(value, prepend=value.dtype.type(0)), np.ascontiguousarray(motifs[:, word:])
+    for column in (steps.view(np.uint8), others.reshape(-1)):
+        for part in _regrouped([column], CHUNK * word):
+            _write_planes(writer, part, word, motifs.nbytes)
+
+
+def _write_mosaic(writer: Writer, directory: Directory, dtype: str, mosaic: np.ndarray, k: int) -> None:
+    width = (k - 1).bit_length()
+    coding = "ranks" if directory.level == "entropy" and len(mosaic) * width >= 8 * TINY else "bits"
+    codes = rank_codes(k)
+    with _section(writer, directory, "mosaic", dtype, coding):
+        for start in range(0, len(mosaic), CHUNK):
+            part = mosaic[start : start + CHUNK]
+            writer.write(pack_bits(part, width) if coding == "bits" else coded_ranks(part, codes, width, len(mosaic)))
+
+
+def _regrouped(arrays: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
+    """The same bytes in parts of `size`, the last one shorter."""
+    held, num_held = [], 0
+    for array in arrays:
+        start = 0
+        while len(array) - start + num_held >= size:
+            end = start + size - num_held
+            yield np.concatenate([*held, array[start:end]]) if held else array[start:end]
+            start, held, num_held = end, [], 0
+        if start < len(array):
+            held.append(array[start:])
+            num_held += len(array) - start
+    if held:
+        yield np.concatenate(held)
+
+
+def _write_planes(writer: Writer, data: np.ndarray, word: int, num_bytes: int) -> None:
+    """data: (bytes,) of at most CHUNK words. num_bytes: of the section."""
+    for plane in np.ascontiguousarray(data.reshape(-1, word).T):
+        coded = compress(plane, num_bytes)
+        coded = coded if len(coded) < len(plane) else plane.tobytes()
+        writer.write(struct.pack("<I", len(coded)) + coded)
+
+
+def _ranked(motifs: np.ndarray, mosaic: np.ndarray, word: int) -> tuple[np.ndarray, np.ndarray]:
+    """Motifs by use, those of one byte code by value; the mosaic with their new numbers."""
+    value = first_word(motifs, word)
+    by_use = np.lexsort((value, -np.bincount(mosaic, minlength=len(motifs))))
+    order = by_use[np.lexsort((value[by_use], rank_codes(len(motifs))))]
+    rank = np.empty(len(motifs), dtype=np.int64)
+    rank[order] = np.arange(len(motifs))
+    return motifs[order], rank[mosaic]
