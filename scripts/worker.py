@@ -1,4 +1,6 @@
-"""Runs stages in a workspace of its own: what every backend of `make sweep` calls.   usage: worker.py ROOT STAGE [STAGE ...] [--cache DIR] [--lock FILE]
+"""Runs stages in a workspace of their own: what every backend of `make sweep` calls.
+
+usage: worker.py ROOT STAGE [STAGE ...] [--cache DIR] [--lock FILE]
 
 The workspace is a copy of ROOT's files under ROOT/scratch/sweep, gone at the end, with ROOT's DVC cache. What comes before a stage is
 taken from there, and what the stage makes goes there, run-cache entry included: `dvc repro` in ROOT then restores it and runs nothing.
