@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import os
 import queue
+import shutil
 import subprocess
 import sys
 import threading
@@ -29,6 +30,7 @@ from rich.live import Live
 from rich.table import Table
 
 RESTORED = worker.SWEEP / "restored.log"
+LOCK = worker.SWEEP / "dvc.lock"  # a copy that is whole at any time, for workers
 BATCH = 8  # stages restored by one process: Ctrl-C waits for it
 SHOWN = 20  # last lines of a failed stage's log
 
@@ -57,7 +59,7 @@ def visible_gpus() -> list[str]:
 
 def worker_command(cache: Path, *stages: str) -> list[str]:
     """The same for each backend."""
-    return [sys.executable, worker.__file__, str(Path.cwd()), "--cache", str(cache), *stages]
+    return [sys.executable, worker.__file__, str(Path.cwd()), "--cache", str(cache), "--lock", str(LOCK.resolve()), *stages]
 
 
 class Local(repro.Worker):
@@ -132,6 +134,16 @@ class Watch(repro.Progress):
             super().tell(text)
 
 
+def copy_lock() -> None:
+    """DVC writes dvc.lock in place: a worker that copied it in the middle of that would have half of it."""
+    lock = Path("dvc.lock")
+    if lock.is_file():
+        shutil.copy2(lock, LOCK.with_suffix(".new"))
+        LOCK.with_suffix(".new").replace(LOCK)
+    else:
+        LOCK.unlink(missing_ok=True)
+
+
 class Restorer(threading.Thread):
     """The only one that touches this workspace: takes finished stages' outputs from the run-cache, parents first."""
 
@@ -148,6 +160,7 @@ class Restorer(threading.Thread):
                 how = {"stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT, "start_new_session": True}
                 with RESTORED.open("a") as log:  # what fails here fails again, and is shown, in the last word
                     subprocess.run(command, env=environment(), stdout=log, **how)
+                copy_lock()
 
     def next_batch(self) -> list[str]:
         batch = [self.finished.get()]
@@ -191,6 +204,7 @@ def board_of(jobs: int) -> Board | None:
 
 def run_workers(board: Board, backend: str) -> None:
     """Returns when no stage is left that can run, and all that ran are restored here. Raises KeyboardInterrupt, with no worker left."""
+    copy_lock()
     board.restorer.start()
     stopped = True
     try:

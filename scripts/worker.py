@@ -1,4 +1,6 @@
-"""Runs stages in a workspace of its own: what every backend of `make sweep` calls.   usage: worker.py ROOT STAGE [STAGE ...] [--cache DIR]
+"""Runs stages in a workspace of their own: what every backend of `make sweep` calls.
+
+usage: worker.py ROOT STAGE [STAGE ...] [--cache DIR] [--lock FILE]
 
 The workspace is a copy of ROOT's files under ROOT/scratch/sweep, gone at the end, with ROOT's DVC cache. What comes before a stage is
 taken from there, and what the stage makes goes there, run-cache entry included: `dvc repro` in ROOT then restores it and runs nothing.
@@ -60,10 +62,12 @@ def write_config(root: Path, folder: Path, cache: Path, remote: str | None) -> N
     config.write()
 
 
-def fill(root: Path, folder: Path, cache: Path, remote: str | None) -> None:
-    for name in files_of(root):
+def fill(root: Path, folder: Path, cache: Path, lock: Path, remote: str | None) -> None:
+    for name in set(files_of(root)) - {"dvc.lock"}:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(root / name, folder / name)
+    if lock.is_file():
+        shutil.copy2(lock, folder / "dvc.lock")
     for name in (*INPUTS, *SHARED):
         if (root / name).is_dir():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -72,13 +76,13 @@ def fill(root: Path, folder: Path, cache: Path, remote: str | None) -> None:
 
 
 @contextlib.contextmanager
-def workspace(root: Path, cache: Path, remote: str | None) -> Iterator[Path]:
+def workspace(root: Path, cache: Path, lock: Path, remote: str | None) -> Iterator[Path]:
     """A copy of `root`, removed at the end. Its lock file is held as long as it is in use."""
     (root / WORK).mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f"{socket.gethostname()}-{os.getpid()}-", dir=root / WORK))
-    with FileLock(f"{folder}.lock"):
+    with FileLock(f"{folder}.lock"):  # not to be taken for a leftover
         try:
-            fill(root, folder, cache, remote)
+            fill(root, folder, cache, lock, remote)
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -189,9 +193,9 @@ def remote_of(root: Path) -> str | None:
     return yaml.safe_load((root / "params.yaml").read_text())["sweep"]["remote"]
 
 
-def run(root: Path, stages: list[str], cache: Path) -> int:
+def run(root: Path, stages: list[str], cache: Path, lock: Path) -> int:
     remote = remote_of(root)
-    with workspace(root, cache, remote) as folder:
+    with workspace(root, cache, lock, remote) as folder:
         work = Stages(stages, folder, root, remote)
         try:
             return work.run()
@@ -204,12 +208,13 @@ def main() -> int:
     parser.add_argument("root", type=Path)
     parser.add_argument("stages", nargs="+", metavar="STAGE")
     parser.add_argument("--cache", type=Path, help="ROOT's DVC cache, for a quicker start")
+    parser.add_argument("--lock", type=Path, help="a copy of ROOT/dvc.lock, while something writes that file")
     arguments = parser.parse_args()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, interrupt)
     end_with_parent()
     root = arguments.root.resolve()
-    return run(root, arguments.stages, arguments.cache or cache_of(root))
+    return run(root, arguments.stages, arguments.cache or cache_of(root), arguments.lock or root / "dvc.lock")
 
 
 if __name__ == "__main__":
