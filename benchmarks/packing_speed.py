@@ -85,5 +85,4 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as temporary:
         frame = pd.DataFrame([*files(Path(temporary)), *forward()]).round(4)
     frame.to_csv(sys.argv[1], index=False)
-    frame = frame.fillna("")
     print(frame.to_markdown(index=False))
