@@ -15,6 +15,7 @@ import torch
 import yaml
 
 from momos import checkpoint
+from momos.complexity import schemes
 
 ROOT = Path(__file__).parents[1]
 spec = importlib.util.spec_from_file_location("stress", ROOT / "scripts" / "stress.py")
@@ -30,9 +31,7 @@ class Project:
         self.path = path
         params = stress.merged(yaml.safe_load((ROOT / "profiles" / "digits.yaml").read_text()), stress.CHANGES)
         (path / "params.yaml").write_text(yaml.safe_dump(params))
-        with pytest.MonkeyPatch.context() as patch:
-            patch.chdir(path)
-            runpy.run_path(str(ROOT / "stages" / "prepare.py"))["main"](Path("data.safetensors"), Path("data.json"))
+        self.run_here("prepare", Path("data.safetensors"), Path("data.json"))
         tokens = torch.randint(0, 256, (5000,), generator=torch.Generator().manual_seed(0), dtype=torch.int32)
         checkpoint.save_tensors(path / "text.safetensors", {"train": tokens[:4000], "held_out": tokens[4000:]})
         checkpoint.write_json(path / "text.json", {"vocabulary": 256})
@@ -42,6 +41,12 @@ class Project:
         command = [sys.executable, str(ROOT / "stages" / f"{stage}.py"), *arguments]
         done = subprocess.run(command, cwd=self.path, env=self.env, stderr=subprocess.PIPE, text=True)
         assert done.returncode == 0, done.stderr
+
+    def run_here(self, stage: str, *arguments) -> None:
+        """In this process, with everything imported already."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(self.path)
+            runpy.run_path(str(ROOT / "stages" / f"{stage}.py"))["main"](*arguments)
 
     def kill(self, moment: str, how: int, rng: random.Random, stage: str, *arguments: str) -> None:
         command = [sys.executable, str(ROOT / "scripts" / "stress.py"), "--victim", str(ROOT / "stages" / f"{stage}.py"), *arguments]
@@ -87,4 +92,31 @@ def test_language_model_and_llc_end_with_the_same_bytes_after_sigterm(project):
     assert not (project.path / "llc_broken").exists()
     project.run("llc", *key, "lm", "llc_broken")
     assert project.contents("llc_broken") == project.contents("llc") and len(project.contents("llc")) == 2
+    assert project.kept() == []
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("scheme", ["quantization_max", "noise_absolute"])
+def test_compressibility_ends_with_the_same_bytes_after_an_interruption(project, monkeypatch, scheme):
+    text, key = Path("text.safetensors"), ("neox", 1)
+    if not (project.path / "lm" / "run.json").exists():
+        project.run_here("language", *key, text, Path("text.json"), Path("lm"))
+    project.run_here("compressibility", *key, scheme, text, Path("lm"), Path(f"{scheme}/whole"))
+    real, measured = schemes.rows, []
+
+    def counted(points):
+        if len(measured) == 2:
+            raise Killed
+        measured.append(1)
+        return real(points)
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(schemes, "rows", counted)
+        project.run_here("compressibility", *key, scheme, text, Path("lm"), Path(f"{scheme}/broken"))
+    assert project.kept() == ["3.json", "6.json"] and not (project.path / scheme / "broken").exists()
+    project.run_here("compressibility", *key, scheme, text, Path("lm"), Path(f"{scheme}/broken"))
+    assert project.contents(f"{scheme}/broken") == project.contents(f"{scheme}/whole")
     assert project.kept() == []
