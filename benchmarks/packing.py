@@ -21,7 +21,7 @@ import torch
 from momos import checkpoint, config, data, lossy, models, packed, packing, quantize, train
 
 METHODS = ("baseline", "qat8", "qat4", "momos_s2_c10", "momos_s2_c1", "momos_s4_c10", "momos_s4_c1", "momos_s4_c0_5")
-QPS = tuple(range(-32, -7, 4))  # where none of these keeps the accuracy, also -44, -40 and -36
+QPS = tuple(range(-32, -7, 4))
 BITS = (8, 7, 6, 5, 4, 3, 2)
 SLACK = 0.005
 COMPRESSORS = ("gzip", "lzma", "zstd")
