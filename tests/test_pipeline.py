@@ -329,6 +329,21 @@ def test_an_experiment_retrains_what_changed_and_reports_only_what_is_listed(clo
     assert not {"prepare", "train", "ablation"} & set(ran), "trainings are restored from the run-cache"
 
 
+@pytest.mark.stress
+def test_a_report_shows_what_is_listed_and_nothing_else(clone):
+    params = clone.params()
+    mine = ["-S", "+methods.mine={bits: 32, block_size: 4, num_motifs: 9}", "-S", "report.picture_method=mine"]
+    clone.run("dvc", "exp", "run", "-S", "train.epochs=1", "-S", "grid.methods=[baseline,mine]", *mine)
+    history = (clone.path / "runs" / "micro" / "mlp" / "mine" / "0" / "history.csv").read_text().splitlines()
+    assert len(history) == 2
+    table = (clone.path / "reports" / "micro" / "tables" / "table1.md").read_text()
+    assert "k=9" in table and "QAT" not in table
+    clone.run("dvc", "exp", "run", "-S", "grid.methods=[baseline]", "-S", "report.picture_method=baseline", "-S", "ablation.models=[]")
+    assert "MoMos" not in (clone.path / "reports" / "micro" / "tables" / "table1.md").read_text()
+    clone.write_params(params)
+    clone.run("dvc", "repro")
+
+
 def test_the_readmes_tour_works_word_for_word(clone):
     params, added = clone.params(), []
     for language, text in tour():

@@ -55,7 +55,7 @@ def s3(server, monkeypatch):
     return {"url": "s3://momos/store", "endpointurl": server}
 
 
-@pytest.fixture(params=["folder", "s3"])
+@pytest.fixture(params=["folder", pytest.param("s3", marks=pytest.mark.stress)])
 def first(request, tmp_path):
     """A clone whose workers push to a remote."""
     small = Repository(tmp_path / "first", models="m", remote="store")

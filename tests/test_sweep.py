@@ -82,6 +82,7 @@ def test_a_stopped_sweep_leaves_no_process_and_a_second_one_goes_on(small, seria
     assert list((small.path / worker.WORK).iterdir()) == []
 
 
+@pytest.mark.stress
 def test_eight_workers_at_once_in_one_workspace_lose_nothing(tmp_path):
     small = Repository(tmp_path / "small", seeds=4)
     small.run("dvc", "repro", "prepare")
