@@ -1,0 +1,63 @@
+"""Does a mosaic's coder gain by counting each tensor for itself?   python -m benchmarks.contexts RUNS_DIR OUT.csv
+
+RUNS_DIR: runs/digits. A row per model and MoMos method, in bytes: the entropy of all indices together, and what an ideal adaptive coder
+takes (Dirichlet prior, the better of two concentrations), which learns its counts as it goes, so that nothing else is stored: with one
+table for the whole mosaic, and with one for each tensor.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.special import gammaln, xlogy
+
+from momos import blocks, checkpoint, models
+
+PRIORS = (0.5, 0.05)  # pseudo-counts an index starts with
+
+
+def indices(folder: Path, block_size: int) -> list[np.ndarray]:
+    """The mosaic, an array of motif numbers for each tensor."""
+    model = models.restore(checkpoint.load_run(folder), checkpoint.load_weights(folder, "last"))
+    tensors = list(blocks.trainable(model).values())
+    whole = blocks.to_blocks(tensors, block_size).numpy()
+    _, found = np.unique(whole, axis=0, return_inverse=True)
+    counts = [blocks.num_blocks([tensor.numel()], block_size) for tensor in tensors]
+    return np.split(found.ravel(), np.cumsum(counts)[:-1])
+
+
+def adaptive_bytes(parts: list[np.ndarray], num_motifs: int) -> float:
+    """Of an ideal coder whose counts start anew with each part."""
+    usages = [np.bincount(part, minlength=num_motifs) for part in parts]
+    return min(sum(_adaptive_nats(usage, prior) for usage in usages) for prior in PRIORS) / np.log(2) / 8
+
+
+def _adaptive_nats(usage: np.ndarray, prior: float) -> float:
+    total, number = usage.sum(), len(usage)
+    learned = gammaln(usage[usage > 0] + prior) - gammaln(prior)
+    return float(gammaln(total + number * prior) - gammaln(number * prior) - learned.sum())
+
+
+def row(folder: Path, block_size: int) -> dict[str, float]:
+    parts = indices(folder, block_size)
+    whole = np.concatenate(parts)
+    usage = np.bincount(whole)
+    entropy = -xlogy(usage, usage / usage.sum()).sum() / np.log(2) / 8
+    one, each = adaptive_bytes([whole], len(usage)), adaptive_bytes(parts, len(usage))
+    return {"motifs": len(usage), "entropy": entropy, "one_table": one, "a_table_a_tensor": each, "ratio": each / one}
+
+
+def main(runs: Path, out: Path) -> None:
+    rows = []
+    for folder in sorted(runs.glob("*/momos_s*_c*/0")):
+        model, method = folder.parts[-3:-1]
+        if not method.endswith("qat8"):
+            rows.append({"model": model, "method": method} | row(folder, int(method.split("_")[1][1:])))
+    frame = pd.DataFrame(rows).round(3)
+    frame.to_csv(out, index=False)
+    print(frame.to_markdown(index=False))
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))
