@@ -13,9 +13,9 @@ from pathlib import Path
 
 import constriction
 import numpy as np
-import pandas as pd
 from safetensors.torch import load_file
 
+from benchmarks.runs import write_table
 from momos import packing
 from momos.packing.coding import entropy_bits
 from momos.packing.reading import opened_file
@@ -44,16 +44,5 @@ def row(folder: Path, block_size: int) -> dict:
     return sizes | {"counts": entropy_bits(np.bincount(usage)) / 8, "whole_file_s": seconds, "constriction_s": slow}
 
 
-def main(runs: Path, out: Path) -> None:
-    rows = []
-    for folder in sorted(runs.glob("*/momos_s*_c*/0")):
-        model, method = folder.parts[-3:-1]
-        if not method.endswith("qat8"):
-            rows.append({"model": model, "method": method} | row(folder, int(method.split("_")[1][1:])))
-    frame = pd.DataFrame(rows).round(3)
-    frame.to_csv(out, index=False)
-    print(frame.to_markdown(index=False))
-
-
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))
+    write_table(Path(sys.argv[1]), Path(sys.argv[2]), row)

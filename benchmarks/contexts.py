@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from scipy.special import gammaln, xlogy
 
+from benchmarks.runs import write_table
 from momos import blocks, checkpoint, models
 
 PRIORS = (0.5, 0.05)  # pseudo-counts an index starts with
@@ -48,16 +48,5 @@ def row(folder: Path, block_size: int) -> dict[str, float]:
     return {"motifs": len(usage), "entropy": entropy, "one_table": one, "a_table_a_tensor": each, "ratio": each / one}
 
 
-def main(runs: Path, out: Path) -> None:
-    rows = []
-    for folder in sorted(runs.glob("*/momos_s*_c*/0")):
-        model, method = folder.parts[-3:-1]
-        if not method.endswith("qat8"):
-            rows.append({"model": model, "method": method} | row(folder, int(method.split("_")[1][1:])))
-    frame = pd.DataFrame(rows).round(3)
-    frame.to_csv(out, index=False)
-    print(frame.to_markdown(index=False))
-
-
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))
+    write_table(Path(sys.argv[1]), Path(sys.argv[2]), row)
