@@ -52,6 +52,11 @@ def pipeline(models: str, seeds: int) -> dict:
     }
 
 
+def heed_ctrl_c() -> None:
+    """In a new process: jobs in the background of a shell are told to ignore it, and so would those that they start be."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Repository:
     """models: a letter each. seeds: trainings of each. sweep: settings."""
 
@@ -59,8 +64,8 @@ class Repository:
         self.path, self.trace = path, path.parent / f"{path.name}.trace"
         path.mkdir()
         shutil.copytree(ROOT / "scripts", path / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
-        for name in ("__init__", "config", "tracking"):
-            (path / "src" / "momos").mkdir(parents=True, exist_ok=True)
+        shutil.copytree(ROOT / "src" / "momos" / "config", path / "src" / "momos" / "config", ignore=shutil.ignore_patterns("__pycache__"))
+        for name in ("__init__", "tracking"):
             shutil.copy2(ROOT / "src" / "momos" / f"{name}.py", path / "src" / "momos")
         params = yaml.safe_load((ROOT / "profiles" / "digits.yaml").read_text())
         params["tracking"]["enabled"] = False
@@ -95,7 +100,7 @@ class Repository:
     def start(self, script: str, *arguments: str, **env: str) -> subprocess.Popen:
         command = [sys.executable, f"scripts/{script}.py", *arguments]
         how = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        return subprocess.Popen(command, cwd=self.path, env=self.env | env, **how)
+        return subprocess.Popen(command, cwd=self.path, env=self.env | env, preexec_fn=heed_ctrl_c, **how)
 
     def sweep(self, jobs: int = 2, backend: str = "local", **env: str) -> tuple[int, str]:
         """Exit code and output."""

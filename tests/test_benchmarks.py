@@ -146,6 +146,7 @@ def test_machine_is_described_without_paths():
     assert str(ROOT) not in json.dumps(machine.describe())
 
 
+@pytest.mark.stress
 def test_the_gpu_script_measures_every_setting_and_projection(tmp_path):
     """On the CPU here: one setting. On a GPU it runs by hand."""
     command = [sys.executable, "-m", "benchmarks.gpu", str(tmp_path / "gpu.json"), "--device", "cpu", "--models", "mlp", "--images", "256"]

@@ -311,6 +311,7 @@ def test_changing_one_method_retrains_that_method_alone(clone):
     clone.write_params(params)
 
 
+@pytest.mark.stress
 def test_an_experiment_retrains_what_changed_and_reports_only_what_is_listed(clone):
     params = clone.params()
     before = json.loads((clone.path / "reports" / "micro" / "metrics.json").read_text())

@@ -184,7 +184,7 @@ def test_a_checkpoint_of_anything_else_is_not_used(dataset, monkeypatch, change)
 def test_the_sources_are_those_that_are_imported_later_too():
     """Every import inside a function of the library's core is in the list that the key of a checkpoint goes by."""
     names = {path.stem for path in scratch._sources()}
-    assert {"train", "step", "mosaic", "nearest", "kdtree", "pixels", "config", "resume"} <= names and "tracking" not in names
+    assert {"train", "step", "mosaic", "nearest", "kdtree", "pixels", "settings", "resume"} <= names and "tracking" not in names
     package = Path(scratch.__file__).parent
     late = set()
     for path in [*package.glob("*.py"), *package.glob("complexity/**/*.py")]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from spread import heed_ctrl_c
 
 ROOT = Path(__file__).parents[1]
 IDENTITY = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
@@ -206,7 +207,8 @@ def test_stopping_leaves_no_process_and_no_lock(repository):
     Path("behaviour.txt").write_text("sleep")
     code = "import contextlib, sys; sys.path.insert(0, sys.argv[1]); import repro; sys.argv[1:] = []; repro.check_params = int;"
     code += "repro.shared_logger = contextlib.nullcontext; sys.exit(repro.main())"
-    process = subprocess.Popen([sys.executable, "-c", code, str(ROOT / "scripts")], stderr=subprocess.PIPE, text=True)
+    how = {"stderr": subprocess.PIPE, "text": True, "preexec_fn": heed_ctrl_c}
+    process = subprocess.Popen([sys.executable, "-c", code, str(ROOT / "scripts")], **how)
     lock = Path(".dvc/tmp/rwlock")
     deadline = time.monotonic() + 30
     while not (lock.exists() and "data/prepared" in json.dumps(json.loads(lock.read_text() or "{}").get("write", {}))):
