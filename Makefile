@@ -45,7 +45,7 @@ mutants: setup ## break formulas one by one and see that `regress` notices (2 mi
 	@$(BIN)/python scripts/mutants.py
 
 test: setup ## run the tests
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 stress: setup ## kill stages at random moments, half an hour, and see that all end with the same bytes; then clusters and remotes: STRESS="--kills 5 --terms 1"
 	@$(BIN)/python scripts/stress.py $(STRESS)

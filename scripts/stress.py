@@ -31,7 +31,7 @@ from typing import NamedTuple
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-FIFO, HOOK = "STRESS_FIFO", "STRESS_HOOK"  # environment of the victim
+FIFO, HOOK, HOLD = "STRESS_FIFO", "STRESS_HOOK", "STRESS_HOLD"  # environment of the victim
 APART = ("cost", "provenance", "index.html")  # outputs that no two runs share
 EPOCHS, LM_STEPS, CHAINS = 6, 12, 2
 SURVEYED = ["test_resnet", "test_convnext", "test_vit"]
@@ -60,7 +60,7 @@ CHANGES = {
 
 
 class Moment(NamedTuple):
-    """Up to `delay` seconds after the n-th call of a function, n up to `calls`."""
+    """Up to `delay` seconds after the n-th call of a function begins, n up to `calls`."""
 
     name: str
     function: str  # module:qualified.name
@@ -86,8 +86,8 @@ TERMS = {
 # --- the victim
 
 
-def tell_when_called(function: str, number: int) -> None:
-    """Wraps the function: a byte into the FIFO at its call of that number."""
+def tell_when_called(function: str, number: int, hold: float) -> None:
+    """Wraps the function: a byte into the FIFO at its call of that number, which then waits `hold` seconds."""
     module, _, path = function.partition(":")
     owner = importlib.import_module(module)
     *parents, name = path.split(".")
@@ -98,6 +98,7 @@ def tell_when_called(function: str, number: int) -> None:
     def wrapped(*args, **kwargs):
         if next(calls) == number:
             Path(os.environ[FIFO]).write_bytes(b".")
+            time.sleep(hold)
         return original(*args, **kwargs)
 
     setattr(owner, name, wrapped)
@@ -106,7 +107,7 @@ def tell_when_called(function: str, number: int) -> None:
 def be_victim(script: str, *arguments: str) -> None:
     """`python SCRIPT ARGUMENTS`, with the hook that the environment names."""
     function, _, number = os.environ[HOOK].rpartition("#")
-    tell_when_called(function, int(number))
+    tell_when_called(function, int(number), float(os.environ[HOLD]))
     sys.argv = [script, *arguments]
     runpy.run_path(script, run_name="__main__")
 
@@ -114,28 +115,26 @@ def be_victim(script: str, *arguments: str) -> None:
 # --- whoever kills it
 
 
-def interrupt(command: list[str], moment: Moment, signal_number: int, rng: random.Random, *, cwd: Path, env: dict[str, str]) -> str:
-    """Starts the command, and kills it with all its children at that moment -> which call it was, and what was printed.
+def interrupt(command: list[str], function: str, number: int, delay: float | None, how: int, *, cwd: Path, env: dict[str, str]) -> None:
+    """Starts the command, and sends it and all its children a signal that many seconds after the n-th call of the function begins.
 
-    Raises SystemExit if it ends before.
+    delay: None: right at the call, which waits for the signal. Raises SystemExit with what was printed if the command ends before.
     """
-    number = rng.randint(1, moment.calls)
     with tempfile.TemporaryDirectory(prefix="momos-") as folder:
         fifo, log = Path(folder) / "fifo", Path(folder) / "log"
         os.mkfifo(fifo)
         reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
-        env = env | {FIFO: str(fifo), HOOK: f"{moment.function}#{number}"}
+        env = env | {FIFO: str(fifo), HOOK: f"{function}#{number}", HOLD: "60" if delay is None else "0"}
         with log.open("w") as out:
             process = subprocess.Popen(command, cwd=cwd, env=env, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
         while not select.select([reader], [], [], 0.5)[0] and process.poll() is None:
             pass
-        time.sleep(rng.uniform(0, moment.delay))
+        time.sleep(delay or 0.0)
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal_number)
+            os.killpg(process.pid, how)
         os.close(reader)
-        if process.wait() != -signal_number:
-            raise SystemExit(f"{moment.name}: ended before it was killed, with {process.returncode}\n{log.read_text()}")
-        return f"{moment.name} {number}"
+        if process.wait() != -how:
+            raise SystemExit(f"{function} {number}: ended before it was killed, with {process.returncode}\n{log.read_text()}")
 
 
 class Workplace:
@@ -168,14 +167,16 @@ class Workplace:
         return done.stdout
 
     def interrupt(self, stage: str, moment: Moment, signal_number: int, rng: random.Random) -> str:
-        """The stage is run as if it had never been, and killed."""
+        """The stage is run as if it had never been, and killed -> at which call."""
         path = self.path / "dvc.lock"
         lock = yaml.safe_load(path.read_text())
         del lock["stages"][stage]  # else DVC takes its outputs from the cache
         path.write_text(yaml.safe_dump(lock, sort_keys=False))
         env = self.env | {"PATH": os.pathsep.join([str(self.victim.parent), self.env["PATH"]])}
         command = ["dvc", "repro", "--single-item", "--no-run-cache", stage]
-        return interrupt(command, moment, signal_number, rng, cwd=self.path, env=env)
+        number, delay = rng.randint(1, moment.calls), rng.uniform(0, moment.delay)
+        interrupt(command, moment.function, number, delay, signal_number, cwd=self.path, env=env)
+        return f"{moment.name} {number}"
 
     def finish(self, stage: str, expected: dict[str, str]) -> None:
         """Raises SystemExit unless the stage ran again and all outputs are as expected."""

@@ -9,6 +9,13 @@ settings.register_profile("shared_machine", deadline=None)
 settings.load_profile("shared_machine")
 
 
+LONGEST_FIRST = ["test_pipeline", "test_benchmarks", "test_tracking", "test_stress"]  # else one core idles at the end
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: (LONGEST_FIRST + [item.path.stem]).index(item.path.stem))
+
+
 @pytest.fixture(scope="session")
 def micro_serial(tmp_path_factory):
     """The micro profile by plain `dvc repro`, and its seconds."""

@@ -1,9 +1,11 @@
 """A moved number is noticed, a tolerated one is not: `compare` on made-up results, and scripts/regress.py on files."""
 
+import contextlib
+import io
 import json
 import math
+import runpy
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -101,9 +103,14 @@ def test_the_band_is_where_the_verdict_turns(kind, value, std, num_seeds, share)
 
 
 def regress(folder: Path, *arguments: str) -> tuple[int, str]:
-    command = [sys.executable, str(ROOT / "scripts" / "regress.py"), *arguments]
-    done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    return done.returncode, done.stdout
+    """The script as a process would run it, without a process's imports."""
+    out = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["regress.py", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(ROOT / "scripts" / "regress.py"), run_name="__main__")
+    return ended.value.code, out.getvalue()
 
 
 def test_the_script_blesses_compares_and_says_what_moved(tmp_path):

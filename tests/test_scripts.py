@@ -210,7 +210,7 @@ def test_stopping_leaves_no_process_and_no_lock(repository):
     how = {"stderr": subprocess.PIPE, "text": True, "preexec_fn": heed_ctrl_c}
     process = subprocess.Popen([sys.executable, "-c", code, str(ROOT / "scripts")], **how)
     lock = Path(".dvc/tmp/rwlock")
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120  # it imports DVC first
     while not (lock.exists() and "data/prepared" in json.dumps(json.loads(lock.read_text() or "{}").get("write", {}))):
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.1)

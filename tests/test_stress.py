@@ -1,9 +1,8 @@
-"""Stages killed for real, at random moments: what they end with is what an undisturbed run ends with. `make stress` does it at length."""
+"""Stages killed for real: what they end with is what an undisturbed run ends with. `make stress` does it at length, at random moments."""
 
 import importlib.util
 import json
 import os
-import random
 import runpy
 import shutil
 import signal
@@ -49,10 +48,10 @@ class Project:
             patch.chdir(self.path)
             runpy.run_path(str(ROOT / "stages" / f"{stage}.py"))["main"](*arguments)
 
-    def kill(self, moment: str, how: int, rng: random.Random, stage: str, *arguments: str) -> None:
+    def kill(self, moment: str, number: int, how: int, stage: str, *arguments: str) -> None:
+        """The signal comes right at that call, not some random time later: what is on the disk then is known."""
         command = [sys.executable, str(ROOT / "scripts" / "stress.py"), "--victim", str(ROOT / "stages" / f"{stage}.py"), *arguments]
-        soon = MOMENTS[moment]._replace(calls=2)  # that leaves epochs for the next kill
-        stress.interrupt(command, soon, how, rng, cwd=self.path, env=self.env)
+        stress.interrupt(command, MOMENTS[moment].function, number, None, how, cwd=self.path, env=self.env)
 
     def contents(self, folder: str) -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in sorted((self.path / folder).iterdir())}
@@ -67,13 +66,13 @@ def project(tmp_path_factory):
 
 
 def test_a_training_killed_three_times_ends_with_the_same_bytes(project):
-    rng, key = random.Random(0), ["mlp", "momos_s4_c10", "0", "data.safetensors"]
+    key = ["mlp", "momos_s4_c10", "0", "data.safetensors"]
     project.run("train", *key, "whole", "whole.json")
-    for moment in ("projection", "checkpoint write", "final save"):
+    moments = [("projection", 2, [1]), ("checkpoint write", 2, [1, 2]), ("final save", 2, [stress.EPOCHS - 1, stress.EPOCHS])]
+    for moment, number, epochs in moments:
         shutil.rmtree(project.path / "broken", ignore_errors=True)  # DVC does so before a stage runs
-        project.kill(moment, signal.SIGKILL, rng, "train", *key, "broken", "broken.json")
-        assert project.kept(), "stopped before its end, which removes the checkpoints"
-    assert project.kept() == [f"{epoch:09d}.safetensors" for epoch in (stress.EPOCHS - 1, stress.EPOCHS)]
+        project.kill(moment, number, signal.SIGKILL, "train", *key, "broken", "broken.json")
+        assert project.kept() == [f"{epoch:09d}.safetensors" for epoch in epochs], moment
     shutil.rmtree(project.path / "broken")
     (newest,) = (project.path / "scratch").rglob(project.kept()[-1])
     spent = json.loads(checkpoint.load_tensors(newest)["values"].numpy().tobytes())["spent"]
@@ -85,14 +84,15 @@ def test_a_training_killed_three_times_ends_with_the_same_bytes(project):
 
 
 def test_language_model_and_llc_end_with_the_same_bytes_after_sigterm(project):
-    rng, key, text = random.Random(1), ["neox", "1", "text.safetensors"], ["text.json"]
-    project.run("language", *key, *text, "lm")
-    project.kill("language model", signal.SIGTERM, rng, "language", *key, *text, "lm_broken")
+    key, text = ["neox", "1", "text.safetensors"], ["text.json"]
+    project.run_here("language", "neox", 1, *map(Path, ("text.safetensors", "text.json", "lm")))
+    project.kill("language model", 5, signal.SIGTERM, "language", *key, *text, "lm_broken")
+    assert project.kept(), "what the first steps came to"
     project.run("language", *key, *text, "lm_broken")
     assert project.contents("lm_broken") == project.contents("lm") and len(project.contents("lm")) == 6
-    project.run("llc", *key, "lm", "llc")
-    project.kill("llc", signal.SIGTERM, rng, "llc", *key, "lm", "llc_broken")
-    assert not (project.path / "llc_broken").exists()
+    project.run_here("llc", "neox", 1, *map(Path, ("text.safetensors", "lm", "llc")))
+    project.kill("llc", 3, signal.SIGTERM, "llc", *key, "lm", "llc_broken")
+    assert project.kept() and not (project.path / "llc_broken").exists()
     project.run("llc", *key, "lm", "llc_broken")
     assert project.contents("llc_broken") == project.contents("llc") and len(project.contents("llc")) == 2
     assert project.kept() == []
