@@ -35,7 +35,7 @@ def main(name: str, data_file: Path, runs_dir: Path, out: Path) -> None:
         def measured(model: nn.Module, batches=batches) -> float:
             return train.evaluate(model.to(device), dataset.images[dataset.test], dataset.labels[dataset.test], batches)[1]
 
-        found = packed.ordinary(model, measured, settings.compressors if run.seed in settings.seeds else [])
+        found = packed.ordinary(model, measured, settings.compressors)
         found += packed.lossless(model, measured, **how)
         if run.seed in settings.seeds and about["block_size"] and about["bits"] == 32:
             again = lossy.training_batches(dataset, batches, augmentation, epochs=settings.refit_epochs, seed=run.seed)

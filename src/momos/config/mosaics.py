@@ -203,7 +203,7 @@ class Pack(Settings):
 
     section: ClassVar[str] = "pack"
     block_size: int  # where the method has none
-    seeds: tuple[int, ...]  # of these, runs by ordinary compressors and, MoMos in full precision, at lossy levels too; may be empty
+    seeds: tuple[int, ...]  # of these, MoMos runs in full precision at lossy levels too; may be empty
     compressors: tuple[Literal["gzip", "bz2", "lzma", "zstd"], ...]  # of the safetensors file
     motif_bits: tuple[int, ...]  # motifs rounded to so many
     min_usage: int  # motifs that fewer blocks use are pruned

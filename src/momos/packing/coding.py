@@ -5,20 +5,25 @@ from typing import NamedTuple
 
 import numpy as np
 import zstandard
+from scipy.special import xlogy
 
 CHUNK = 2**17  # words or indices that are coded together: one block of zstandard
 SMALL = 2**20  # bytes up to which the slow level of zstandard is worth its time
 GRID = struct.Struct("<Bf")  # bits, step; 0 bits: the values as they are
+WORTHWHILE, MOST_PARTS = 32, 256  # indices, about, below which a tensor is not worth a code of its own; tensors that are considered
+BLOCK_BYTES, TABLE_BYTES = 10, 0.5  # what a block of zstandard takes beside its content, about: headers, and a symbol of its Huffman code
 LEADING = 3  # bits of an index, below its highest, that its byte code holds
 
 
-def coded_ranks(indices: np.ndarray, codes: np.ndarray, width: int, num_bytes: int) -> bytes:
+def coded_ranks(indices: np.ndarray, starts: np.ndarray, codes: np.ndarray, width: int, num_bytes: int) -> bytes:
     """The length of the compressed byte codes, these, and the bits that follow; or length 0 and fixed width where that is smaller.
 
-    codes: of each rank. num_bytes: byte codes in the section.
+    starts: among the indices, of tensors. codes: of each rank. num_bytes: byte codes in the section.
     """
     chosen = codes[indices]
     coded, follow = compress(chosen, num_bytes), FOLLOWING[chosen]
+    if len(cuts := cheapest_cuts(chosen, starts)):
+        coded = min(coded, compress_apart(np.split(chosen, cuts)), key=len)
     bits = [pack_bits(indices[follow == size] & ((1 << size) - 1), size) for size in range(1, width - LEADING)]
     fixed = pack_bits(indices, width)
     if len(coded) + sum(map(len, bits)) < len(fixed):
@@ -30,6 +35,37 @@ def compress(data, num_bytes: int) -> bytes:
     """The smaller of the fastest and the slowest usual level, which either may be, as part of a section of num_bytes; else the fastest."""
     levels = (1, 19) if num_bytes <= SMALL else (1,)
     return min((zstandard.ZstdCompressor(level=level).compress(data) for level in levels), key=len)
+
+
+def compress_apart(parts: list[np.ndarray]) -> bytes:
+    """One frame of zstandard in which each part of bytes begins a block, which has a Huffman code of its own."""
+    coder = zstandard.ZstdCompressor(level=1).compressobj(size=sum(map(len, parts)))
+    coded = [piece for part in parts[:-1] for piece in (coder.compress(part), coder.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK))]
+    return b"".join([*coded, coder.compress(parts[-1]), coder.flush()])
+
+
+def cheapest_cuts(codes: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Those of the starts where bytes begin that are worth a Huffman code of their own: least entropy and tables together.
+
+    Found by dynamic programming over all ways to join neighbours. codes: (n,) uint8. starts: ascending.
+    """
+    starts = starts[(starts > 0) & (starts < len(codes))]
+    starts = starts[np.diff(starts // max(WORTHWHILE, len(codes) // MOST_PARTS), prepend=0) > 0]
+    counts = np.array([np.bincount(part, minlength=256) for part in np.split(codes, starts)])
+    upto = np.concatenate([np.zeros((1, 256), dtype=np.int64), counts.cumsum(0)])
+    nats = xlogy(whole := np.arange(len(codes) + 1), whole)
+    best, before = np.zeros(len(upto)), np.zeros(len(upto), dtype=np.int64)
+    for end in range(1, len(upto)):
+        part = upto[end] - upto[:end]  # that begins at each place before
+        entropy = (nats[part.sum(1)] - nats[part].sum(1)) / np.log(2) / 8
+        bytes_up_to_here = best[:end] + entropy + BLOCK_BYTES + TABLE_BYTES * (part > 0).sum(1)
+        before[end] = bytes_up_to_here.argmin()
+        best[end] = bytes_up_to_here[before[end]]
+    found, end = [], before[-1]
+    while end:
+        found.append(starts[end - 1])
+        end = before[end]
+    return np.array(found[::-1], dtype=np.int64)
 
 
 def first_word(motifs: np.ndarray, word: int) -> np.ndarray:

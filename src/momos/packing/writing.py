@@ -105,7 +105,8 @@ def _write_weights(writer: Writer, directory: Directory, dtype: str, tensors: Se
         if directory.level == "entropy":
             motifs, mosaic = _ranked(motifs, mosaic, word_of(dtype))
         _write_motifs(writer, directory, dtype, motifs)
-        _write_mosaic(writer, directory, dtype, mosaic, len(motifs))
+        starts = np.cumsum([0, *(size // layout.block_bytes for size, _ in layout.pieces)])[:-1]
+        _write_mosaic(writer, directory, dtype, mosaic, starts, len(motifs))
         _write_section(writer, directory, "tails", dtype, tails, layout.tail_bytes)
     elif any(grids):
         _write_grids(writer, directory, dtype, flat, grids)
@@ -253,14 +254,15 @@ def _write_differences(writer: Writer, motifs: np.ndarray, word: int) -> None:
             _write_planes(writer, part, word, motifs.nbytes)
 
 
-def _write_mosaic(writer: Writer, directory: Directory, dtype: str, mosaic: np.ndarray, k: int) -> None:
+def _write_mosaic(writer: Writer, directory: Directory, dtype: str, mosaic: np.ndarray, starts: np.ndarray, k: int) -> None:
+    """starts: of each tensor's indices."""
     width = (k - 1).bit_length()
     coding = "ranks" if directory.level == "entropy" and len(mosaic) * width >= 8 * TINY else "bits"
     codes = rank_codes(k)
     with _section(writer, directory, "mosaic", dtype, coding):
         for start in range(0, len(mosaic), CHUNK):
             part = mosaic[start : start + CHUNK]
-            writer.write(pack_bits(part, width) if coding == "bits" else coded_ranks(part, codes, width, len(mosaic)))
+            writer.write(pack_bits(part, width) if coding == "bits" else coded_ranks(part, starts - start, codes, width, len(mosaic)))
 
 
 def _regrouped(arrays: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
