@@ -161,6 +161,14 @@ def test_nothing_of_matplotlib_is_changed():
     assert dict(matplotlib.rcParams) == before
 
 
+def test_a_figure_is_laid_out_once_and_drawn_once_a_format(tmp_path, monkeypatch):
+    drawn, draw = [], Figure.draw
+    monkeypatch.setattr(Figure, "draw", lambda self, renderer: (drawn.append(self.get_layout_engine() is not None), draw(self, renderer)))
+    with figures.style():
+        figures.save(figures.training(TRAINING), tmp_path, "figure")
+    assert drawn == [True, False, False, False] and len(list(tmp_path.iterdir())) == len(figures.FORMATS)
+
+
 def test_a_readers_matplotlibrc_changes_no_figure():
     with matplotlib.rc_context({"lines.linewidth": 9, "axes.facecolor": "red"}), figures.style():
         assert matplotlib.rcParams["lines.linewidth"] == matplotlib.rcParamsDefault["lines.linewidth"]

@@ -56,10 +56,10 @@ def save(figure: Figure, folder: Path, name: str) -> None:
     """folder/name.png, .svg and .pdf."""
     folder.mkdir(parents=True, exist_ok=True)
     figure.draw_without_rendering()  # lays it out, once for all formats
-    with matplotlib.rc_context({"figure.constrained_layout.use": False}):
+    with matplotlib.rc_context({"figure.constrained_layout.use": False}):  # else savefig puts it back at its end
         figure.set_layout_engine(None)  # where there is one, even "none", every format draws twice
-    for kind in FORMATS:
-        figure.savefig(folder / f"{name}.{kind}", metadata=METADATA[kind])
+        for kind in FORMATS:
+            figure.savefig(folder / f"{name}.{kind}", metadata=METADATA[kind])
 
 
 def weights(tensors: dict[str, pd.DataFrame], counts: dict[str, pd.DataFrame] | None) -> Figure:
