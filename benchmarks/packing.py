@@ -1,10 +1,10 @@
-"""Is a .momos file smaller than what others make of the same model?   python -m benchmarks.packing PROFILE_ROOT OUT.csv --other PYTHON
+"""Is a .momos file smaller than what others make of the same model?   python -m benchmarks.packing PROFILE_ROOT OUT.csv [--other PYTHON]
 
 PROFILE_ROOT: a folder where the `digits` profile was run (data/prepared, runs). PYTHON: an interpreter that has the other codecs, see
-other_codecs.py. A row per model, method, codec and setting: bytes of the whole model, and test accuracy after decoding. Both lossy codecs
-get a ladder of settings: nncodec its quantisation parameter; ours motifs at 2 to 8 bits, as they were trained and refitted on the training
-images (as stage `pack` does). Prints, for each model, the smallest file of each codec whose accuracy is at most half a point
-below that of the model as it was.
+other_codecs.py; without it their rows stay as OUT.csv has them. A row per model, method, codec and setting: bytes of the whole model, and
+test accuracy after decoding. Both lossy codecs get a ladder of settings: nncodec its quantisation parameter; ours motifs at 2 to 8 bits, as
+they were trained and refitted on the training images (as stage `pack` does). Prints, for each model, the smallest file of each codec whose
+accuracy is at most half a point below that of the model as it was.
 """
 
 import argparse
@@ -25,21 +25,25 @@ QPS = tuple(range(-32, -7, 4))
 BITS = (8, 7, 6, 5, 4, 3, 2)
 SLACK = 0.005
 COMPRESSORS = ("gzip", "lzma", "zstd")
+OTHERS = ("nncodec", "zipnn")
 OTHER = Path(__file__).with_name("other_codecs.py")
 
 
-def main(root: Path, out: Path, python: str, seed: int) -> None:
+def main(root: Path, out: Path, python: str | None, seed: int) -> None:
     dataset, rows = data.load(root / "data" / "prepared" / "digits.safetensors"), []
+    known = None if python else pd.read_csv(out).query("codec in @OTHERS and seed == @seed").set_index(["model", "method"])
     for name in ("mlp", "resnet20", "tiny_vit"):
         for method in METHODS:
             about = checkpoint.load_run(root / "runs" / "digits" / name / method / str(seed))
-            rows += [{"model": name, "method": method, "seed": seed} | row for row in measured(root, about, dataset, python)]
+            theirs = None if known is None else known.loc[[(name, method)]].to_dict("records")
+            rows += [{"model": name, "method": method, "seed": seed} | row for row in measured(root, about, dataset, python, theirs)]
             checkpoint.write_text(out, pd.DataFrame(rows).to_csv(index=False))
             print(name, method, file=sys.stderr)
     print(summary(pd.DataFrame(rows)).to_markdown(index=False))
 
 
-def measured(root: Path, about: dict, dataset: data.Dataset, python: str) -> Iterator[dict]:
+def measured(root: Path, about: dict, dataset: data.Dataset, python: str | None, theirs: list[dict] | None) -> Iterator[dict]:
+    """theirs: rows of the other codecs, if they are known."""
     folder = root / "runs" / "digits" / about["model"] / about["method"] / str(about["seed"])
     model = models.restore(about, checkpoint.load_weights(folder, "last"))
     model = quantize.deployed(model, about["bits"], about["exclude"], about["arch"])
@@ -50,7 +54,7 @@ def measured(root: Path, about: dict, dataset: data.Dataset, python: str) -> Ite
 
     for row in packed.ordinary(model, accuracy, COMPRESSORS):
         yield {"codec": row["coding"], "setting": "", "bytes": row["file_bytes"], "test_accuracy": row["test_accuracy"]}
-    yield from others(model, about, accuracy, python)
+    yield from others(model, about, accuracy, python) if theirs is None else theirs
     how = {"block_size": about["block_size"] or 2, "slicing": "tensor"}
     for row in packed.lossless(model, accuracy, **how):
         yield {"codec": "momos", "setting": row["coding"], "bytes": row["file_bytes"], "test_accuracy": row["test_accuracy"]}
@@ -105,7 +109,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("root", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--other", required=True)
+    parser.add_argument("--other", help="an interpreter that has the other codecs")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -203,7 +203,7 @@ class Clone:
 def clone(tmp_path_factory):
     """Its stages are forks of one interpreter: what they import at their start would take most of the time."""
     clone = Clone(tmp_path_factory.mktemp("micro"))
-    with Warm(tmp_path_factory.mktemp("warm") / "1", hash_seed=1) as warm:
+    with Warm(hash_seed=1) as warm:
         clone.env["PATH"] = warm.path
         clone.run("dvc", "repro")
         yield clone
@@ -286,9 +286,9 @@ def test_the_samplers_settings_retrain_no_language_model(clone):
     clone.write_params(params)
 
 
-def test_the_same_params_give_the_same_bytes(clone, tmp_path, monkeypatch):
+def test_the_same_params_give_the_same_bytes(clone, monkeypatch):
     before = clone.hashes()
-    with Warm(tmp_path / "2", hash_seed=2) as other, monkeypatch.context() as patch:
+    with Warm(hash_seed=2) as other, monkeypatch.context() as patch:
         patch.setitem(clone.env, "PATH", other.path)  # with another order of every set of strings
         clone.run(
             "dvc", "repro", "-f", "-s", "--no-run-cache", "train@mlp-momos_s4_c10-0", "train@mlp-qat4-1", "evaluate@mlp", "language@neox-1",

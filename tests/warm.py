@@ -3,7 +3,7 @@
 Only what is installed is imported beforehand, nothing of the project: a script imports that itself, from the folder that its own
 PYTHONPATH names. No thread has been started when it forks. Whatever is not a script (`python -c`, `-m`) goes to the real interpreter.
 
-usage: with Warm(folder, hash_seed=1) as warm: warm.path (a PATH that begins with its `python`)
+usage: with Warm(hash_seed=1) as warm: warm.path (a PATH that begins with its `python`)
 """
 
 import atexit
@@ -11,10 +11,12 @@ import importlib
 import json
 import os
 import runpy
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 from types import TracebackType
@@ -38,12 +40,12 @@ sys.exit(status[0] if status else "the process was killed")
 
 
 class Warm:
-    def __init__(self, folder: Path, hash_seed: int) -> None:
+    def __init__(self, hash_seed: int) -> None:
         """hash_seed: PYTHONHASHSEED, which all its forks share."""
-        self.folder, self.hash_seed = folder, hash_seed
+        self.hash_seed = hash_seed
 
     def __enter__(self) -> Self:
-        self.folder.mkdir()
+        self.folder = Path(tempfile.mkdtemp(prefix="momos-"))  # a socket's path may have 100 characters, and pytest's folders are deep
         launcher, client, address = self.folder / "python", self.folder / "client.py", str(self.folder / "socket")
         client.write_text(CLIENT.format(python=sys.executable, address=address))
         launcher.write_text(LAUNCHER.format(python=sys.executable, client=client))
@@ -59,6 +61,7 @@ class Warm:
         os.killpg(self.server.pid, signal.SIGKILL)
         self.server.wait()
         self.server.stdout.close()
+        shutil.rmtree(self.folder)
 
 
 def serve(address: str) -> None:
@@ -70,9 +73,14 @@ def serve(address: str) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)
         listener.listen()
+        listener.settimeout(5)
         print("ready", flush=True)
-        while True:
-            client, _ = listener.accept()
+        parent = os.getppid()
+        while os.getppid() == parent:  # a test run that was killed leaves nothing behind
+            try:
+                client, _ = listener.accept()
+            except TimeoutError:
+                continue
             if os.fork() == 0:
                 listener.close()
                 be_python(client)
