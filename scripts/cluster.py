@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import cloudpickle
+import repro
 import submitit
 import sweep
 import worker
@@ -99,7 +100,7 @@ def cancel(name: str, seconds: float = 60.0) -> None:
 class Slurm(threading.Thread):
     """Hands stages to the cluster and watches their jobs. Looks to `repro.run_stages` like one worker."""
 
-    def __init__(self, board: "sweep.Board", progress: "sweep.Watch", command: list[str]) -> None:
+    def __init__(self, board: repro.Board, progress: "sweep.Watch", command: list[str]) -> None:
         super().__init__(daemon=True)
         self.board, self.progress, self.command, self.root = board, progress, command, Path.cwd()
         self.settings = config.load(config.Sweep)

@@ -3,15 +3,12 @@
 usage: sweep.py [--jobs N] [--backend local|slurm]
 
 Workers (scripts/worker.py, the same for each backend) run stages in workspaces of their own and leave the results in DVC's cache and
-run-cache. Meanwhile this process restores them here, a few at a time, by `dvc repro`, and a plain `dvc repro` at the end has the last
-word: it makes the report's files, which no cache holds, and says whether everything is there.
+run-cache. At the end, or when it is stopped, this process takes all that is finished into dvc.lock here and has `dvc checkout` fetch it;
+then a plain `dvc repro` has the last word: it makes the report's files, which no cache holds, and says whether everything is there.
 """
 
 import argparse
-import contextlib
 import os
-import queue
-import shutil
 import subprocess
 import sys
 import threading
@@ -29,9 +26,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-RESTORED = worker.SWEEP / "restored.log"
-LOCK = worker.SWEEP / "dvc.lock"  # a copy that is whole at any time, for workers
-BATCH = 8  # stages restored by one process: Ctrl-C waits for it
+ENTRIES = worker.SWEEP / "entries"
 SHOWN = 20  # last lines of a failed stage's log
 
 
@@ -59,7 +54,7 @@ def visible_gpus() -> list[str]:
 
 def worker_command(cache: Path, *stages: str) -> list[str]:
     """The same for each backend."""
-    return [sys.executable, worker.__file__, str(Path.cwd()), "--cache", str(cache), "--lock", str(LOCK.resolve()), *stages]
+    return [sys.executable, worker.__file__, str(Path.cwd()), "--cache", str(cache), "--entries", str(ENTRIES.resolve()), *stages]
 
 
 class Local(repro.Worker):
@@ -134,79 +129,42 @@ class Watch(repro.Progress):
             super().tell(text)
 
 
-def copy_lock() -> None:
-    """DVC writes dvc.lock in place: a worker that copied it in the middle of that would have half of it."""
-    lock = Path("dvc.lock")
-    if lock.is_file():
-        shutil.copy2(lock, LOCK.with_suffix(".new"))
-        LOCK.with_suffix(".new").replace(LOCK)
-    else:
-        LOCK.unlink(missing_ok=True)
+def with_ancestors(stage: str, parents: dict[str, set[str]]) -> set[str]:
+    """The stage and all that it depends on."""
+    found, new = set(), {stage}
+    while new:
+        found |= new
+        new = set().union(*(parents.get(each, set()) for each in new)) - found
+    return found
 
 
-class Restorer(threading.Thread):
-    """The only one that touches this workspace: takes finished stages' outputs from the run-cache, parents first."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.finished: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        self.ended = False
-
-    def run(self) -> None:
-        while not self.ended:
-            batch = self.next_batch()
-            if batch:
-                command = dvc("repro", "--single-item", "--keep-going", *batch)
-                how = {"stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT, "start_new_session": True}
-                with RESTORED.open("a") as log:  # what fails here fails again, and is shown, in the last word
-                    subprocess.run(command, env=environment(), stdout=log, **how)
-                copy_lock()
-
-    def next_batch(self) -> list[str]:
-        batch = [self.finished.get()]
-        with contextlib.suppress(queue.Empty):
-            while batch[-1] is not None and len(batch) < BATCH:
-                batch.append(self.finished.get_nowait())
-        if batch[-1] is None:
-            self.ended = True
-        return [stage for stage in batch if stage is not None]
-
-    def end(self, *, at_once: bool = False) -> None:
-        """Returns when all is restored, or `at_once` when what is under way is."""
-        self.ended = at_once
-        self.finished.put(None)
-        self.join()
+def restore(stages: Iterable[str], entries: worker.Entries) -> None:
+    """Takes what workers have made into this workspace. Raises SystemExit with DVC's error."""
+    made = entries.of(sorted(stages))
+    if not made:
+        return
+    lock = worker.split_lock(worker.lock_of(Path.cwd()) or "")
+    worker.write_at_once(Path("dvc.lock"), worker.join_lock((lock | made).values()))
+    how = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
+    done = subprocess.run(dvc("checkout", "--quiet", "--force", *made), env=environment(), **how)
+    if done.returncode:
+        raise SystemExit(f"dvc checkout failed:\n{done.stdout}")
 
 
-class Board(repro.Board):
-    """Tells the restorer what is finished."""
-
-    def __init__(self, stages: Iterable[str], parents: dict[str, set[str]], jobs: int) -> None:
-        super().__init__(stages, parents, jobs)
-        self.restorer = Restorer()
-
-    def finish(self, stage: str, seconds: float = 0.0) -> None:
-        with self.changed:
-            new = stage in self.running
-            super().finish(stage, seconds)
-            if new:
-                self.restorer.finished.put(stage)
-
-
-def board_of(jobs: int) -> Board | None:
-    """The stages for workers; None where there are none."""
+def board_of(jobs: int) -> repro.Board | None:
+    """The stages for workers, and in ENTRIES what is known of those before them; None where there are none."""
     changed = repro.changed_stages()
     parents = repro.parents_of(repro.output_of(dvc("dag", "--dot")))
     cached = cached_stages(yaml.safe_load(Path("dvc.yaml").read_text()))
     stages = [stage for stage in repro.with_descendants(changed, parents) if stage.split("@")[0] in cached]
-    return Board(stages, parents, jobs) if stages else None
+    if not stages:
+        return None
+    worker.Entries.create(ENTRIES, Path("dvc.lock"), {stage: with_ancestors(stage, parents) for stage in stages})
+    return repro.Board(stages, parents, jobs)
 
 
-def run_workers(board: Board, backend: str) -> None:
+def run_workers(board: repro.Board, backend: str) -> None:
     """Returns when no stage is left that can run, and all that ran are restored here. Raises KeyboardInterrupt, with no worker left."""
-    copy_lock()
-    board.restorer.start()
-    stopped = True
     try:
         with Watch(board) as watch, repro.shared_logger():
             watch.tell(f"Up to {board.total} stages to run, {board.jobs} at a time ({backend}).")
@@ -216,12 +174,11 @@ def run_workers(board: Board, backend: str) -> None:
             finally:
                 for each in filter(threading.Thread.is_alive, workers):
                     each.join()  # jobs of a cluster have to be cancelled
-        stopped = False
     finally:
-        board.restorer.end(at_once=stopped)
+        restore(board.done, worker.Entries(ENTRIES))
 
 
-def workers_of(backend: str, board: Board, watch: Watch) -> list[threading.Thread]:
+def workers_of(backend: str, board: repro.Board, watch: Watch) -> list[threading.Thread]:
     cache = worker.cache_of(Path.cwd())
     if backend == "local":
         return local_workers(board, watch, cache)

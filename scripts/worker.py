@@ -1,16 +1,20 @@
 """Runs stages in a workspace of their own: what every backend of `make sweep` calls.
 
-usage: worker.py ROOT STAGE [STAGE ...] [--cache DIR] [--lock FILE]
+usage: worker.py ROOT STAGE [STAGE ...] [--cache DIR] [--entries DIR]
 
 The workspace is a copy of ROOT's files under ROOT/scratch/sweep, gone at the end, with ROOT's DVC cache. What comes before a stage is
 taken from there, and what the stage makes goes there, run-cache entry included: `dvc repro` in ROOT then restores it and runs nothing.
 Sharing the workspace itself would not do on a cluster, as DVC's locks know the processes of one machine alone.
+
+DVC reads and writes dvc.lock whole for each stage: seconds, with hundreds of stages in it. So `make sweep` keeps it in a file a stage
+(`Entries`), from which a workspace takes what its stages need, and to which it adds what they came to.
 
 With `sweep.remote` in params.yaml each run is pulled from there if it has it, and else pushed there.
 """
 
 import argparse
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -20,6 +24,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.parse
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -33,6 +38,62 @@ WORK, LOGS = SWEEP / "work", SWEEP / "logs"
 INPUTS = ("data/raw", "data/zoo")  # from elsewhere: git has none of them, and they may be large
 SHARED = ("scratch",)  # where long stages go on from, whichever workspace they started in
 LEFT_OUT = ("reports/", "tests/", *(f"{name}/" for name in INPUTS))
+
+
+def split_lock(text: str) -> dict[str, str]:
+    """A dvc.lock -> the lines of each stage, as DVC wrote them."""
+    found, name = {}, None
+    for line in text.partition("\nstages:\n")[2].splitlines(keepends=True):
+        if line.startswith("  ") and not line[2].isspace():
+            (name,) = yaml.safe_load(line)
+            found[name] = ""
+        found[name] += line
+    return found
+
+
+def join_lock(entries: Iterable[str]) -> str:
+    return "schema: '2.0'\nstages:\n" + "".join(entries)
+
+
+def write_at_once(path: Path, text: str) -> None:
+    """Who reads meanwhile sees the old text or the new one."""
+    new = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.new")
+    new.write_text(text)
+    new.replace(path)
+
+
+class Entries:
+    """A dvc.lock in a file a stage, and which of them each stage needs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @classmethod
+    def create(cls, folder: Path, lock: Path, needs: dict[str, Iterable[str]]) -> "Entries":
+        """In a new folder. needs: all that come before a stage, and itself."""
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        made = cls(folder)
+        for stage, entry in split_lock(lock.read_text() if lock.is_file() else "").items():
+            made.put(stage, entry)
+        (folder / "needs.json").write_text(json.dumps({stage: sorted(names) for stage, names in needs.items()}))
+        return made
+
+    def path(self, stage: str) -> Path:
+        return self.folder / f"{urllib.parse.quote(stage, safe='@')}.yaml"
+
+    def put(self, stage: str, entry: str) -> None:
+        write_at_once(self.path(stage), entry)
+
+    def of(self, stages: Iterable[str]) -> dict[str, str]:
+        """Those that are there."""
+        return {stage: path.read_text() for stage in stages if (path := self.path(stage)).is_file()}
+
+    def lock_for(self, stages: Iterable[str]) -> str | None:
+        """A dvc.lock of what they need, as far as it is there; None if nothing is."""
+        needs = json.loads((self.folder / "needs.json").read_text())
+        found = self.of(sorted(set().union(*(needs[stage] for stage in stages))))
+        return join_lock(found.values()) if found else None
 
 
 def files_of(root: Path) -> list[str]:
@@ -62,12 +123,12 @@ def write_config(root: Path, folder: Path, cache: Path, remote: str | None) -> N
     config.write()
 
 
-def fill(root: Path, folder: Path, cache: Path, lock: Path, remote: str | None) -> None:
+def fill(root: Path, folder: Path, cache: Path, lock: str | None, remote: str | None) -> None:
     for name in set(files_of(root)) - {"dvc.lock"}:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(root / name, folder / name)
-    if lock.is_file():
-        shutil.copy2(lock, folder / "dvc.lock")
+    if lock is not None:
+        (folder / "dvc.lock").write_text(lock)
     for name in (*INPUTS, *SHARED):
         if (root / name).is_dir():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -76,8 +137,8 @@ def fill(root: Path, folder: Path, cache: Path, lock: Path, remote: str | None) 
 
 
 @contextlib.contextmanager
-def workspace(root: Path, cache: Path, lock: Path, remote: str | None) -> Iterator[Path]:
-    """A copy of `root`, removed at the end. Its lock file is held as long as it is in use."""
+def workspace(root: Path, cache: Path, lock: str | None, remote: str | None) -> Iterator[Path]:
+    """A copy of `root` with this text as its dvc.lock, removed at the end. Its lock file is held as long as it is in use."""
     (root / WORK).mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f"{socket.gethostname()}-{os.getpid()}-", dir=root / WORK))
     with FileLock(f"{folder}.lock"):  # not to be taken for a leftover
@@ -129,8 +190,8 @@ class Logs:
 class Stages:
     """One worker's stages, in one workspace. `stop` may be called by a signal at any time."""
 
-    def __init__(self, stages: list[str], folder: Path, root: Path, remote: str | None) -> None:
-        self.stages, self.folder, self.remote, self.logs = stages, folder, remote, Logs(root)
+    def __init__(self, stages: list[str], folder: Path, root: Path, remote: str | None, entries: Entries | None) -> None:
+        self.stages, self.folder, self.remote, self.logs, self.entries = stages, folder, remote, Logs(root), entries
         self.environment = stage_environment(root, folder)
         self.process: subprocess.Popen | None = None
         self.failed: set[str] = set()
@@ -160,11 +221,22 @@ class Stages:
         for line in self.start(*arguments).stdout:
             print(line, end="", flush=True)
             if started := STARTED.match(line) or FINISHED.match(line):
+                self.publish()
                 current = started[1]
             if error := FAILED.match(line):
                 self.failed |= {stage for stage in self.stages if f"'{stage}'" in error[1]}
             self.logs.add(current if current in self.stages else self.stages[0], line)
-        return self.process.wait()
+        code = self.process.wait()
+        self.publish()
+        return code
+
+    def publish(self) -> None:
+        """What DVC has written of our stages, for those that need them."""
+        lock = self.folder / "dvc.lock"
+        if self.entries is not None and lock.is_file():
+            for stage, entry in split_lock(lock.read_text()).items():
+                if stage in self.stages:
+                    self.entries.put(stage, entry)
 
     def stop(self) -> None:
         if self.process is not None:
@@ -193,10 +265,15 @@ def remote_of(root: Path) -> str | None:
     return yaml.safe_load((root / "params.yaml").read_text())["sweep"]["remote"]
 
 
-def run(root: Path, stages: list[str], cache: Path, lock: Path) -> int:
-    remote = remote_of(root)
+def lock_of(root: Path) -> str | None:
+    path = root / "dvc.lock"
+    return path.read_text() if path.is_file() else None
+
+
+def run(root: Path, stages: list[str], cache: Path, entries: Entries | None) -> int:
+    remote, lock = remote_of(root), entries.lock_for(stages) if entries else lock_of(root)
     with workspace(root, cache, lock, remote) as folder:
-        work = Stages(stages, folder, root, remote)
+        work = Stages(stages, folder, root, remote, entries)
         try:
             return work.run()
         finally:
@@ -208,13 +285,14 @@ def main() -> int:
     parser.add_argument("root", type=Path)
     parser.add_argument("stages", nargs="+", metavar="STAGE")
     parser.add_argument("--cache", type=Path, help="ROOT's DVC cache, for a quicker start")
-    parser.add_argument("--lock", type=Path, help="a copy of ROOT/dvc.lock, while something writes that file")
+    parser.add_argument("--entries", type=Path, help="ROOT/dvc.lock in a file a stage, to which this worker adds its own")
     arguments = parser.parse_args()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, interrupt)
     end_with_parent()
     root = arguments.root.resolve()
-    return run(root, arguments.stages, arguments.cache or cache_of(root), arguments.lock or root / "dvc.lock")
+    entries = Entries(arguments.entries) if arguments.entries else None
+    return run(root, arguments.stages, arguments.cache or cache_of(root), entries)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""A real SLURM of one node on this machine, for tests: munged, slurmctld and slurmd on the loopback, all state in one folder."""
+"""A real SLURM of one node on this machine, for tests: munged, slurmctld and slurmd on the loopback, all state in one folder.
+
+Jobs in the partition `urgent` preempt those in `main`, the default.
+"""
 
 import contextlib
 import os
@@ -28,6 +31,8 @@ JobAcctGatherType=jobacct_gather/none
 MpiDefault=none
 JobRequeue=1
 ReturnToService=2
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 KillWait=10
 SlurmctldPort={ports[0]}
 SlurmdPort={ports[1]}
@@ -38,7 +43,8 @@ SlurmdLogFile={folder}/slurmd.log
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool
 NodeName={host} NodeAddr=127.0.0.1 CPUs=2 RealMemory=2000 State=UNKNOWN
-PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP
+PartitionName=main Nodes={host} Default=YES PriorityTier=1 MaxTime=INFINITE State=UP
+PartitionName=urgent Nodes={host} PriorityTier=2 MaxTime=INFINITE State=UP
 """
 
 
@@ -78,6 +84,11 @@ def munge() -> Iterator[None]:
             process.terminate()
 
 
+def node() -> str:
+    """The only one's name."""
+    return socket.gethostname().split(".")[0]
+
+
 def wait_for(condition, what: str) -> None:
     """Raises RuntimeError after SECONDS."""
     deadline = time.monotonic() + SECONDS
@@ -97,7 +108,7 @@ def slurm(folder: Path) -> Iterator[None]:
     """While it lasts, SLURM_CONF in the environment. Raises RuntimeError with the end of the logs if it does not start."""
     for name in ("state", "spool"):
         (folder / name).mkdir(parents=True)
-    host = socket.gethostname().split(".")[0]
+    host = node()
     (folder / "slurm.conf").write_text(CONF.format(host=host, ports=free_ports(2), folder=folder))
     os.environ["SLURM_CONF"] = str(folder / "slurm.conf")
     with contextlib.ExitStack() as stack:

@@ -123,6 +123,10 @@ class Repository:
         lock = self.path / "dvc.lock"
         return set(yaml.safe_load(lock.read_text())["stages"]) if lock.exists() else set()
 
+    def made(self) -> set[str]:
+        """Stages whose result is there, for other workers if not yet in dvc.lock."""
+        return {path.stem for path in (self.path / "scratch/sweep/entries").glob("*.yaml")}
+
     def report(self) -> str:
         return (self.path / "report.md").read_text()
 

@@ -1,11 +1,11 @@
-"""make sweep BACKEND=slurm on a real SLURM of one node, `-m stress`: jobs that are cancelled, preempted and requeued on the way."""
+"""make sweep BACKEND=slurm on a real SLURM of one node, `-m stress`: jobs cancelled, preempted, lost with their node, out of time."""
 
 import subprocess
 import sys
 import time
 
 import pytest
-from slurm_cluster import slurm, why_not
+from slurm_cluster import idle, node, slurm, wait_for, why_not
 from spread import Repository, interrupt, micro, report_bytes
 
 pytestmark = pytest.mark.stress
@@ -35,22 +35,55 @@ def job_of(repository, stage) -> str:
     return {start["stage"]: start["job"] for start in repository.starts()}[stage]
 
 
-@pytest.mark.parametrize(("how", "said"), [
-    (["scancel"], "ended without a result; submitted again"),
-    (["scontrol", "requeue"], ""),
-    (["scancel", "--signal=USR2"], ""),
-])  # fmt: skip
-def test_a_job_that_is_stopped_is_run_again(cluster, tmp_path, how, said):
+def call(*command: str) -> None:
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+def preempt(job: str) -> None:
+    """A job that needs the whole node, in a partition that goes before."""
+    call("sbatch", "--wait", "--partition=urgent", "--cpus-per-task=2", "--output=/dev/null", "--wrap=true")
+
+
+def lose_node(job: str) -> None:
+    """What the controller does with a node that is silent for too long; it comes back later."""
+    call("scontrol", "update", f"NodeName={node()}", "State=DOWN", "Reason=lost")
+    call("scontrol", "update", f"NodeName={node()}", "State=RESUME")
+    wait_for(idle, "the node")
+
+
+@pytest.mark.parametrize(("stop", "said"), [
+    (lambda job: call("scancel", job), "ended without a result; submitted again"),
+    (lambda job: call("scontrol", "requeue", job), ""),
+    (lambda job: call("scancel", "--signal=USR2", job), ""),
+    (preempt, ""),
+    (lose_node, ""),
+], ids=["cancelled", "requeued", "told to go", "preempted", "node lost"])  # fmt: skip
+def test_a_job_that_is_stopped_is_run_again(cluster, tmp_path, stop, said):
     small = Repository(tmp_path / "small", models="m")
     small.behave("sleep:m0")
     with small.start("sweep", "--jobs", "2", "--backend", "slurm") as process:
-        small.wait_until(lambda: small.ran()["m0"], process)
+        small.wait_until(lambda: small.ran()["m0"] and "train@m-1" in small.made(), process)
         small.behave()
-        subprocess.run([*how, job_of(small, "m0")], check=True)
+        stop(job_of(small, "m0"))
         out, _ = process.communicate(timeout=300)
     assert process.returncode == 0 and said in out, out
+    assert ("submitted again" in out) == bool(said), "else it is SLURM that starts it again"
     assert small.ran() == {"prepare": 1, "m0": 2, "m1": 1, "measure-m": 1, "report": 1}
     assert "measure-m" in small.report() and "m0" in small.report()
+    assert not small.left_running() and not running()
+
+
+@pytest.mark.parametrize("attempts", [1, 2])
+def test_a_job_that_reaches_its_time_limit_is_run_again_as_often_as_the_settings_say(cluster, tmp_path, attempts):
+    small = Repository(tmp_path / "small", models="m", minutes=2, attempts=attempts)
+    small.behave("sleep:m0")  # 5 minutes
+    with small.start("sweep", "--jobs", "2", "--backend", "slurm") as process:
+        small.wait_until(lambda: small.ran()["m0"], process)
+        small.behave()
+        out, _ = process.communicate(timeout=300)
+    assert process.returncode == (0 if attempts == 2 else 1) and "submitted again" not in out, out
+    assert small.ran()["m0"] == attempts and small.ran()["m1"] == 1
+    assert ("train@m-0: Job not requeued because: timed-out too many times" in out) == (attempts == 1), out
     assert not small.left_running() and not running()
 
 
@@ -76,7 +109,7 @@ def test_ctrl_c_cancels_all_jobs_and_a_second_sweep_goes_on(cluster, tmp_path):
     small = Repository(tmp_path / "small", models="m")
     small.behave("sleep:m0")
     process = small.start("sweep", "--jobs", "2", "--backend", "slurm")
-    small.wait_until(lambda: small.ran()["m0"] and "train@m-1" in small.locked(), process)
+    small.wait_until(lambda: small.ran()["m0"] and "train@m-1" in small.made(), process)
     assert "goes on from here" in interrupt(process) and process.returncode == 130
     assert not running()
     small.wait_until(lambda: not small.left_running(), seconds=15)
@@ -85,7 +118,7 @@ def test_ctrl_c_cancels_all_jobs_and_a_second_sweep_goes_on(cluster, tmp_path):
 
 
 def test_the_micro_profile_on_slurm_is_the_serial_one(cluster, tmp_path, micro_serial):
-    """One training's job is cancelled and another requeued while they run."""
+    """One training's job is cancelled and another preempted while they run."""
     clone = micro(tmp_path)
     command = [sys.executable, "scripts/sweep.py", "--jobs", "2", "--backend", "slurm"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
@@ -98,12 +131,12 @@ def test_the_micro_profile_on_slurm_is_the_serial_one(cluster, tmp_path, micro_s
 
 
 def disturb(clone, process) -> None:
-    """Cancels one job of the trainings' array and requeues another, both while they run."""
-    for command in (["scancel"], ["scontrol", "requeue"]):
+    """Cancels one job of the trainings' array and has another preempted, both while they run."""
+    for stop in (lambda job: call("scancel", job), preempt):
         while not (jobs := [job for job in running() if "_" in job and training(clone)]):
             assert process.poll() is None
             time.sleep(0.3)
-        subprocess.run([*command, jobs[-1]], check=True)
+        stop(jobs[-1])
         while jobs[-1] in running():
             time.sleep(0.3)
 

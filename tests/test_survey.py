@@ -78,13 +78,13 @@ class Project:
             patch.setenv("HF_HUB_OFFLINE", "1")
             runpy.run_path(str(STAGE))["main"](Path("zoo.csv"), Path("cost.json"), Path("scratch"))
 
-    def kill_after(self, num_rows: int) -> list[dict]:
+    def kill_after(self, num_rows: int, how: int) -> list[dict]:
         """What the scratch file holds when the process was killed."""
         process = self.start()
         while not self.scratch.exists() or len(self.scratch.read_text().splitlines()) < num_rows:
             assert process.poll() is None, process.stderr.read()
             time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
+        process.send_signal(how)
         process.communicate()
         return [json.loads(line) for line in self.scratch.read_text().splitlines() if line.endswith("}}")]
 
@@ -109,7 +109,8 @@ def test_a_killed_survey_goes_on_and_ends_with_the_same_bytes(weights, tmp_path,
     whole.run()
     said = capsys.readouterr().err
     assert "22 models, " in said and "M weights; downloads of up to 0.0 GB" in said
-    before = broken.kill_after(10)
+    broken.kill_after(4, signal.SIGTERM)
+    before = broken.kill_after(10, signal.SIGKILL)
     assert 10 <= len(before) < 22 and not broken.table.exists()
     with broken.scratch.open("a") as file:
         file.write('{"key": "abc", "row": {"na')  # killed while it wrote

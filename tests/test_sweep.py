@@ -73,7 +73,7 @@ def test_after_a_failed_stage_and_after_ctrl_c_a_sweep_goes_on(small, serial):
 def test_a_stopped_sweep_leaves_no_process_and_a_second_one_goes_on(small, serial, number):
     small.behave("sleep:m0")
     process = small.start("sweep", "--jobs", "2")
-    small.wait_until(lambda: small.ran()["m0"] and "train@m-1" in small.locked(), process)
+    small.wait_until(lambda: small.ran()["m0"] and "train@m-1" in small.made(), process)
     interrupt(process, number)
     small.wait_until(lambda: not small.left_running(), seconds=60)
     small.behave()
@@ -165,13 +165,13 @@ def test_gpus_are_those_that_are_visible(tmp_path, monkeypatch, visible, listed,
 
 def test_several_workers_share_a_gpu_by_turns(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
-    board = sweep.Board(["a"], {}, jobs=5)
+    board = repro.Board(["a"], {}, jobs=5)
     environments = [each.environment()["CUDA_VISIBLE_DEVICES"] for each in sweep.local_workers(board, sweep.Watch(board), Path("cache"))]
     assert environments == ["4", "6", "4", "6", "4"]
 
 
 def test_the_table_counts_by_group():
-    board = sweep.Board(["t@m-0", "t@m-1", "t@n-0", "u"], {"u": {"t@m-0"}}, jobs=2)
+    board = repro.Board(["t@m-0", "t@m-1", "t@n-0", "u"], {"u": {"t@m-0"}}, jobs=2)
     watch = sweep.Watch(board)
     board.take_ready()
     board.finish("t@m-0", 4.0)
@@ -190,6 +190,32 @@ def test_take_ready_gives_all_that_nothing_holds_back():
     assert sorted(board.take_ready()) == ["a", "b"] and board.take_ready() == []
     board.finish("a")
     assert board.take_ready() == ["c"]
+
+
+# --- dvc.lock in a file a stage
+
+
+@pytest.mark.parametrize("lock", [ROOT / "dvc.lock", *sorted((ROOT / "profiles").glob("*.lock"))], ids=lambda path: path.name)
+def test_a_lock_taken_apart_and_put_together_is_the_same_bytes(lock):
+    entries = worker.split_lock(lock.read_text())
+    assert worker.join_lock(entries.values()) == lock.read_text()
+    stages = yaml.load(lock.read_text(), yaml.CSafeLoader)["stages"]
+    assert list(entries) == list(stages)
+    assert all(yaml.safe_load(entries[name]) == {name: stages[name]} for name in [*stages][::20])
+
+
+def test_a_worker_is_given_what_its_stages_need_and_no_more(tmp_path):
+    names = ["prepare", "train@m-0", "train@m-1", "a/b@m"]
+    (tmp_path / "dvc.lock").write_text(worker.join_lock(f"  {name}:\n    cmd: {name}\n" for name in names))
+    parents = {"train@m-0": {"prepare"}, "train@m-1": {"prepare"}, "a/b@m": {"train@m-0"}, "new": {"a/b@m"}}
+    needs = {stage: sweep.with_ancestors(stage, parents) for stage in parents}
+    entries = worker.Entries.create(tmp_path / "entries", tmp_path / "dvc.lock", needs)
+    assert set(worker.split_lock(entries.lock_for(["new"]))) == {"a/b@m", "train@m-0", "prepare"}
+    assert set(worker.split_lock(entries.lock_for(["train@m-0", "train@m-1"]))) == {"train@m-0", "train@m-1", "prepare"}
+    entries.put("new", "  new:\n    cmd: new\n")
+    assert yaml.safe_load(entries.lock_for(["new"]))["stages"]["new"] == {"cmd": "new"}
+    empty = worker.Entries.create(tmp_path / "entries", tmp_path / "none.lock", needs)
+    assert empty.lock_for(["new"]) is None, "nothing is left of an earlier sweep"
 
 
 # --- the real pipeline, 18 stages (minutes): `make stress`
