@@ -159,7 +159,12 @@ class Slurm(threading.Thread):
         if error is None and job.result() == 0:
             self.board.finish(stage, time.monotonic() - self.started[stage])
         else:
-            self.fail(stage, job, "" if error is None else str(error))
+            self.fail(stage, job, "" if error is None else self.told(error))
+
+    def told(self, error: Exception) -> str:
+        if "timed-out too many times" in str(error):  # submitit's words
+            return f"its job reached its limit {self.settings.attempts} times (sweep.minutes: {self.settings.minutes}, sweep.attempts)"
+        return str(error)
 
     def fail(self, stage: str, job: submitit.Job, reason: str) -> None:
         self.board.fail([stage])

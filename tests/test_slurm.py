@@ -83,7 +83,7 @@ def test_a_job_that_reaches_its_time_limit_is_run_again_as_often_as_the_settings
         out, _ = process.communicate(timeout=300)
     assert process.returncode == (0 if attempts == 2 else 1) and "submitted again" not in out, out
     assert small.ran()["m0"] == attempts and small.ran()["m1"] == 1
-    assert ("train@m-0: Job not requeued because: timed-out too many times" in out) == (attempts == 1), out
+    assert ("train@m-0: its job reached its limit 1 times (sweep.minutes: 2" in out) == (attempts == 1), out
     assert not small.left_running() and not running()
 
 
