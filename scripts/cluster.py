@@ -11,7 +11,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -97,11 +96,11 @@ def cancel(name: str, seconds: float = 60.0) -> None:
         time.sleep(POLL)
 
 
-class Slurm(threading.Thread):
+class Slurm(repro.Hand):
     """Hands stages to the cluster and watches their jobs. Looks to `repro.run_stages` like one worker."""
 
     def __init__(self, board: repro.Board, progress: "sweep.Watch", command: list[str]) -> None:
-        super().__init__(daemon=True)
+        super().__init__()
         self.board, self.progress, self.command, self.root = board, progress, command, Path.cwd()
         self.settings = config.load(config.Sweep)
         self.name, self.process = job_name(self.root), None
@@ -113,7 +112,7 @@ class Slurm(threading.Thread):
         cloudpickle.register_pickle_by_value(sys.modules[__name__])
         cancel(self.name)  # of a `make sweep` that was killed
 
-    def run(self) -> None:
+    def work(self) -> None:
         try:
             while not self.board.stopped and (self.submit(self.board.take_ready()) or self.jobs):
                 time.sleep(POLL)

@@ -68,6 +68,15 @@ def with_descendants(stages: Iterable[str], parents: dict[str, set[str]]) -> set
     return found
 
 
+def with_ancestors(stage: str, parents: dict[str, set[str]]) -> set[str]:
+    """The stage and all that it depends on."""
+    found, new = set(), {stage}
+    while new:
+        found |= new
+        new = set().union(*(parents.get(each, set()) for each in new)) - found
+    return found
+
+
 def group(stage: str) -> str:
     """Stages that take about as long: train@mlp-qat8-0 -> train@mlp."""
     return stage.split("-")[0]
@@ -183,15 +192,37 @@ def clock(seconds: float) -> str:
     return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
 
 
-class Worker(threading.Thread):
+class Hand(threading.Thread):
+    """A thread whose end `wait` waits for: on Python 3.11 a `join` that Ctrl-C interrupts takes a running thread for one that has ended."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.ended = threading.Event()
+
+    def run(self) -> None:
+        try:
+            self.work()
+        finally:
+            self.ended.set()
+
+    def work(self) -> None:
+        raise NotImplementedError
+
+    def wait(self) -> None:
+        """At once if it was never started."""
+        if self.ident is not None:
+            self.ended.wait()
+
+
+class Worker(Hand):
     """Takes stages from the board and runs them, one DVC process after the other."""
 
     def __init__(self, board: Board, progress: Progress) -> None:
-        super().__init__(daemon=True)
+        super().__init__()
         self.board, self.progress = board, progress
         self.process: subprocess.Popen | None = None
 
-    def run(self) -> None:
+    def work(self) -> None:
         while stages := self.board.take():
             try:
                 self.reproduce(stages)
@@ -260,7 +291,7 @@ def run_stages(board: Board, progress: Progress, workers: Sequence[Worker]) -> N
         for worker in workers:
             worker.start()
         for worker in workers:
-            worker.join()
+            worker.wait()
     except KeyboardInterrupt:
         board.stop()
         for worker in workers:

@@ -11,7 +11,6 @@ import argparse
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -129,15 +128,6 @@ class Watch(repro.Progress):
             super().tell(text)
 
 
-def with_ancestors(stage: str, parents: dict[str, set[str]]) -> set[str]:
-    """The stage and all that it depends on."""
-    found, new = set(), {stage}
-    while new:
-        found |= new
-        new = set().union(*(parents.get(each, set()) for each in new)) - found
-    return found
-
-
 def restore(stages: Iterable[str], entries: worker.Entries) -> None:
     """Takes what workers have made into this workspace. Raises SystemExit with DVC's error."""
     made = entries.of(sorted(stages))
@@ -159,7 +149,7 @@ def board_of(jobs: int) -> repro.Board | None:
     stages = [stage for stage in repro.with_descendants(changed, parents) if stage.split("@")[0] in cached]
     if not stages:
         return None
-    worker.Entries.create(ENTRIES, Path("dvc.lock"), {stage: with_ancestors(stage, parents) for stage in stages})
+    worker.Entries.create(ENTRIES, Path("dvc.lock"), {stage: repro.with_ancestors(stage, parents) for stage in stages})
     return repro.Board(stages, parents, jobs)
 
 
@@ -172,13 +162,13 @@ def run_workers(board: repro.Board, backend: str) -> None:
             try:
                 repro.run_stages(board, watch, workers)
             finally:
-                for each in filter(threading.Thread.is_alive, workers):
-                    each.join()  # jobs of a cluster have to be cancelled
+                for each in workers:
+                    each.wait()  # jobs of a cluster have to be cancelled
     finally:
         restore(board.done, worker.Entries(ENTRIES))
 
 
-def workers_of(backend: str, board: repro.Board, watch: Watch) -> list[threading.Thread]:
+def workers_of(backend: str, board: repro.Board, watch: Watch) -> list[repro.Hand]:
     cache = worker.cache_of(Path.cwd())
     if backend == "local":
         return local_workers(board, watch, cache)

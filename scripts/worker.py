@@ -37,22 +37,27 @@ SWEEP = Path("scratch/sweep")  # of ROOT
 WORK, LOGS = SWEEP / "work", SWEEP / "logs"
 INPUTS = ("data/raw", "data/zoo")  # from elsewhere: git has none of them, and they may be large
 SHARED = ("scratch",)  # where long stages go on from, whichever workspace they started in
+LOCK_HEAD = "schema: '2.0'\nstages:\n"
 LEFT_OUT = ("reports/", "tests/", *(f"{name}/" for name in INPUTS))
 
 
 def split_lock(text: str) -> dict[str, str]:
-    """A dvc.lock -> the lines of each stage, as DVC wrote them."""
+    """A dvc.lock -> the lines of each stage, as DVC wrote them. Raises ValueError if it did not."""
     found, name = {}, None
-    for line in text.partition("\nstages:\n")[2].splitlines(keepends=True):
+    for line in text.removeprefix(LOCK_HEAD).splitlines(keepends=True) if text.startswith(LOCK_HEAD) else ():
         if line.startswith("  ") and not line[2].isspace():
             (name,) = yaml.safe_load(line)
             found[name] = ""
+        if name is None or not line.startswith("  "):
+            raise ValueError(f"dvc.lock: expected a stage two spaces in, as DVC writes it, got {line!r}")
         found[name] += line
+    if text and not found and "stages: {}" not in text:
+        raise ValueError(f"dvc.lock: expected it to begin with {LOCK_HEAD!r}, as DVC writes it, got {text[: len(LOCK_HEAD)]!r}")
     return found
 
 
 def join_lock(entries: Iterable[str]) -> str:
-    return "schema: '2.0'\nstages:\n" + "".join(entries)
+    return LOCK_HEAD + "".join(entries)
 
 
 def write_at_once(path: Path, text: str) -> None:
@@ -221,13 +226,15 @@ class Stages:
         for line in self.start(*arguments).stdout:
             print(line, end="", flush=True)
             if started := STARTED.match(line) or FINISHED.match(line):
-                self.publish()
+                if current in self.stages:
+                    self.publish()
                 current = started[1]
             if error := FAILED.match(line):
                 self.failed |= {stage for stage in self.stages if f"'{stage}'" in error[1]}
             self.logs.add(current if current in self.stages else self.stages[0], line)
         code = self.process.wait()
-        self.publish()
+        if code >= 0:  # else DVC was killed, perhaps while it wrote its dvc.lock
+            self.publish()
         return code
 
     def publish(self) -> None:
@@ -235,7 +242,7 @@ class Stages:
         lock = self.folder / "dvc.lock"
         if self.entries is not None and lock.is_file():
             for stage, entry in split_lock(lock.read_text()).items():
-                if stage in self.stages:
+                if stage in self.stages and stage not in self.failed:
                     self.entries.put(stage, entry)
 
     def stop(self) -> None:

@@ -45,7 +45,7 @@ def preempt(job: str) -> None:
 
 
 def lose_node(job: str) -> None:
-    """What the controller does with a node that is silent for too long; it comes back later."""
+    """Declared lost, as the controller does with a node that is silent for too long; here slurmd lives on. It comes back later."""
     call("scontrol", "update", f"NodeName={node()}", "State=DOWN", "Reason=lost")
     call("scontrol", "update", f"NodeName={node()}", "State=RESUME")
     wait_for(idle, "the node")
@@ -75,7 +75,7 @@ def test_a_job_that_is_stopped_is_run_again(cluster, tmp_path, stop, said):
 
 @pytest.mark.parametrize("attempts", [1, 2])
 def test_a_job_that_reaches_its_time_limit_is_run_again_as_often_as_the_settings_say(cluster, tmp_path, attempts):
-    small = Repository(tmp_path / "small", models="m", minutes=2, attempts=attempts)
+    small = Repository(tmp_path / "small", models="m", minutes=3, attempts=attempts)  # SLURM warns up to a minute early
     small.behave("sleep:m0")  # 5 minutes
     with small.start("sweep", "--jobs", "2", "--backend", "slurm") as process:
         small.wait_until(lambda: small.ran()["m0"], process)
@@ -83,7 +83,7 @@ def test_a_job_that_reaches_its_time_limit_is_run_again_as_often_as_the_settings
         out, _ = process.communicate(timeout=300)
     assert process.returncode == (0 if attempts == 2 else 1) and "submitted again" not in out, out
     assert small.ran()["m0"] == attempts and small.ran()["m1"] == 1
-    assert ("train@m-0: its job reached its limit 1 times (sweep.minutes: 2" in out) == (attempts == 1), out
+    assert ("train@m-0: its job reached its limit 1 times (sweep.minutes: 3" in out) == (attempts == 1), out
     assert not small.left_running() and not running()
 
 

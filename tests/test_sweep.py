@@ -1,8 +1,10 @@
 """make sweep: local workers on a small DVC repository; what it must survive; the real pipeline under `-m stress`."""
 
+import contextlib
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -192,7 +194,49 @@ def test_take_ready_gives_all_that_nothing_holds_back():
     assert board.take_ready() == ["c"]
 
 
+def test_after_ctrl_c_it_waits_until_a_cluster_has_cancelled_its_jobs(tmp_path, monkeypatch):
+    """On Python 3.11 a `join` that Ctrl-C interrupts takes a running thread for one that has ended."""
+    cancelled = []
+
+    class Cluster(repro.Hand):
+        process = None
+
+        def work(self):
+            with board.changed:
+                board.changed.wait_for(lambda: board.stopped)
+            time.sleep(1)
+            cancelled.append("all jobs")
+
+    board = repro.Board(["a"], {}, jobs=1)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sweep, "workers_of", lambda *_: [Cluster()])
+    monkeypatch.setattr(repro, "shared_logger", contextlib.nullcontext)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    try:
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            sweep.run_workers(board, "slurm")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert cancelled == ["all jobs"]
+
+
 # --- dvc.lock in a file a stage
+
+
+@pytest.mark.parametrize("text", [
+    "<<<<<<< mine\nschema: '2.0'\nstages:\n  a:\n    cmd: a\n",
+    "stages:\n  a:\n    cmd: a\nschema: '2.0'\n",
+    "schema: '2.0'\nstages:\n    a:\n        cmd: a\n",
+])  # fmt: skip
+def test_a_lock_that_dvc_did_not_write_is_refused_and_not_emptied(text):
+    with pytest.raises(ValueError, match="dvc.lock"):
+        worker.split_lock(text)
+
+
+def test_a_lock_without_stages():
+    assert worker.split_lock("") == worker.split_lock("schema: '2.0'\nstages: {}\n") == {}
 
 
 @pytest.mark.parametrize("lock", [ROOT / "dvc.lock", *sorted((ROOT / "profiles").glob("*.lock"))], ids=lambda path: path.name)
@@ -208,7 +252,7 @@ def test_a_worker_is_given_what_its_stages_need_and_no_more(tmp_path):
     names = ["prepare", "train@m-0", "train@m-1", "a/b@m"]
     (tmp_path / "dvc.lock").write_text(worker.join_lock(f"  {name}:\n    cmd: {name}\n" for name in names))
     parents = {"train@m-0": {"prepare"}, "train@m-1": {"prepare"}, "a/b@m": {"train@m-0"}, "new": {"a/b@m"}}
-    needs = {stage: sweep.with_ancestors(stage, parents) for stage in parents}
+    needs = {stage: repro.with_ancestors(stage, parents) for stage in parents}
     entries = worker.Entries.create(tmp_path / "entries", tmp_path / "dvc.lock", needs)
     assert set(worker.split_lock(entries.lock_for(["new"]))) == {"a/b@m", "train@m-0", "prepare"}
     assert set(worker.split_lock(entries.lock_for(["train@m-0", "train@m-1"]))) == {"train@m-0", "train@m-1", "prepare"}
