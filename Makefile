@@ -10,7 +10,7 @@ STAMP := .venv/.stamp
 
 # dvc.yaml says `python stages/...`: the environment's python comes first.
 export PATH := $(BIN):$(PATH)
-.PHONY: help setup repro sweep regress bless readme mutants test stress bench use track ui lint dag clean
+.PHONY: help setup repro sweep regress bless readme mutants test stress bench use export track ui lint dag clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
@@ -56,6 +56,9 @@ bench: setup ## measure the hot paths against plain baselines, 10 minutes: BENCH
 
 use: setup ## put profiles/PROFILE.yaml in place: make use PROFILE=cifar10 (FORCE=1 drops edits of params.yaml)
 	@$(BIN)/python scripts/use.py $(PROFILE) $(if $(filter 1,$(FORCE)),--force)
+
+export: setup ## what this report says of its runs, for reports elsewhere to import: make export NAME=h200 NOTE="what readers should know"
+	@$(BIN)/python scripts/export.py "$(NAME)" --note "$(NOTE)"
 
 track: setup ## add the runs that MLflow does not show yet
 	@$(BIN)/python stages/track.py

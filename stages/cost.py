@@ -1,17 +1,21 @@
-"""Stage `cost`: seconds and peak memory of every training, their sums by model, and of the survey.   usage: cost.py COSTS_DIR OUT_DIR"""
+"""Stage `cost`: seconds and peak memory of every training, their sums by model, and of the survey.
+
+usage: cost.py COSTS_DIR IMPORTED_DIR OUT_DIR
+"""
 
 import sys
 from pathlib import Path
 
 import pandas as pd
 
-from momos import checkpoint, config
+from momos import checkpoint, config, imported
 
 
-def main(costs_dir: Path, out_dir: Path) -> None:
-    keys = ("model", "method", "seed", "grid")
-    rows = [dict(zip(keys, run, strict=False)) | checkpoint.read_json(run.folder(costs_dir) / "cost.json") for run in config.runs()]
-    costs = pd.DataFrame(rows)
+def main(costs_dir: Path, imported_dir: Path, out_dir: Path) -> None:
+    runs = config.runs()
+    rows = [dict(zip(imported.KEYS, run, strict=False)) | checkpoint.read_json(run.folder(costs_dir) / "cost.json") for run in runs]
+    imports = imported.load(imported_dir, config.load(config.Report).imported or (), runs)
+    costs = pd.concat([pd.DataFrame(rows), imported.costs(imports)], ignore_index=True)
     checkpoint.write_text(out_dir / "cost.csv", costs.to_csv(index=False))
     models = pd.DataFrame(checkpoint.read_json(costs_dir / "survey" / "cost.json")["models"])
     checkpoint.write_text(out_dir / "cost.md", page(costs) + survey(models))
@@ -39,4 +43,4 @@ def survey(models: pd.DataFrame) -> str:
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:3]))
+    main(*map(Path, sys.argv[1:4]))

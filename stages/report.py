@@ -1,23 +1,27 @@
-"""Stage `report`: what people read.   usage: report.py PAPER_DIR DATA_JSON RUNS_DIR RESULTS_DIR REPORTS_DIR"""
+"""Stage `report`: what people read.   usage: report.py PAPER_DIR IMPORTED_DIR DATA_JSON RUNS_DIR RESULTS_DIR REPORTS_DIR"""
 
 import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from momos import checkpoint, claims, config, numbers, published, report, results, sizes
+from momos import checkpoint, claims, config, imported, numbers, published, report, results, sizes
 
 
-def main(paper_dir: Path, data_json: Path, runs_dir: Path, results_dir: Path, reports_dir: Path) -> None:
+def main(paper_dir: Path, imported_dir: Path, data_json: Path, runs_dir: Path, results_dir: Path, reports_dir: Path) -> None:
     runs = config.runs()
     data, train, mosaic = config.load(config.Data), config.load(config.Train), config.load(config.Mosaic)
     evaluate, shown = config.load(config.Evaluate), config.load(config.Report)
     grid, ablation, quantize = config.load(config.Grid), config.load(config.Ablation), config.load(config.Quantize)
     sections = (data, config.load(config.Augment), train, mosaic, quantize, grid, ablation, evaluate, config.load(config.Survey), shown)
     settings = {section.section: asdict(section) for section in sections}
-    models = {name: asdict(config.load(config.Model, name)) for name in grid.models}
-    methods = {name: asdict(config.load(config.Method, name)) for name in grid.methods}
+    imports, summary = imported.load(imported_dir, shown.imported or (), runs), checkpoint.read_json(data_json)
+    other = [run for each in imports for run in each.runs]
+    models = {name: asdict(config.load(config.Model, name)) for name in dict.fromkeys([*grid.models, *(run.model for run in other)])}
+    named = dict.fromkeys([*grid.methods, *(run.method for run in other if run.grid == "main")])
+    methods = {name: asdict(config.load(config.Method, name)) for name in named}
+    imported.check(imports, summary["sha256"], settings, models, methods)
 
-    measured = results.read(results_dir, runs_dir, runs)
+    measured = results.read(results_dir, runs_dir, runs, imports)
     measured = measured._replace(evaluation=sizes.with_measured_rac(measured.evaluation, measured.packing))
     check = report.read_published(paper_dir, measured.evaluation)
     evidence = claims.Evidence(
@@ -42,8 +46,9 @@ def main(paper_dir: Path, data_json: Path, runs_dir: Path, results_dir: Path, re
         verdicts=claims.judge(published.read_claims(paper_dir), evidence),
         pictures=report.crop(pictures, shown.picture_size),
         repeats=report.crop(repeats, shown.picture_size) if repeats else None,
-        data=checkpoint.read_json(data_json),
+        data=summary,
         settings=settings | {"models": models, "methods": methods},
+        imported=[imported.origin(each) for each in imports],
     )
     written = numbers.document(study, paper_dir=paper_dir.as_posix(), results_dir=results_dir.as_posix())
     checkpoint.write_text(reports_dir / "results.json", numbers.text(written))

@@ -1,23 +1,28 @@
 """Stage `slt_report`: compressibility against the local learning coefficient, as people read it.
 
-usage: slt_report.py PAPER_DIR SLT_DIR VERDICTS.json NUMBERS.csv REPORT_DIR
+usage: slt_report.py PAPER_DIR IMPORTED_DIR SLT_DIR VERDICTS.json NUMBERS.csv REPORT_DIR
 """
 
 import sys
 from pathlib import Path
 
-from momos import checkpoint, config, published, singular, singular_numbers, singular_report
+import pandas as pd
+
+from momos import checkpoint, config, imported, published, singular, singular_numbers, singular_report
 
 
-def main(paper_dir: Path, slt_dir: Path, verdicts_json: Path, numbers_csv: Path, out_dir: Path) -> None:
+def main(paper_dir: Path, imported_dir: Path, slt_dir: Path, verdicts_json: Path, numbers_csv: Path, out_dir: Path) -> None:
     slt, images = config.load(config.Slt), config.load(config.Complexity)
     others = (config.load(config.Text), config.load(config.Language), config.load(config.Compressibility), config.load(config.Llc))
     results = singular.read(slt_dir, slt)
     wanted = [claim for claim in published.read_claims(paper_dir) if claim["id"] in singular.CLAIMS]
+    models = config.load(config.Grid).models
+    imports = imported.load(imported_dir, config.load(config.Report).imported or (), config.runs())
+    measured = [singular.read_complexity(slt_dir / "images", models), imported.complexity(imports)]
     study = singular_report.Study(
         name=out_dir.parent.name,
         results=results,
-        complexity=singular.read_complexity(slt_dir / "images", config.load(config.Grid).models),
+        complexity=pd.concat(measured, ignore_index=True),
         verdicts=singular.judge(wanted, results),
         text=checkpoint.read_json(slt_dir / "text.json"),
         settings=(slt, *others, images),
@@ -29,4 +34,4 @@ def main(paper_dir: Path, slt_dir: Path, verdicts_json: Path, numbers_csv: Path,
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:6]))
+    main(*map(Path, sys.argv[1:7]))

@@ -71,6 +71,7 @@ def described(frame: pd.DataFrame) -> pd.DataFrame:
     measured = {"rac_measured": 1.1 * frame.rac} if "rac" in frame else {}
     return (results.with_control(frame) if "bdm_1d" in frame else frame).assign(
         **measured,
+        imported="",
         title=[results.TITLES[name] for name in frame.model],
         family=[results.family(bits, size) for bits, size, _ in settings],
         label=[results.label(*setting) for setting in settings],
@@ -151,7 +152,7 @@ class Tree:
 
     @property
     def arguments(self) -> tuple[Path, ...]:
-        return PAPER, self.root / "digits.json", self.runs, self.results, self.reports
+        return PAPER, self.root / "data" / "imported", self.root / "digits.json", self.runs, self.results, self.reports
 
     def write_params(self) -> None:
         (self.root / "params.yaml").write_text(yaml.safe_dump(self.params))

@@ -2,6 +2,7 @@
 claims can be read off the paper."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pandas as pd
@@ -122,6 +123,20 @@ REFUTED = {
 @pytest.mark.parametrize("name", REFUTED)
 def test_one_cell_beyond_the_threshold_refutes(base, name):
     assert row(name, REFUTED[name](base)).verdict == NOT_SUPPORTED
+
+
+def test_m3_takes_the_correlation_of_runs_that_have_their_distortion(base):
+    """Imported runs may have relative distortion alone; a pipeline's own may not."""
+    rows = base.distortion.copy()
+    rows.loc[rows.seed != 0, ["distortion", "imported"]] = [np.nan, "gpu"]
+    found, whole = (row("M3", dataclasses.replace(base, distortion=frame)) for frame in (rows, base.distortion))
+    assert found.verdict == SUPPORTED and found.measured == whole.measured
+    own, others = map(int, re.search(r"over (\d+) runs: (\d+) imported ones", found.note).groups())
+    assert f"fell in {own + others} of {own + others} runs" in found.measured
+    assert others == 2 * len(rows[(rows.family == "momos") & (rows.grid == "main")].drop_duplicates(["model", "method"]))
+    everything = rows.assign(distortion=np.nan, imported="gpu")
+    assert row("M3", dataclasses.replace(base, distortion=everything)).verdict == NOT_RUN
+    assert row("M3", dataclasses.replace(base, distortion=rows.assign(imported=""))).verdict == NOT_RUN
 
 
 def test_m3_needs_distortion_and_loss_to_fall_together(base):

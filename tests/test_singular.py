@@ -211,7 +211,7 @@ def save(path: Path, frame: pd.DataFrame) -> None:
 def run_stage(root: Path, out: Path, monkeypatch) -> None:
     monkeypatch.chdir(root)
     main = runpy.run_path(str(ROOT / "stages" / "slt_report.py"))["main"]
-    main(ROOT / "data" / "paper", root / "slt", root / "verdicts.json", out / "slt_numbers.csv", out / "digits" / "slt")
+    main(ROOT / "data" / "paper", root / "imported", root / "slt", root / "verdicts.json", out / "slt_numbers.csv", out / "digits" / "slt")
 
 
 @pytest.fixture(scope="module")

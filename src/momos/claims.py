@@ -209,11 +209,17 @@ def _m3(evidence: Evidence) -> Judgement:
             raise _Missing("Needs two epochs or more.")
         distortion = _numbers(rows, "relative_distortion")
         ratios.append(distortion[-1] / distortion[0] if distortion[0] else math.nan)
+        if rows.imported.iloc[0] and rows.distortion.isna().all():
+            continue  # an import may have relative distortion alone
         correlations.append(spearman(_numbers(rows, "distortion"), _numbers(rows, "val_loss")))
+    if not correlations:
+        raise _Missing("No run has its distortion, only a relative one.")
     median = float(np.median(correlations))
     fell = np.array(ratios) < 1
     measured = f"fell in {_share(fell)} runs, largest ratio {_largest(ratios):.3f}; median correlation {median:.3f}"
-    return Judgement(_verdict(fell.all() and median > 0.5), measured)
+    without = len(ratios) - len(correlations)
+    note = f"The correlation is over {len(correlations)} runs: {without} imported ones have relative distortion alone." if without else ""
+    return Judgement(_verdict(fell.all() and median > 0.5), measured, note)
 
 
 def _m4(evidence: Evidence) -> Judgement:

@@ -1,6 +1,6 @@
 """Every number of the report in one document, results.json: what was measured, how sure it is, what the paper printed, where it is from.
 
-    {"schema": 1, "profile", "data", "summary", "cells": [...], "claims": [...], "counts", "pareto", "names", "settings"}
+    {"schema": 1, "profile", "data", "summary", "imported": [...], "cells": [...], "claims": [...], "counts", "pareto", "names", "settings"}
 
 A cell has
     id          table/model/method/measure; a measure of the weights behind quantised ones ends in _latent
@@ -19,7 +19,8 @@ When is a cell a PASS? Accuracy: claim M16's tolerance, two combined standard er
 from the number of weights alone, so that has to be the published model's. BDM ratio: half of the printed digit and two standard errors.
 Accuracies and BDM ratios of another data set, recipe or budget than the paper's are NOT COMPARABLE.
 
-summary is what `prepare` says of the data, settings what params.yaml held, names the models' and methods' names for readers.
+summary is what `prepare` says of the data, imported which runs come from elsewhere and from where (`momos.imported`), settings what
+params.yaml held, names the models' and methods' names for readers.
 Numbers have 12 significant digits, and no NaN: null.
 """
 
@@ -86,6 +87,7 @@ def document(study, *, paper_dir: str, results_dir: str) -> dict[str, Any]:
         "profile": study.name,
         "data": {key: study.data[key] for key in ("source", "sha256")},
         "summary": dict(study.data),
+        "imported": list(study.imported),
         "cells": cells,
         "claims": study.verdicts[["id", "verdict", "claim", "measured", "threshold", "statistic", "where", "note"]].to_dict("records"),
         "counts": counts,

@@ -90,6 +90,7 @@ def render(sources: Sources) -> str:
     return environment.get_template("page.html").render(
         results=results,
         cells=cells,
+        num_seeds=max(cell["num_seeds"] for cell in results["cells"]),
         tables=paper_tables(results),
         blocks=_methods_by_model(results, "complexity"),
         complexity=COMPLEXITY,

@@ -84,6 +84,7 @@ class Study:
     repeats: dict[str, pd.DataFrame] | None  # Figure 1: title -> how often each weight's block occurs
     data: Mapping[str, Any]  # the summary that `prepare` wrote
     settings: Mapping[str, Any]  # section of params.yaml -> what it holds
+    imported: Sequence[Mapping[str, Any]]  # `imported.origin` of each
 
     @property
     def cells(self) -> pd.DataFrame:
@@ -330,6 +331,7 @@ def page(study: Study) -> str:
     parts = [
         f"# MoMos, profile `{study.name}`",
         _data_text(study.data),
+        _imported_text(study.imported),
         BESIDE,
         "## Claims\n\n" + _verdicts_text(study.verdicts),
         "## Results\n\n" + "\n".join(main) + "\nThe same as [HTML](tables/table1.html) and [LaTeX](tables/table1.tex); "
@@ -342,7 +344,7 @@ def page(study: Study) -> str:
         "## How to read the BDM ratio\n\n" + SATURATION + "\n\n" + _saturation_text(study.cells),
         "## Settings\n\n" + tables.markdown(_settings_table(study.settings)),
     ]
-    return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+    return "\n\n".join(part.strip("\n") for part in parts if part) + "\n"
 
 
 def _data_text(data: Mapping[str, Any]) -> str:
@@ -352,6 +354,12 @@ def _data_text(data: Mapping[str, Any]) -> str:
         f"Data: `{data['source']}`, {len(data['classes'])} classes, images of {shape} (channels x height x width): {sizes}.\n"
         f"SHA-256 of images, labels and splits: `{data['sha256']}`."
     )
+
+
+def _imported_text(imports: Sequence[Mapping[str, Any]]) -> str:
+    if not imports:
+        return ""
+    return "Not run here but imported, as numbers:\n\n" + "\n".join(f"- {each['text']}" for each in imports)
 
 
 def _verdicts_text(verdicts: pd.DataFrame) -> str:

@@ -1,4 +1,5 @@
-"""What the measuring stages wrote, read back for the report: exactly the runs that params.yaml lists, each of them there."""
+"""What the measuring stages wrote, read back for the report: exactly the runs that params.yaml lists, each of them there, and imported
+ones (`momos.imported`), whose tables are read by the same code."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from momos import checkpoint
+from momos import checkpoint, imported
 from momos.config import Run
 
 KEYS = ["model", "method", "seed", "weights"]
@@ -25,8 +26,9 @@ FAMILIES = {(False, False): "baseline", (False, True): "qat", (True, False): "mo
 
 
 class Results(NamedTuple):
-    """Rows of the listed runs alone, in the order of params.yaml, accuracies in [0, 1]. Each frame names model, method and seed,
-    and has `title`, `family` (baseline, qat, momos, momos+qat) and `label` for readers."""
+    """Rows of the listed runs alone, in the order of params.yaml, then of imported ones, accuracies in [0, 1]. Each frame names model,
+    method and seed, and has `title`, `family` (baseline, qat, momos, momos+qat) and `label` for readers, and `imported`: the import that
+    a row comes from, or an empty text."""
 
     evaluation: pd.DataFrame  # a row per run and view of its weights (deployed, latent)
     distortion: pd.DataFrame  # a row per epoch of every MoMos run
@@ -37,18 +39,20 @@ class Results(NamedTuple):
     packing: pd.DataFrame  # a row per run of the main grid and coding of it as a file
 
 
-def read(results_dir: Path, runs_dir: Path, runs: Sequence[Run]) -> Results:
+def read(results_dir: Path, runs_dir: Path, runs: Sequence[Run], imports: Sequence[imported.Import] = ()) -> Results:
     """Raises ValueError naming the file for a missing file, column or run, and for a run that is there twice."""
-    evaluation = _evaluation(results_dir, runs)
+    places = [("", results_dir, runs), *((each.name, each.folder, each.runs) for each in imports)]
+    evaluation = _joined((name, _evaluation(folder, mine)) for name, folder, mine in places)
     zoo = _frame(results_dir / "zoo.csv", SURVEY)
+    histories = [("", _history(runs_dir, runs)), *((each.name, _imported_history(each)) for each in imports)]
     return Results(
         evaluation=evaluation,
-        distortion=_distortion(results_dir, runs),
-        history=_history(runs_dir, runs),
+        distortion=_joined((name, _distortion(folder, mine)) for name, folder, mine in places),
+        history=_joined(histories),
         survey=_survey(evaluation, zoo[zoo.error.isna()]),
         not_surveyed=zoo[zoo.error.notna()].reset_index(drop=True),
         singular=singular_numbers(results_dir / "slt_numbers.csv"),
-        packing=_packing(results_dir, runs),
+        packing=_joined((name, _packing(folder, mine)) for name, folder, mine in places),
     )
 
 
@@ -56,7 +60,7 @@ def cells(evaluation: pd.DataFrame, *, grid: str = "main") -> pd.DataFrame:
     """A row per model, method and view: settings, num_seeds, every measure's mean over seeds and, as <measure>_std, its sample
     standard deviation (NaN for one seed). A mean over a missing value is missing."""
     rows = evaluation[evaluation.grid == grid]
-    measures = [name for name in rows.columns if name not in {*KEYS, *SETTINGS, "grid"}]
+    measures = [name for name in rows.columns if name not in {*KEYS, *SETTINGS, "grid", "imported"}]
     keys = [rows[name] for name in ("model", "method", "weights")]
     groups = rows[measures].astype(float).groupby(keys, sort=False)
     whole = groups.count().eq(groups.size(), axis=0)  # pandas leaves missing values out of means
@@ -94,6 +98,18 @@ def group(bits: int, block_size: float | None) -> str:
 def percent(fraction: float) -> str:
     """0.005 -> "0.5"."""
     return f"{100 * fraction:.10g}"
+
+
+def _joined(parts: Iterable[tuple[str, pd.DataFrame]]) -> pd.DataFrame:
+    """Frames of the same kind, each with the name of the import that it comes from; rows of one model and method stand together."""
+    named = [frame.assign(imported=name) for name, frame in parts]
+    frame = pd.concat([part for part in named if len(part)] or named[:1], ignore_index=True)
+    if len(named) == 1:
+        return frame
+    order = dict.fromkeys(zip(frame.model, frame.method, strict=True))
+    places = {key: place for place, key in enumerate(order)}
+    cell = [places[key] for key in zip(frame.model, frame.method, strict=True)]
+    return frame.assign(cell=cell).sort_values(["cell", "seed"], kind="stable", ignore_index=True).drop(columns="cell")
 
 
 def _evaluation(folder: Path, runs: Sequence[Run]) -> pd.DataFrame:
@@ -163,6 +179,15 @@ def _history(folder: Path, runs: Sequence[Run]) -> pd.DataFrame:
             rows = pd.DataFrame(checkpoint.load_history(run.folder(folder)))
             parts.append(rows.assign(model=run.model, method=run.method, seed=run.seed, grid=run.grid))
     return _described(pd.concat(parts, ignore_index=True), runs)
+
+
+def _imported_history(each: imported.Import) -> pd.DataFrame:
+    parts = []
+    for model in each.models:
+        path = each.folder / model / imported.HISTORY
+        frame = _frame(path, set(imported.HISTORY_COLUMNS))
+        parts += [_epochs(frame, path, run) for run in each.runs if run.model == model and run.grid == "main"]
+    return _described(pd.concat(parts, ignore_index=True), each.runs)
 
 
 def _survey(evaluation: pd.DataFrame, zoo: pd.DataFrame) -> pd.DataFrame:

@@ -258,13 +258,17 @@ class Survey(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class Report(Settings):
-    """What Figure 1 shows: one tensor before training, trained, and trained with MoMos."""
+    """What Figure 1 shows: one tensor before training, trained, and trained with MoMos. And runs that come from elsewhere."""
 
     section: ClassVar[str] = "report"
+    optional: ClassVar[frozenset[str]] = frozenset({"imported"})
     picture_model: str
     picture_method: str  # a MoMos method of the grid, shown beside baseline
     picture_tensor: str  # a tensor's name in that model
     picture_size: int  # rows and columns shown, at most
+    imported: tuple[str, ...] | None  # folders of data/imported whose runs stand beside the grids' own
 
     def check(self, where: str) -> None:
         require(self.picture_size >= 1, f"{where}.picture_size", "1 or more", self.picture_size)
+        for name in self.imported or ():
+            require(Path(name).name == name and name not in (".", ".."), f"{where}.imported", "names of folders in data/imported", name)

@@ -1,0 +1,67 @@
+"""`make export NAME=...`: what a finished report says of its runs, as a folder that other reports can import.
+
+usage: export.py NAME [--note TEXT]
+
+Writes data/imported/NAME (`momos.imported`): some kilobytes a run, no weights. Copy it to another clone, or commit it, and put its name
+into `report.imported` of params.yaml: the report there shows these runs beside its own. Runs that were imported themselves stay out.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from momos import checkpoint, config, imported
+
+FOLDER = Path("data/imported")
+
+
+def tables(profile: str, runs: list[config.Run]) -> dict[str, pd.DataFrame]:
+    """File name -> rows of these runs alone. Raises ValueError naming a file that is missing."""
+    found = {imported.COST: _of(imported.read(Path("reports") / profile / "cost" / "cost.csv"), runs)}
+    for model in dict.fromkeys(run.model for run in runs):
+        mine = [run for run in runs if run.model == model]
+        for name in imported.STAGES:
+            found[f"{model}/{name}"] = _of(imported.read(Path("results") / profile / model / name), mine)
+        found[f"{model}/{imported.HISTORY}"] = histories(Path("runs") / profile, [run for run in mine if run.grid == "main"])
+        measured = Path("slt") / profile / "images" / f"{model}.csv"
+        if measured.is_file():
+            found[f"{model}/{imported.COMPLEXITY}"] = imported.read(measured)
+    return found
+
+
+def histories(folder: Path, runs: list[config.Run]) -> pd.DataFrame:
+    parts = [
+        pd.DataFrame(checkpoint.load_history(run.folder(folder))).assign(**dict(zip(imported.KEYS, run, strict=False))) for run in runs
+    ]
+    return pd.concat(parts, ignore_index=True).astype({"epoch": int})[imported.HISTORY_COLUMNS]
+
+
+def _of(frame: pd.DataFrame, runs: list[config.Run]) -> pd.DataFrame:
+    keys = [key for key in imported.KEYS if key in frame]
+    wanted = {run[: len(keys)] for run in runs}
+    return frame[[key in wanted for key in frame[keys].itertuples(index=False, name=None)]]
+
+
+def main(name: str, note: str) -> None:
+    profile, report = config.profile(), Path("reports") / config.profile()
+    document, provenance = checkpoint.read_json(report / "results.json"), checkpoint.read_json(report / "provenance.json")
+    runs = config.runs()
+    imported.write(FOLDER / name, document, provenance, tables(profile, runs), note)
+    again = imported.load(FOLDER, [name])[0]
+    size = sum(path.stat().st_size for path in again.folder.rglob("*") if path.is_file())
+    print(f"{again.folder}: {len(again.runs)} runs, {size / 1024:,.0f} KiB. To show them in a report: report.imported: [{name}]")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(usage=__doc__)
+    parser.add_argument("name")
+    parser.add_argument("--note", default="", help="what a reader of the numbers should know")
+    args = parser.parse_args()
+    if Path(args.name).name != args.name or args.name in ("", ".."):
+        sys.exit(f"NAME: expected a plain folder name, got {args.name!r}")
+    try:
+        main(args.name, args.note)
+    except ValueError as error:
+        sys.exit(str(error))
