@@ -17,7 +17,7 @@ def main(paper_dir: Path, imported_dir: Path, slt_dir: Path, verdicts_json: Path
     results = singular.read(slt_dir, slt)
     wanted = [claim for claim in published.read_claims(paper_dir) if claim["id"] in singular.CLAIMS]
     models = config.load(config.Grid).models
-    imports = imported.load(imported_dir, config.load(config.Report).imported or (), config.runs())
+    imports = imported.load(imported_dir, config.load(config.Report).imported or ())
     measured = [singular.read_complexity(slt_dir / "images", models), imported.complexity(imports)]
     study = singular_report.Study(
         name=out_dir.parent.name,

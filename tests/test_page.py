@@ -68,6 +68,7 @@ def test_the_prose_counts_what_the_results_count(soup, results):
     counted = results["counts"]["claims"]
     assert [int(strong.text) for strong in soup.select(".lede strong")] == [counted[name] for name in counted]
     assert str(sum(counted.values())) in soup.select_one(".lede").text
+    assert "2 seeds." in soup.select_one("header").text and "Imported" not in soup.select_one("header").text
 
 
 def test_both_tables_have_every_published_cell_and_every_method_here(soup):
@@ -135,6 +136,8 @@ def test_hostile_text_stays_text(tmp_path):
     results = json.loads(path.read_text())
     results["names"]["models"]["mlp"] = results["names"]["methods"]["qat4"]["label"] = HOSTILE
     results["claims"][0] |= {"note": HOSTILE, "measured": HOSTILE}
+    results["imported"] = [{"text": HOSTILE}]
+    results["cells"][-1]["num_seeds"] = 99  # of the second paper's, say
     next(cell for cell in results["cells"] if cell.get("status"))["reason"] = HOSTILE
     path.write_text(json.dumps(results))
     captions = reports / "figures" / "captions.json"
@@ -146,6 +149,8 @@ def test_hostile_text_stays_text(tmp_path):
     soup = BeautifulSoup(render(reports).read_text(), "html.parser")
     assert not soup.select("b.x") and not [script for script in soup.find_all("script") if script.text.strip() == "alert(1)"]
     assert len(soup.find_all("script")) == 4 + 1
+    header = soup.select_one("header").text
+    assert f"Imported, not run here: {HOSTILE}" in header and "2 seeds." in header
     shown = soup.select_one("#claim-M1").text
     assert "{{ 7 * 7 }}" in shown and '<b class="x">' in shown
     spec = json.loads(soup.select_one('[data-chart="accuracy_rac"] + script').text)
