@@ -21,6 +21,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 CHUNK = 8  # stages that one process runs in a row, at most: starting DVC takes a second
+QUICK_DVC = str(Path(__file__).with_name("quick_dvc.py"))
 REPORT_EVERY = 10  # stages, where nobody watches
 FINISHED = re.compile(r"^Stage '(.+)' (?:didn't change, skipping|is cached - skipping run)")
 STARTED = re.compile(r"^Running stage '(.+)':$")
@@ -231,7 +232,7 @@ class Worker(Hand):
                 self.board.fail(stages)
 
     def command(self, stages: list[str]) -> list[str]:
-        return dvc("repro", "--keep-going", "--single-item", *stages)
+        return [sys.executable, QUICK_DVC, "--wait-for-lock", "repro", "--keep-going", "--single-item", *stages]
 
     def environment(self) -> dict[str, str]:
         return environment()

@@ -20,6 +20,7 @@ import repro
 import worker
 import yaml
 from filelock import FileLock, Timeout
+from locks import join_lock, split_lock, write_at_once
 from repro import clock, dvc, environment, group
 from rich.console import Console
 from rich.live import Live
@@ -133,8 +134,8 @@ def restore(stages: Iterable[str], entries: worker.Entries) -> None:
     made = entries.of(sorted(stages))
     if not made:
         return
-    lock = worker.split_lock(worker.lock_of(Path.cwd()) or "")
-    worker.write_at_once(Path("dvc.lock"), worker.join_lock((lock | made).values()))
+    lock = split_lock(worker.lock_of(Path.cwd()) or "")
+    write_at_once(Path("dvc.lock"), join_lock((lock | made).values()))
     how = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
     done = subprocess.run(dvc("checkout", "--quiet", "--force", *made), env=environment(), **how)
     if done.returncode:

@@ -15,6 +15,7 @@ from spread import ROOT, Repository, interrupt, micro, report_bytes
 from momos import config
 
 sys.path.insert(0, str(ROOT / "scripts"))
+import locks  # noqa: E402
 import repro  # noqa: E402
 import sweep  # noqa: E402
 import worker  # noqa: E402
@@ -225,37 +226,14 @@ def test_after_ctrl_c_it_waits_until_a_cluster_has_cancelled_its_jobs(tmp_path, 
 # --- dvc.lock in a file a stage
 
 
-@pytest.mark.parametrize("text", [
-    "<<<<<<< mine\nschema: '2.0'\nstages:\n  a:\n    cmd: a\n",
-    "stages:\n  a:\n    cmd: a\nschema: '2.0'\n",
-    "schema: '2.0'\nstages:\n    a:\n        cmd: a\n",
-])  # fmt: skip
-def test_a_lock_that_dvc_did_not_write_is_refused_and_not_emptied(text):
-    with pytest.raises(ValueError, match="dvc.lock"):
-        worker.split_lock(text)
-
-
-def test_a_lock_without_stages():
-    assert worker.split_lock("") == worker.split_lock("schema: '2.0'\nstages: {}\n") == {}
-
-
-@pytest.mark.parametrize("lock", [ROOT / "dvc.lock", *sorted((ROOT / "profiles").glob("*.lock"))], ids=lambda path: path.name)
-def test_a_lock_taken_apart_and_put_together_is_the_same_bytes(lock):
-    entries = worker.split_lock(lock.read_text())
-    assert worker.join_lock(entries.values()) == lock.read_text()
-    stages = yaml.load(lock.read_text(), yaml.CSafeLoader)["stages"]
-    assert list(entries) == list(stages)
-    assert all(yaml.safe_load(entries[name]) == {name: stages[name]} for name in [*stages][::20])
-
-
 def test_a_worker_is_given_what_its_stages_need_and_no_more(tmp_path):
     names = ["prepare", "train@m-0", "train@m-1", "a/b@m"]
-    (tmp_path / "dvc.lock").write_text(worker.join_lock(f"  {name}:\n    cmd: {name}\n" for name in names))
+    (tmp_path / "dvc.lock").write_text(locks.join_lock(f"  {name}:\n    cmd: {name}\n" for name in names))
     parents = {"train@m-0": {"prepare"}, "train@m-1": {"prepare"}, "a/b@m": {"train@m-0"}, "new": {"a/b@m"}}
     needs = {stage: repro.with_ancestors(stage, parents) for stage in parents}
     entries = worker.Entries.create(tmp_path / "entries", tmp_path / "dvc.lock", needs)
-    assert set(worker.split_lock(entries.lock_for(["new"]))) == {"a/b@m", "train@m-0", "prepare"}
-    assert set(worker.split_lock(entries.lock_for(["train@m-0", "train@m-1"]))) == {"train@m-0", "train@m-1", "prepare"}
+    assert set(locks.split_lock(entries.lock_for(["new"]))) == {"a/b@m", "train@m-0", "prepare"}
+    assert set(locks.split_lock(entries.lock_for(["train@m-0", "train@m-1"]))) == {"train@m-0", "train@m-1", "prepare"}
     entries.put("new", "  new:\n    cmd: new\n")
     assert yaml.safe_load(entries.lock_for(["new"]))["stages"]["new"] == {"cmd": "new"}
     empty = worker.Entries.create(tmp_path / "entries", tmp_path / "none.lock", needs)
