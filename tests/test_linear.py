@@ -11,6 +11,11 @@ from momos import linear, models
 pytestmark = pytest.mark.skipif(not linear.available(), reason="this build of torch has no oneDNN")
 
 
+@pytest.fixture(autouse=True)
+def on_any_processor(monkeypatch):
+    monkeypatch.setattr(linear, "pays", lambda: True)
+
+
 def layer(bias=True, in_features=1024, out_features=256):
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -63,3 +68,10 @@ def test_names_and_weights_of_a_model_stay():
     linear.speed_up_(model)
     assert list(before) == list(model.state_dict()) and all(torch.equal(before[name], t) for name, t in model.state_dict().items())
     assert [type(module) for module in model.hidden] == [linear.Linear] + [nn.Linear] * 4
+
+
+@pytest.mark.parametrize(("capability", "expected"), [("AVX512", linear.Linear), ("AVX2", nn.Linear), ("DEFAULT", nn.Linear)])
+def test_the_processor_decides(monkeypatch, capability, expected):
+    monkeypatch.undo()
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert type(linear.speed_up_(layer())) is expected
