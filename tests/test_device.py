@@ -23,6 +23,22 @@ def test_a_precision_that_the_device_lacks_is_named():
         device.prepare_device("cpu", 1, "tf32")
 
 
+THREADS = """
+import sys, numpy, threadpoolctl, torch
+from momos import device
+device.prepare_device("cpu", int(sys.argv[1]))
+pools = [pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"]
+print(torch.get_num_threads(), *pools)
+"""
+
+
+@pytest.mark.parametrize("num_threads", [1, 2])
+def test_numpy_takes_no_more_threads_than_torch(num_threads):
+    command = [sys.executable, "-c", THREADS, str(num_threads)]
+    torchs, *numpys = map(int, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+    assert torchs == num_threads and numpys and max(numpys) <= num_threads
+
+
 FAULTS = """
 import resource, sys, torch
 from momos import device

@@ -3,6 +3,8 @@
 import ctypes
 import os
 
+import numpy  # noqa: F401  (its BLAS has to be loaded to be limited)
+import threadpoolctl
 import torch
 
 PRECISIONS = ("float32", "tf32", "bf16")
@@ -12,10 +14,11 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # glibc's <malloc.h>
 def prepare_device(name: str, num_threads: int, precision: str = "float32") -> torch.device:
     """Sets up this process and returns the device of that name (auto: cuda, mps, cpu, the first there is).
 
-    num_threads: of the CPU. precision: of matrix products and convolutions in training; `tf32` needs CUDA, `bf16` CUDA or a CPU.
+    num_threads: of the CPU, numpy's products included. precision: of matrix products and convolutions in training; `tf32` needs CUDA,
+    `bf16` CUDA or a CPU.
     Algorithms are deterministic. Raises ValueError for a device that this machine lacks and a precision that the device lacks.
     """
-    torch.set_num_threads(num_threads)
+    limit_threads(num_threads)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with this
     device = _find(name)
     kinds = {"float32": ("cpu", "cuda", "mps"), "tf32": ("cuda",), "bf16": ("cpu", "cuda")}[precision]
@@ -28,6 +31,12 @@ def prepare_device(name: str, num_threads: int, precision: str = "float32") -> t
         torch.backends.cudnn.benchmark = False
     keep_memory()
     return device
+
+
+def limit_threads(num_threads: int) -> None:
+    """numpy's BLAS takes all cores unless it is told: stages side by side would spend most of their time waiting for each other."""
+    torch.set_num_threads(num_threads)
+    threadpoolctl.threadpool_limits(num_threads, user_api="blas")
 
 
 def _find(name: str) -> torch.device:
