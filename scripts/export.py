@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+import repro
 
 from momos import checkpoint, config, imported
 
@@ -44,6 +45,12 @@ def _of(frame: pd.DataFrame, runs: list[config.Run]) -> pd.DataFrame:
     return frame[[key in wanted for key in frame[keys].itertuples(index=False, name=None)]]
 
 
+def require_fresh(changed: set[str]) -> None:
+    """Numbers, and the settings that they are exported with, come from different stages."""
+    if changed:
+        raise ValueError(f"the report is not up to date, `make repro` first: {', '.join(sorted(changed))}")
+
+
 def main(name: str, note: str) -> None:
     profile, report = config.profile(), Path("reports") / config.profile()
     document, provenance = checkpoint.read_json(report / "results.json"), checkpoint.read_json(report / "provenance.json")
@@ -62,6 +69,7 @@ if __name__ == "__main__":
     if Path(args.name).name != args.name or args.name in ("", ".."):
         sys.exit(f"NAME: expected a plain folder name, got {args.name!r}")
     try:
+        require_fresh(repro.changed_stages())
         main(args.name, args.note)
     except ValueError as error:
         sys.exit(str(error))

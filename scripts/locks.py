@@ -1,7 +1,9 @@
 """dvc.lock as text: a block of lines for each stage, which can be taken out, put in and replaced without reading the others' YAML."""
 
 import os
+import re
 import socket
+import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,19 +12,44 @@ import yaml
 LOCK_HEAD = "schema: '2.0'\nstages:\n"
 
 
+ANCHOR = re.compile(r"[:-] [&*]id\d")
+
+
 def split_lock(text: str) -> dict[str, str]:
-    """A dvc.lock -> the lines of each stage, as DVC wrote them. Raises ValueError if it did not."""
+    """A dvc.lock -> the lines of each stage, as DVC wrote them, and each to be read alone. Raises ValueError if DVC did not write it."""
     found, name = {}, None
     for line in text.removeprefix(LOCK_HEAD).splitlines(keepends=True) if text.startswith(LOCK_HEAD) else ():
         if line.startswith("  ") and not line[2].isspace():
-            (name,) = yaml.safe_load(line)
+            name = _name(line)
             found[name] = ""
         if name is None or not line.startswith("  "):
             raise ValueError(f"dvc.lock: expected a stage two spaces in, as DVC writes it, got {line!r}")
         found[name] += line
     if text and not found and "stages: {}" not in text:
         raise ValueError(f"dvc.lock: expected it to begin with {LOCK_HEAD!r}, as DVC writes it, got {text[: len(LOCK_HEAD)]!r}")
-    return found
+    return {name: _without_anchors(entry) if ANCHOR.search(entry) else entry for name, entry in found.items()}
+
+
+def _name(line: str) -> str:
+    try:
+        (name,) = yaml.safe_load(line)
+    except (TypeError, ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"dvc.lock: expected a stage's name, as DVC writes it, got {line!r}") from error
+    return name
+
+
+class _WrittenOut(yaml.SafeDumper):
+    def ignore_aliases(self, data: object) -> bool:
+        return True
+
+
+def _without_anchors(entry: str) -> str:
+    """Settings that are one object (`&` and `*` in params.yaml) are so in dvc.lock, by names that hold for one file and no other."""
+    try:
+        data = yaml.safe_load(entry)
+    except yaml.YAMLError as error:  # a name of another stage's
+        raise ValueError(f"dvc.lock: expected each stage to stand alone, got {entry.splitlines()[0]!r}: {error}") from error
+    return textwrap.indent(yaml.dump(data, Dumper=_WrittenOut, sort_keys=False, allow_unicode=True), "  ")
 
 
 def join_lock(entries: Iterable[str]) -> str:
@@ -32,5 +59,5 @@ def join_lock(entries: Iterable[str]) -> str:
 def write_at_once(path: Path, text: str) -> None:
     """Who reads meanwhile sees the old text or the new one."""
     new = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.new")
-    new.write_text(text)
+    new.write_text(text, encoding="utf-8")
     new.replace(path)

@@ -1,4 +1,4 @@
-"""DVC that writes dvc.lock stage by stage; the same file.   usage: quick_dvc.py ARGUMENTS OF DVC
+"""DVC that writes dvc.lock stage by stage; the same file, but for YAML's anchors.   usage: quick_dvc.py ARGUMENTS OF DVC
 
 After each stage DVC reads all of dvc.lock in a way that keeps comments, and writes it anew: most of its CPU time where there are hundreds
 of stages. Here the lines of that stage are replaced. Where DVC is not as expected, or did not write the file, it does as ever.
@@ -30,10 +30,10 @@ def by_stage(as_ever: Callable) -> Callable:
         path = Path(self.path)
         try:
             entries = split_lock(path.read_text(encoding="utf-8"))
+            made = {name: entry for stage in stages for name, entry in entries_of(serialize.to_lockfile(stage, **kwargs)).items()}
         except (OSError, ValueError):
             as_ever(self, stages, **kwargs)
             return
-        made = {name: entry for stage in stages for name, entry in entries_of(serialize.to_lockfile(stage, **kwargs)).items()}
         if any(entries.get(name) != entry for name, entry in made.items()):
             dvcfile.logger.info("Updating lock file '%s'", self.relpath)
             write_at_once(path, join_lock((entries | made).values()))

@@ -2,8 +2,8 @@
 
 usage: regress.py [--bless] [--all]
 
-Reads reports/<profile>/results.json and reports/expected/<profile>.json of the profile in params.yaml. Exit status: 0 nothing broke,
-1 a number left its tolerance or is gone, 2 there is nothing to compare.
+Reads reports/<profile>/results.json (and from provenance.json how its machine rounds) and reports/expected/<profile>.json of the profile
+in params.yaml. Exit status: 0 nothing broke, 1 a number left its tolerance or is gone, 2 there is nothing to compare.
 """
 
 import argparse
@@ -14,6 +14,9 @@ import pandas as pd
 
 from momos import checkpoint, config, regression
 
+ALIKE = "The expected numbers are of a machine that rounds like this one: without a change of code or settings all of them are the same."
+ELSEWHERE = "The expected numbers are of a machine that rounds otherwise: trained networks differ, and bands are wider (momos.regression)."
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -22,9 +25,12 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         profile = config.profile()
-        fresh = regression.bless(read(Path("reports") / profile / "results.json", "make repro"))
+        report = Path("reports") / profile
+        results = read(report / "results.json", "make repro")
+        rounding = read(report / "provenance.json", "make repro").get("rounding")
+        fresh = regression.bless(results, rounding)
         path = Path("reports") / "expected" / f"{profile}.json"
-        expected = {"profile": profile, "data": {}, "cells": {}, "claims": {}}
+        expected = {"profile": profile, "rounding": rounding, "data": {}, "cells": {}, "claims": {}}
         if path.is_file() or not arguments.bless:
             expected = read(path, "make bless")
         moved = regression.compare(expected, fresh)
@@ -32,6 +38,7 @@ def main() -> int:
         print(f"regress: {error}", file=sys.stderr)
         return 2
     print(page(moved, everything=arguments.all))
+    print(ALIKE if regression.rounds_alike(expected, fresh) else ELSEWHERE)
     if arguments.bless:
         checkpoint.write_json(path, fresh)
         print(f"{path} now expects the numbers of this report.")

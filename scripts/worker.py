@@ -53,7 +53,7 @@ class Entries:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         made = cls(folder)
-        for stage, entry in split_lock(lock.read_text() if lock.is_file() else "").items():
+        for stage, entry in split_lock(lock.read_text(encoding="utf-8") if lock.is_file() else "").items():
             made.put(stage, entry)
         (folder / "needs.json").write_text(json.dumps({stage: sorted(names) for stage, names in needs.items()}))
         return made
@@ -66,7 +66,7 @@ class Entries:
 
     def of(self, stages: Iterable[str]) -> dict[str, str]:
         """Those that are there."""
-        return {stage: path.read_text() for stage in stages if (path := self.path(stage)).is_file()}
+        return {stage: path.read_text(encoding="utf-8") for stage in stages if (path := self.path(stage)).is_file()}
 
     def lock_for(self, stages: Iterable[str]) -> str | None:
         """A dvc.lock of what they need, as far as it is there; None if nothing is."""
@@ -107,7 +107,7 @@ def fill(root: Path, folder: Path, cache: Path, lock: str | None, remote: str | 
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(root / name, folder / name)
     if lock is not None:
-        (folder / "dvc.lock").write_text(lock)
+        (folder / "dvc.lock").write_text(lock, encoding="utf-8")
     for name in (*INPUTS, *SHARED):
         if (root / name).is_dir():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -215,7 +215,7 @@ class Stages:
         """What DVC has written of our stages, for those that need them."""
         lock = self.folder / "dvc.lock"
         if self.entries is not None and lock.is_file():
-            for stage, entry in split_lock(lock.read_text()).items():
+            for stage, entry in split_lock(lock.read_text(encoding="utf-8")).items():
                 if stage in self.stages and stage not in self.failed:
                     self.entries.put(stage, entry)
 
@@ -248,7 +248,7 @@ def remote_of(root: Path) -> str | None:
 
 def lock_of(root: Path) -> str | None:
     path = root / "dvc.lock"
-    return path.read_text() if path.is_file() else None
+    return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
 def run(root: Path, stages: list[str], cache: Path, entries: Entries | None) -> int:

@@ -3,12 +3,22 @@
 import sys
 from pathlib import Path
 
-from momos import checkpoint, provenance
+from momos import checkpoint, device, provenance, rounding
 
 
 def main(results_json: Path, requirements: Path, out: Path) -> None:
     settings = checkpoint.read_json(results_json)["settings"]
-    checkpoint.write_json(out, provenance.collect(settings, provenance.pinned(requirements)))
+    checkpoint.write_json(out, provenance.collect(settings, provenance.pinned(requirements), how_it_rounds(settings["train"])))
+
+
+def how_it_rounds(train: dict) -> str | None:
+    """None where the trainings' device is missing: they were run elsewhere."""
+    try:
+        found = device.prepare_device(train["device"], train["num_threads"], train["precision"])
+    except ValueError as error:
+        print(f"provenance: {error}; how it rounds is not known", file=sys.stderr)
+        return None
+    return rounding.fingerprint(found)
 
 
 if __name__ == "__main__":

@@ -3,11 +3,13 @@
 import json
 import runpy
 import shutil
+import sys
 from pathlib import Path
 
 import pages
 import pandas as pd
 import pytest
+from spread import Repository
 from synthetic import ROOT, TREE_METHODS, TREE_MODELS, Tree
 from test_scripts import script
 
@@ -187,3 +189,9 @@ def _rename(path: Path, old: str, new: str) -> None:
 def test_an_export_never_overwrites_another(study):
     with pytest.raises(ValueError, match="gpu is there already"):
         script("export").main("gpu", "")
+
+
+def test_numbers_that_are_not_of_the_settings_are_not_exported(tmp_path):
+    repository = Repository(tmp_path / "small", models="m", seeds=1)
+    out = repository.run(sys.executable, "scripts/export.py", "mine", check=False, PYTHONPATH=str(ROOT / "src"))
+    assert "the report is not up to date, `make repro` first: measure@m, prepare, report, train@m-0" in out

@@ -23,6 +23,9 @@ COMMITTED = [ROOT / "dvc.lock", *sorted((ROOT / "profiles").glob("*.lock"))]
     "<<<<<<< mine\nschema: '2.0'\nstages:\n  a:\n    cmd: a\n",
     "stages:\n  a:\n    cmd: a\nschema: '2.0'\n",
     "schema: '2.0'\nstages:\n    a:\n        cmd: a\n",
+    "schema: '2.0'\nstages:\n  a:\n    cmd: a\n  # a comment\n  b:\n    cmd: b\n",
+    "schema: '2.0'\nstages:\n  a: {\n    cmd: a\n  }\n",
+    "schema: '2.0'\nstages:\n  a:\n    cmd: &id001 a\n  b:\n    cmd: *id001\n",
 ])  # fmt: skip
 def test_a_lock_that_dvc_did_not_write_is_refused_and_not_emptied(text):
     with pytest.raises(ValueError, match="dvc.lock"):
@@ -62,9 +65,14 @@ def twins(tmp_path):
         (tmp_path / name / "out").mkdir(parents=True)
         (tmp_path / name / "in.txt").write_text("in")
         (tmp_path / name / "params.yaml").write_text("train: {lr: 1.0e-3, names: ['yes', '1e5', ü], path: null}\nempty: {}\n")
+        (tmp_path / name / "shared.yaml").write_text("one: {seeds: &seeds [0, 1]}\ntwo: {seeds: *seeds}\n")
         for command in (["init", "-q", "--no-scm"], ["config", "core.analytics", "false"], ["config", "core.check_update", "false"]):
             subprocess.run(repro.dvc(*command, wait=False), cwd=tmp_path / name, check=True)
     return tmp_path
+
+
+def stages_of(text: str) -> dict:
+    return yaml.safe_load(text)["stages"]
 
 
 def reproduce(twins: Path, words: dict[str, str], *, quick: bool = True) -> str:
@@ -95,6 +103,31 @@ def test_a_file_that_dvc_did_not_write_is_left_to_dvc(twins):
     for name in ("dvc", "ours"):
         (twins / name / "dvc.lock").write_text(f"# mine\n{text}")
     assert reproduce(twins, {"a": "two"}, quick=False).startswith("# mine\n")
+
+
+def test_a_comment_within_is_left_to_dvc(twins):
+    text = reproduce(twins, {"a": "one", "b_2": "two"}, quick=False)
+    for name in ("dvc", "ours"):
+        (twins / name / "dvc.lock").write_text(text.replace("  b_2:\n", "  # mine\n  b_2:\n"))
+    reproduce(twins, {"a": "other", "b_2": "two"}, quick=False)
+
+
+def test_settings_that_are_one_object_can_be_read_again(twins):
+    """DVC names them by anchors, which have to be unique in a file."""
+    for word in ("one", "two"):
+        text = yaml.safe_load(pipeline({"a": word, "b": word}))
+        for stage in text["stages"].values():
+            stage["params"] = [{"shared.yaml": ["one", "two"]}]
+        locks_of = {}
+        for name, script in (("dvc", repro.dvc(wait=False)), ("ours", [sys.executable, str(ROOT / "scripts" / "quick_dvc.py")])):
+            (twins / name / "dvc.yaml").write_text(yaml.safe_dump(text))
+            for command in ("repro", "status"):
+                subprocess.run([*script, command], cwd=twins / name, env=repro.environment(), check=True, stdout=subprocess.DEVNULL)
+            locks_of[name] = (twins / name / "dvc.lock").read_text()
+        assert stages_of(locks_of["ours"]) == stages_of(locks_of["dvc"])
+    assert "&id" in locks_of["dvc"] and "&id" not in locks_of["ours"]
+    joined = locks.join_lock(locks.split_lock(locks_of["dvc"]).values())
+    assert "&id" not in joined and stages_of(joined) == stages_of(locks_of["dvc"])
 
 
 def test_another_dvc_writes_as_ever(monkeypatch):

@@ -17,6 +17,8 @@ from spread import heed_ctrl_c
 ROOT = Path(__file__).parents[1]
 IDENTITY = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
 
+sys.path.insert(0, str(ROOT / "scripts"))  # scripts import each other
+
 
 def script(name):
     spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")

@@ -15,8 +15,9 @@ from typing import Any
 DECIDES = ("src", "stages", "params.yaml", "dvc.yaml", "requirements.txt", "data/paper")  # what results follow from
 
 
-def collect(settings: Mapping[str, Any], packages: Sequence[str]) -> dict[str, Any]:
-    """settings: of the results, hashed as canonical JSON. packages: names of distributions; one that is not there has no version."""
+def collect(settings: Mapping[str, Any], packages: Sequence[str], rounding: str | None = None) -> dict[str, Any]:
+    """settings: of the results, hashed as canonical JSON. packages: names of distributions; one that is not there has no version.
+    rounding: as `momos.rounding` has it."""
     canonical = json.dumps(settings, sort_keys=True, separators=(",", ":"))
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -28,6 +29,7 @@ def collect(settings: Mapping[str, Any], packages: Sequence[str]) -> dict[str, A
         "cores": os.cpu_count(),
         "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         "gpus": gpus(),
+        "rounding": rounding,
         "packages": {name: version(name) for name in packages},
     }
 

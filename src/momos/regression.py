@@ -2,12 +2,17 @@
 
 Same settings, seed and machine give the same bytes, so whatever moves has a cause. Another processor rounds otherwise and training
 amplifies that: what follows from trained weights is allowed a band, what does not (counts, RAC, initial weights, the data) none.
+
+Where the expected numbers come from a machine that rounds otherwise (`momos.rounding`), even single runs go their own way: of a ResNet20
+with 4-bit motifs 80 % are left on one processor and 48 % on another, and one seed in three collapses here and not there. So there bands are
+wider where a number has no spread to measure them by, and a few numbers of a kind may leave theirs. Not many: rounding moves each its own
+way, a broken formula all of a kind the same way.
 """
 
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -16,6 +21,8 @@ SAME, MOVED, REGRESSION, MISSING, NEW = "same", "moved", "REGRESSION", "MISSING"
 FAILURES = (REGRESSION, MISSING)
 SPREADS = 4  # standard deviations over seeds that a mean may move
 PRINTED = 1e-9  # relative: two writings of the same number
+FEW = 0.25  # of numbers that are alike: as many may leave their bands on the same side, on a machine that rounds otherwise
+NORMAL_95 = 1.96  # half of a 95 % interval, in standard errors
 
 
 class Tolerance(NamedTuple):
@@ -25,32 +32,43 @@ class Tolerance(NamedTuple):
     absolute: float = 0.0
     relative: float = PRINTED
     spread: bool = False
-    one_seed: float = 1.0  # factor for a cell of one seed, which shows no spread
+    one_run: float = 1.0  # factor for a number of one run, which shows no spread
+    elsewhere: float = 1.0  # factor beyond that, for the same on a machine that rounds otherwise
 
 
+UNTRAINED = {"exact": Tolerance(), "count": Tolerance(), "rac": Tolerance()}  # follow from settings and seeds alone
 # Wide enough for other draws of everything: two codes that drew differently gave 918 cells of the digits profile, one outside.
-TOLERANCES = {
-    "exact": Tolerance(),  # follows from settings and seeds alone
-    "count": Tolerance(),
-    "rac": Tolerance(),
-    "bdm": Tolerance(relative=0.01),  # moved by at most 0.8 % there
-    "norm": Tolerance(relative=0.02),  # 1.7 %
-    "accuracy": Tolerance(absolute=1.0, spread=True, one_seed=5.0),  # points
-    "ratio": Tolerance(relative=0.01, spread=True, one_seed=2.0),
-    "estimate": Tolerance(relative=0.25, spread=True, one_seed=2.0),  # sampled by few chains, or a point of a coarse grid
-    "other": Tolerance(relative=0.05, spread=True, one_seed=4.0),
+TOLERANCES = UNTRAINED | {
+    "bdm": Tolerance(relative=0.01),  # moved by at most 0.8 % there; elsewhere has spread, too
+    "norm": Tolerance(relative=0.02),  # 1.7 %; the same
+    "accuracy": Tolerance(absolute=1.0, spread=True, one_run=5.0, elsewhere=4.0),  # points
+    "ratio": Tolerance(relative=0.01, spread=True, one_run=2.0, elsewhere=5.0),
+    "estimate": Tolerance(relative=0.25, spread=True, one_run=2.0, elsewhere=2.0),  # sampled by few chains, or a point of a coarse grid
+    "other": Tolerance(relative=0.05, spread=True, one_run=4.0),
 }
 
 
-def bless(results: Mapping[str, Any]) -> dict[str, Any]:
-    """What is expected from now on: of results.json (see `momos.numbers`) what `compare` looks at."""
-    kept = ("kind", "value", "std", "num_seeds", "status")
+def bless(results: Mapping[str, Any], rounding: str | None = None) -> dict[str, Any]:
+    """What is expected from now on: of results.json (see `momos.numbers`) what `compare` looks at, and how its machine rounds."""
     return {
         "profile": results["profile"],
+        "rounding": rounding,
         "data": results["data"],
-        "cells": {cell["id"]: {name: cell[name] for name in kept if name in cell} for cell in results["cells"]},
+        "cells": {cell["id"]: _bless_cell(cell) for cell in results["cells"]},
         "claims": {claim["id"]: claim["verdict"] for claim in results["claims"]},
     }
+
+
+def _bless_cell(cell: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {name: cell[name] for name in ("kind", "value", "std", "num_seeds", "status") if name in cell}
+    if cell.get("interval_method") == "bootstrap" and cell["interval"]:  # over models and seeds: the interval alone shows their spread
+        low, high = cell["interval"]
+        kept["std"] = (high - low) / 2 / NORMAL_95 * math.sqrt(cell["num_seeds"])
+    return kept
+
+
+def rounds_alike(expected: Mapping[str, Any], fresh: Mapping[str, Any]) -> bool:
+    return expected.get("rounding") is not None and expected.get("rounding") == fresh.get("rounding")
 
 
 def compare(expected: Mapping[str, Any], fresh: Mapping[str, Any]) -> pd.DataFrame:
@@ -62,8 +80,11 @@ def compare(expected: Mapping[str, Any], fresh: Mapping[str, Any]) -> pd.DataFra
     """
     if expected["profile"] != fresh["profile"]:
         raise ValueError(f"expected results of profile {expected['profile']!r}, got those of {fresh['profile']!r}")
-    usual = usual_spreads(expected["cells"])
-    rows = [_compare_cell(name, old, new, usual.get(alike(name))) for name, old, new in _pairs(expected["cells"], fresh["cells"])]
+    usual, elsewhere = usual_spreads(expected["cells"]), not rounds_alike(expected, fresh)
+    pairs = _pairs(expected["cells"], fresh["cells"])
+    rows = [_compare_cell(name, old, new, usual.get(alike(name)), elsewhere) for name, old, new in pairs]
+    if elsewhere:
+        _excuse_few(rows, expected["cells"])
     rows += [_compare_text(f"claims/{name}", "claim", old, new, MOVED) for name, old, new in _pairs(expected["claims"], fresh["claims"])]
     rows += [_compare_text(f"data/{name}", "data", old, new, REGRESSION) for name, old, new in _pairs(expected["data"], fresh["data"])]
     return pd.DataFrame(rows, columns=["id", "kind", "expected", "now", "difference", "allowed", "verdict"])
@@ -73,15 +94,30 @@ def failed(comparison: pd.DataFrame) -> bool:
     return bool(comparison.verdict.isin(FAILURES).any())
 
 
-def allowed(kind: str, value: float, std: float | None, num_seeds: int) -> float:
+def allowed(kind: str, value: float, std: float | None, num_seeds: int, *, elsewhere: bool = False) -> float:
     """How far a cell may move, in its own unit; std: the larger of its own and the usual one. Raises ValueError for an unknown kind."""
     if kind not in TOLERANCES:
         raise ValueError(f"kind must be one of {', '.join(TOLERANCES)}, got {kind!r}")
     tolerance = TOLERANCES[kind]
     band = max(tolerance.absolute, tolerance.relative * abs(value))
     if num_seeds < 2:
-        return band * tolerance.one_seed
-    return max(band, SPREADS * std) if tolerance.spread and std is not None else band
+        return band * tolerance.one_run * (tolerance.elsewhere if elsewhere else 1.0)
+    has_spread = tolerance.spread or (elsewhere and kind not in UNTRAINED)
+    return max(band, SPREADS * std) if has_spread and std is not None else band
+
+
+def _excuse_few(rows: Sequence[dict], expected: Mapping[str, Mapping]) -> None:
+    """In place: numbers that follow from training and left their bands have `moved`, if few of those alike did so on the same side."""
+    families = defaultdict(list)
+    for row in rows:
+        if row["kind"] not in UNTRAINED and row["id"] in expected:
+            families[row["kind"], *alike(row["id"]), expected[row["id"]]["num_seeds"]].append(row)
+    for family in families.values():
+        for sign in (1, -1):
+            broken = [row for row in family if row["verdict"] == REGRESSION and sign * row["difference"] > 0]
+            if len(broken) <= FEW * len(family):
+                for row in broken:
+                    row["verdict"] = MOVED
 
 
 def usual_spreads(cells: Mapping[str, Mapping]) -> dict[tuple[str, ...], float]:
@@ -104,14 +140,14 @@ def _pairs(expected: Mapping[str, Any], fresh: Mapping[str, Any]) -> list[tuple[
     return [(name, expected.get(name), fresh.get(name)) for name in dict.fromkeys([*expected, *fresh])]
 
 
-def _compare_cell(name: str, old: Mapping | None, new: Mapping | None, usual: float | None) -> dict:
+def _compare_cell(name: str, old: Mapping | None, new: Mapping | None, usual: float | None, elsewhere: bool) -> dict:
     before, now = (None if cell is None else cell["value"] for cell in (old, new))
     kind = (old or new)["kind"]
     row = {"id": name, "kind": kind, "expected": before, "now": now, "difference": math.nan, "allowed": math.nan}
     if before is None or now is None:
         return row | {"verdict": SAME if before == now and old and new else NEW if before is None and new else MISSING}
     spread = max((std for std in (old["std"], usual) if std is not None), default=None)
-    limit = allowed(kind, before, spread, old["num_seeds"])
+    limit = allowed(kind, before, spread, old["num_seeds"], elsewhere=elsewhere)
     difference = now - before
     verdict = SAME if difference == 0 else MOVED if abs(difference) <= limit else REGRESSION
     return row | {"difference": difference, "allowed": limit, "verdict": verdict}
