@@ -71,12 +71,12 @@ def test_each_kind_has_its_tolerance(kind, before, after, more, expected):
     ("bdm", 0.998, 0.980, {"std": 0.005}, "moved"),
     ("norm", 20.0, 20.5, {"std": 0.2}, "moved"),
     ("accuracy", 88.0, 83.9, {"std": 1.0}, "REGRESSION"),
-    ("accuracy", 88.0, 69.0, {"num_seeds": 1}, "moved"),
-    ("accuracy", 88.0, 67.0, {"num_seeds": 1}, "REGRESSION"),
+    ("accuracy", 88.0, 49.0, {"num_seeds": 1}, "moved"),
+    ("accuracy", 88.0, 47.0, {"num_seeds": 1}, "REGRESSION"),
     ("ratio", 1.50, 1.64, {"num_seeds": 1}, "moved"),
     ("ratio", 1.50, 1.66, {"num_seeds": 1}, "REGRESSION"),
-    ("estimate", 1.0, 1.99, {"num_seeds": 1}, "moved"),
-    ("estimate", 1.0, 2.01, {"num_seeds": 1}, "REGRESSION"),
+    ("estimate", 1.0, 4.99, {"num_seeds": 1}, "moved"),
+    ("estimate", 1.0, 5.01, {"num_seeds": 1}, "REGRESSION"),
 ])  # fmt: skip
 def test_bands_are_wider_on_a_machine_that_rounds_otherwise(kind, before, after, more, expected):
     assert verdict(kind, before, after, elsewhere=True, **more) == expected
@@ -100,7 +100,7 @@ def test_machines_round_alike_only_if_both_are_known_to(before, after):
     assert not regression.rounds_alike(one, two)
 
 
-def family(num: int, broken: int = 0, *, change=-40.0, where="t/mlp", kind="accuracy", num_seeds=3) -> list[dict]:
+def family(num: int, broken: int = 0, *, change=-80.0, where="t/mlp", kind="accuracy", num_seeds=3) -> list[dict]:
     """Cells of `num` methods that are alike, some of them changed."""
     more = {"std": 0.5, "num_seeds": num_seeds} if num_seeds > 1 else {"num_seeds": 1}
     return [cell(f"{where}/m{index}/measure", kind, 90.0 + (change if index < broken else 0.0), **more) for index in range(num)]

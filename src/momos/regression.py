@@ -38,12 +38,14 @@ class Tolerance(NamedTuple):
 
 UNTRAINED = {"exact": Tolerance(), "count": Tolerance(), "rac": Tolerance()}  # follow from settings and seeds alone
 # Wide enough for other draws of everything: two codes that drew differently gave 918 cells of the digits profile, one outside.
+# And elsewhere: the same code gave 2,158 cells on two processors and on two told to compute as older ones do, 12 ordered pairs: none
+# outside but for what may be, and of that in no pair more than one number of a kind on a side.
 TOLERANCES = UNTRAINED | {
     "bdm": Tolerance(relative=0.01),  # moved by at most 0.8 % there; elsewhere has spread, too
     "norm": Tolerance(relative=0.02),  # 1.7 %; the same
-    "accuracy": Tolerance(absolute=1.0, spread=True, one_run=5.0, elsewhere=4.0),  # points
+    "accuracy": Tolerance(absolute=1.0, spread=True, one_run=5.0, elsewhere=8.0),  # points
     "ratio": Tolerance(relative=0.01, spread=True, one_run=2.0, elsewhere=5.0),
-    "estimate": Tolerance(relative=0.25, spread=True, one_run=2.0, elsewhere=2.0),  # sampled by few chains, or a point of a coarse grid
+    "estimate": Tolerance(relative=0.25, spread=True, one_run=2.0, elsewhere=8.0),  # sampled by few chains, or a point of a coarse grid
     "other": Tolerance(relative=0.05, spread=True, one_run=4.0),
 }
 
