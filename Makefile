@@ -44,8 +44,8 @@ readme: setup ## write the expected and the measured numbers into README.md
 mutants: setup ## break formulas one by one and see that `regress` notices (2 minutes)
 	@$(BIN)/python scripts/mutants.py
 
-test: setup ## run the tests
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+test: setup ## run the tests, in two processes of one thread each
+	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 stress: setup ## kill stages at random moments, half an hour, and see that all end with the same bytes; then clusters and remotes: STRESS="--kills 5 --terms 1"
 	@$(BIN)/python scripts/stress.py $(STRESS)
