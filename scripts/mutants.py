@@ -21,11 +21,11 @@ CHANGES = {
     "profile": "mutants",
     "train": {"epochs": 2, "batch_size": 256},
     "models": {"mlp": {"kwargs": {"hidden_layers": 2, "width": 32}}},
-    "methods": {"qat3": {"bits": 3}},
-    "grid": {"models": ["mlp"], "methods": ["baseline", "qat3", "momos_s4_c10"], "seeds": [0, 1]},
+    "methods": {"qat3": {"bits": 3}, "momos_s16_c10": {"bits": 32, "block_size": 16, "capacity": 0.10}},  # 16: most blocks go to zero
+    "grid": {"models": ["mlp"], "methods": ["baseline", "qat3", "momos_s16_c10"], "seeds": [0, 1]},
     "ablation": {"models": []},
     "survey": {"untrained": ["test_resnet"], "init_seeds": [0]},
-    "report": {"picture_method": "momos_s4_c10", "picture_size": 16},
+    "report": {"picture_method": "momos_s16_c10", "picture_size": 16},
     "tracking": {"enabled": False},
 }
 SKIPPED = ("text", "language", "compressibility", "llc", "complexity", "slt_report")  # the second paper: the report does without

@@ -37,8 +37,8 @@ def main() -> int:
     except ValueError as error:
         print(f"regress: {error}", file=sys.stderr)
         return 2
+    print(ALIKE if regression.rounds_alike(expected, fresh) else ELSEWHERE, end="\n\n")
     print(page(moved, everything=arguments.all))
-    print(ALIKE if regression.rounds_alike(expected, fresh) else ELSEWHERE)
     if arguments.bless:
         checkpoint.write_json(path, fresh)
         print(f"{path} now expects the numbers of this report.")

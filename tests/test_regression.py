@@ -136,6 +136,13 @@ def test_other_tables_models_measures_and_numbers_of_seeds_are_not_alike():
     assert broken_of([*family(3), *others], [*family(3, 1), *others], elsewhere=True) == 1
 
 
+def test_what_vanished_is_never_excused():
+    """A sparsity that falls to exactly 0: no zero block was there to be drawn.."""
+    before = family(8)
+    for now, broken in ((0.0, 1), (1e-3, 0)):
+        assert broken_of(before, [before[0] | {"value": now}, *before[1:]], elsewhere=True) == broken
+
+
 @pytest.mark.parametrize("kind", sorted(regression.UNTRAINED))
 def test_what_no_training_touches_is_never_excused(kind):
     assert broken_of(family(13, kind=kind), family(13, 1, kind=kind, change=1e-3), elsewhere=True) == 1
