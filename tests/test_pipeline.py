@@ -101,7 +101,7 @@ def test_no_stage_imports_another_and_only_tracking_imports_mlflow():
 
 def test_leaves_import_nothing_of_the_project():
     """`augment` and `nearest` have a compiled half each, a leaf itself."""
-    leaves = "blocks data augment models quantize checkpoint plots tables theory pixels kdtree device linear nearest".split()
+    leaves = "blocks data augment models quantize checkpoint plots tables theory pixels kdtree device linear nearest rounding".split()
     halves = {"augment": {PACKAGE / "pixels.py"}, "nearest": {PACKAGE / "kdtree.py"}}
     for leaf in leaves:
         assert imported_files(PACKAGE / f"{leaf}.py") <= {PACKAGE / "__init__.py"} | halves.get(leaf, set()), leaf
