@@ -54,7 +54,8 @@ def train(*, model: str, images: int, **changes) -> Callable[[], None]:
     batches = _batches(recipe.image_size, settings)
     indices, nothing = torch.arange(images), torch.arange(0)
     dataset = Dataset(inputs.images(images, 32), inputs.labels(images), indices, nothing, nothing, tuple("0123456789"), "synthetic")
-    network = arrange_(models.build(recipe.arch, 10, image_size=recipe.image_size, kwargs=recipe.kwargs), batches.device)
+    network = models.build(recipe.arch, 10, image_size=recipe.image_size, kwargs=recipe.kwargs)
+    network = arrange_(network, batches.device, settings.precision)
     run = training._Run(
         model=network,
         dataset=dataset,
@@ -72,7 +73,7 @@ def train(*, model: str, images: int, **changes) -> Callable[[], None]:
 
 def step(*, model: str, images: int, batch_size: int, precision: str) -> Callable[[], None]:
     recipe, device = inputs.settings(config.Model, model), prepare_device("cpu", threads(), precision)
-    network = arrange_(models.build(recipe.arch, 10, image_size=recipe.image_size, kwargs=recipe.kwargs), device).train()
+    network = arrange_(models.build(recipe.arch, 10, image_size=recipe.image_size, kwargs=recipe.kwargs), device, precision).train()
     layout = layout_of(network)
     batches = [(batch.contiguous(memory_format=layout), some) for batch, some in inputs.batches(images, recipe.image_size, batch_size)]
     settings = _settings(batch_size=batch_size, precision=precision)

@@ -224,7 +224,7 @@ def plain(image, draws, position, *, crop_padding, image_size, magnitude):
         pil = F.crop(F.pad(pil, crop_padding, fill=0), row, column, pil.height, pil.width)
     image = from_pil(pil)
     if image.shape[-2:] != (image_size, image_size):
-        image = F.resize(image, [image_size, image_size], antialias=True)
+        image = from_pil(F.resize(to_pil(image), [image_size, image_size]))
     if draws.operations is not None:
         for index, sign in zip(draws.operations[position].tolist(), draws.signs[position].tolist(), strict=True):
             image = torchvision_operation(image, augment.OPERATIONS[index], magnitude, sign)
@@ -238,6 +238,7 @@ def plain(image, draws, position, *, crop_padding, image_size, magnitude):
         (3, (32, 32), 32, True, 4, 0),
         (3, (32, 32), 48, True, 4, 2),
         (3, (32, 32), 20, False, 0, 1),
+        (3, (32, 32), 224, True, 4, 2),
         (3, (20, 28), 24, True, 3, 2),
         (1, (8, 8), 8, False, 1, 0),
         (1, (28, 28), 28, True, 2, 3),
@@ -470,6 +471,22 @@ def test_global_random_states_are_untouched():
 def test_resize_to_the_same_size_is_the_same_tensor():
     images = some_images()
     assert augment.resize(images, 32) is images
+
+
+@settings(max_examples=60)
+@given(size=st.integers(1, 80), resized=st.integers(1, 80), channels=st.sampled_from([1, 3]), seed=st.integers(0, 99))
+def test_resize_equals_pil(size, resized, channels, seed):
+    images = torch.randint(0, 256, (3, channels, size, size), generator=generator(seed)).to(torch.uint8)
+    images[0] = (images[0] > 127) * 255
+    expected = [from_pil(to_pil(image).resize((resized, resized), Image.Resampling.BILINEAR)) for image in images]
+    assert torch.equal(augment.resize(images, resized), torch.stack(expected))
+
+
+@pytest.mark.parametrize("size", [(20, 28), (60, 50), (37, 50)])
+def test_resize_of_oblong_images_is_pils_within_one(size):
+    images = some_images(4, 3, *size)
+    expected = torch.stack([from_pil(to_pil(image).resize((41, 41), Image.Resampling.BILINEAR)) for image in images])
+    assert (augment.resize(images, 41).int() - expected.int()).abs().max() <= 1
 
 
 def test_resize_equals_an_average_when_halving_constant_tiles():

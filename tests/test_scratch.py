@@ -50,3 +50,11 @@ def test_parts_of_anything_else_are_not_taken(empty, monkeypatch, change):
         (empty / "other.py").write_text("another version")
         monkeypatch.setattr(scratch, "_sources", lambda: [empty / "other.py"])
     assert run(depends, empty / "input")[1] == ["a", "b", "c"]
+
+
+def test_a_library_that_is_not_there_is_a_version_of_its_own(empty, monkeypatch):
+    """A machine that trains image classifiers need not have transformers."""
+    there = scratch.key({})
+    monkeypatch.setattr(scratch, "LIBRARIES", (*scratch.LIBRARIES, "no-such-library"))
+    assert scratch.key({}) != there
+    assert scratch._version("torch") and scratch._version("no-such-library") is None

@@ -2,12 +2,15 @@
 
 import copy
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
 from torch import nn
 
 from momos import config, models, quantize, step
+from momos.device import prepare_device
 
 SETTINGS = {"epochs": 1, "batch_size": 8, "patience": None, "device": "cpu", "num_threads": 1}
 PLAIN = {"precision": "float32", "compile": False, "cuda_graphs": False, "checkpoint_seconds": 60.0}
@@ -90,18 +93,64 @@ def test_images_are_channels_last_only_where_that_helps():
     assert torch.allclose(network.eval()(images.contiguous(memory_format=torch.channels_last)), expected, atol=1e-5)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="of cuDNN's kernels")
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
+def test_on_a_gpu_the_layout_follows_the_precision(precision):
+    layout = torch.contiguous_format if precision == "float32" else torch.channels_last
+    network = step.arrange_(model("resnet20"), torch.device("cuda"), precision)
+    assert network.blocks[0].conv1.weight.is_contiguous(memory_format=layout) and step.layout_of(network) == layout
+
+
 def test_optimizers_follow_the_recipe():
     sgd = step.make_optimizer(model("mlp"), RECIPES["sgd"]).param_groups[0]
     assert (sgd["lr"], sgd["momentum"], sgd["weight_decay"], sgd["nesterov"]) == (0.02, 0.9, 1e-3, False)
     adamw = step.make_optimizer(model("mlp"), RECIPES["adamw"])
-    assert type(adamw) is torch.optim.AdamW and adamw.param_groups[0]["weight_decay"] == 1e-2
+    assert isinstance(adamw, torch.optim.AdamW) and adamw.param_groups[0]["weight_decay"] == 1e-2
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_optimizer_takes_torchs_own_steps(recipe):
+    """The same bytes as torch's optimiser, and either goes on from the other's state."""
+    settings = RECIPES[recipe]
+    plain = {"sgd": (torch.optim.SGD, {"momentum": settings.momentum}), "adamw": (torch.optim.AdamW, {})}[recipe]
+    networks = [model("resnet20") for _ in range(2)]
+    ours = step.make_optimizer(networks[0], settings)
+    torchs = plain[0](networks[1].parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True, **plain[1])
+    for seed in range(4):
+        if seed == 2:
+            states = [copy.deepcopy(optimizer.state_dict()) for optimizer in (ours, torchs)]
+            ours.load_state_dict(states[1])
+            torchs.load_state_dict(states[0])
+        for network, optimizer in zip(networks, (ours, torchs), strict=True):
+            images, labels = batch(seed)
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(network(images), labels).backward()
+            optimizer.step()
+    for found, expected in zip(networks[0].parameters(), networks[1].parameters(), strict=True):
+        assert found.requires_grad and torch.equal(found, expected)
+
+
+def test_training_does_not_import_the_compiler():
+    code = """
+import sys, torch
+from momos import config, models, step
+recipe = config.Model(arch="mlp", image_size=8, kwargs={}, optimizer=sys.argv[1], lr=0.1, momentum=0.9, weight_decay=0.0)
+network = models.build("resnet20", 4, image_size=8)
+optimizer = step.make_optimizer(network, recipe)
+network(torch.zeros(2, 3, 8, 8)).sum().backward()
+optimizer.step()
+optimizer.zero_grad()
+sys.exit("torch._dynamo" in sys.modules)
+"""
+    for optimizer in ("sgd", "adamw"):
+        assert subprocess.run([sys.executable, "-c", code, optimizer]).returncode == 0
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("arch", ARCHS)
 def test_a_recorded_step_is_the_eager_one(arch, recipe):
-    device = torch.device("cuda")
+    device = prepare_device("cuda", 1)  # without it TF32, and other algorithms in a graph than alone
     results = []
     for graphs in (False, True):
         network = step.arrange_(model(arch), device)

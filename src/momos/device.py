@@ -28,6 +28,7 @@ def prepare_device(name: str, num_threads: int, precision: str = "float32") -> t
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
     if device.type != "cpu" or num_threads > 1:  # one thread of the CPU is deterministic anyway, and this imports for a second
         torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # a guard against reading it, one more kernel for every tensor
         torch.backends.cudnn.benchmark = False
     keep_memory()
     return device

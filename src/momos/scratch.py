@@ -48,11 +48,19 @@ class Scratch:
 
 def key(depends: Mapping[str, Any], *inputs: Path) -> str:
     """A name for the work of these settings on these files, by this code with these libraries."""
-    versions = {name: metadata.version(name) for name in LIBRARIES} | {"python": platform.python_version()}
+    versions = {name: _version(name) for name in LIBRARIES} | {"python": platform.python_version()}
     total = hashlib.sha256(json.dumps([depends, versions], sort_keys=True, default=str).encode())
     for path in [*_sources(), *inputs]:
         total.update(hashlib.sha256(path.read_bytes()).digest())
     return total.hexdigest()[:24]
+
+
+def _version(name: str) -> str | None:
+    """None: not there. A machine that trains image classifiers needs no transformers."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _sources() -> list[Path]:

@@ -104,7 +104,7 @@ def train(
     devices = [batches.device] if batches.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):  # layers such as dropout draw from the global state
         torch.manual_seed(generator_for("layers", seed).initial_seed())
-        model = arrange_(model, batches.device)
+        model = arrange_(model, batches.device, settings.precision)
         run = _Run(
             model=model,
             dataset=dataset,

@@ -25,9 +25,9 @@ def plain(image: Tensor, draws: Draws, position: int, *, crop_padding: int, imag
     if draws.offsets is not None:
         row, column = draws.offsets[position].tolist()
         pil = F.crop(F.pad(pil, crop_padding, fill=0), row, column, pil.height, pil.width)
+    if pil.size != (image_size, image_size):
+        pil = F.resize(pil, [image_size, image_size])
     image = F.pil_to_tensor(pil)
-    if image.shape[-2:] != (image_size, image_size):
-        image = F.resize(image, [image_size, image_size], antialias=True)
     if draws.operations is not None:
         for index, sign in zip(draws.operations[position].tolist(), draws.signs[position].tolist(), strict=True):
             image = operation(image, OPERATIONS[index], magnitude, sign)
