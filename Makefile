@@ -58,7 +58,7 @@ use: setup ## put profiles/PROFILE.yaml in place: make use PROFILE=cifar10 (FORC
 	@$(BIN)/python scripts/use.py $(PROFILE) $(if $(filter 1,$(FORCE)),--force)
 
 export: setup ## what this report says of its runs, for reports elsewhere to import: make export NAME=h200 NOTE="what readers should know"
-	@$(BIN)/python scripts/export.py "$(NAME)" --note "$(NOTE)"
+	@$(BIN)/python scripts/export.py "$(NAME)" --note "$(NOTE)" $(if $(TRAINED),--trained "$(TRAINED)")
 
 track: setup ## add the runs that MLflow does not show yet
 	@$(BIN)/python stages/track.py

@@ -1,9 +1,10 @@
 """`make export NAME=...`: what a finished report says of its runs, as a folder that other reports can import.
 
-usage: export.py NAME [--note TEXT]
+usage: export.py NAME [--note TEXT] [--trained PROVENANCE.json]
 
 Writes data/imported/NAME (`momos.imported`): some kilobytes a run, no weights. Copy it to another clone, or commit it, and put its name
 into `report.imported` of params.yaml: the report there shows these runs beside its own. Runs that were imported themselves stay out.
+--trained: what scripts/trainings.py wrote where the runs were trained, if that was another machine than the report's.
 """
 
 import argparse
@@ -51,9 +52,10 @@ def require_fresh(changed: set[str]) -> None:
         raise ValueError(f"the report is not up to date, `make repro` first: {', '.join(sorted(changed))}")
 
 
-def main(name: str, note: str) -> None:
+def main(name: str, note: str, trained: Path | None = None) -> None:
+    """trained: provenance.json of the machine that the runs were trained on; None: the report's."""
     profile, report = config.profile(), Path("reports") / config.profile()
-    document, provenance = checkpoint.read_json(report / "results.json"), checkpoint.read_json(report / "provenance.json")
+    document, provenance = checkpoint.read_json(report / "results.json"), checkpoint.read_json(trained or report / "provenance.json")
     runs = config.runs()
     imported.write(FOLDER / name, document, provenance, tables(profile, runs), note)
     again = imported.load(FOLDER, [name])[0]
@@ -65,11 +67,12 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(usage=__doc__)
     parser.add_argument("name")
     parser.add_argument("--note", default="", help="what a reader of the numbers should know")
+    parser.add_argument("--trained", type=Path, metavar="PROVENANCE.json")
     args = parser.parse_args()
     if Path(args.name).name != args.name or args.name in ("", ".."):
         sys.exit(f"NAME: expected a plain folder name, got {args.name!r}")
     try:
         require_fresh(repro.changed_stages())
-        main(args.name, args.note)
+        main(args.name, args.note, args.trained)
     except ValueError as error:
         sys.exit(str(error))

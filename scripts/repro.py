@@ -344,11 +344,12 @@ def num_jobs(text: str) -> int:
 
 
 def check_params() -> None:
-    """Raises SystemExit naming a wrong setting, before any work starts."""
+    """Raises SystemExit naming a wrong setting, before any work starts. Makes the runs' folder: the report depends on it, and where all
+    runs are imported no stage does."""
     from momos import config
 
     try:
-        config.check()
+        Path("runs", config.profile()).mkdir(parents=True, exist_ok=True)
     except ValueError as error:
         raise SystemExit(f"params.yaml: {error}") from error
 

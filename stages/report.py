@@ -20,6 +20,7 @@ def main(paper_dir: Path, imported_dir: Path, data_json: Path, runs_dir: Path, r
     named = dict.fromkeys([*grid.methods, *(run.method for run in other if run.grid == "main")])
     methods = {name: asdict(config.load(config.Method, name)) for name in named}
     imported.check(imports, summary["sha256"], settings, models, methods)
+    departures = published.departures(settings, models) + imported.departures(imports)
 
     measured = results.read(results_dir, runs_dir, runs, imports)
     measured = measured._replace(evaluation=sizes.with_measured_rac(measured.evaluation, measured.packing))
@@ -31,7 +32,7 @@ def main(paper_dir: Path, imported_dir: Path, data_json: Path, runs_dir: Path, r
         published=check,
         source=data.source,
         epochs=train.epochs,
-        departures=published.departures(settings, models),
+        departures=departures,
         singular=claims.read_singular(results_dir / "slt_verdicts.json"),
     )
     pictures = report.pictures(runs_dir, runs, shown, evaluate.checkpoint)
@@ -49,6 +50,7 @@ def main(paper_dir: Path, imported_dir: Path, data_json: Path, runs_dir: Path, r
         data=summary,
         settings=settings | {"models": models, "methods": methods},
         imported=[imported.origin(each) for each in imports],
+        departures=departures,
     )
     written = numbers.document(study, paper_dir=paper_dir.as_posix(), results_dir=results_dir.as_posix())
     checkpoint.write_text(reports_dir / "results.json", numbers.text(written))

@@ -91,11 +91,16 @@ def test_a_training_twice_has_the_same_bytes(arch, method, graphs):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("arch", RECIPES)
 def test_losses_are_the_cpus(arch, method, changes):
-    """Of the first epoch's five steps: rounding grows, and at 4 bits a weight that rounds to the other side is another network."""
-    here = trained(arch, method, "cpu", epochs=1).history[0]
-    there = trained(arch, method, epochs=1, **changes).history[0]
-    assert there["train_loss"] == pytest.approx(here["train_loss"], rel=2e-3)
-    assert there["val_loss"] == pytest.approx(here["val_loss"], rel=0.1 if method == "qat4" else 2e-2)
+    """Before any update only sums are rounded otherwise, as the epoch is one step; over five steps rounding grows.
+
+    At 4 bits a weight that rounds to the other side is another network, so five steps of it are not compared.
+    """
+    here, there = (trained(arch, method, epochs=1, batch_size=320, **how).history[0] for how in ({"device": "cpu"}, changes))
+    assert there["train_loss"] == pytest.approx(here["train_loss"], rel=5e-4)
+    if method != "qat4":
+        here, there = (trained(arch, method, epochs=1, **how).history[0] for how in ({"device": "cpu"}, changes))
+        assert there["train_loss"] == pytest.approx(here["train_loss"], rel=2e-3)
+        assert there["val_loss"] == pytest.approx(here["val_loss"], rel=2e-2)
 
 
 @pytest.mark.parametrize("precision", ["tf32", "bf16"])

@@ -39,9 +39,9 @@ class Study:
         script("export").main("gpu", "Trained in an hour.")
         self.ask(seeds=[0], ablation=["mlp"], names=["gpu"])
 
-    def ask(self, *, seeds, ablation, names=()):
-        self.tree.params["grid"]["seeds"] = seeds
-        self.tree.params["ablation"]["models"] = ablation
+    def ask(self, *, seeds=(0,), ablation=(), names=(), models=TREE_MODELS):
+        self.tree.params["grid"] |= {"models": list(models), "seeds": list(seeds)}
+        self.tree.params["ablation"]["models"] = list(ablation)
         self.tree.params["report"]["imported"] = list(names)
         self.tree.write_params()
 
@@ -79,6 +79,31 @@ def test_the_report_says_which_runs_are_imported_and_from_where(study, joined):
     assert found["text"] == text and text in (study.root / "joined" / "README.md").read_text()
     rows = pd.read_csv(study.root / "joined" / "tables" / "runs.csv", keep_default_na=False)
     assert set(rows.seed[rows.imported == "gpu"]) == {1} and set(rows.seed[rows.imported == ""]) == {0}
+
+
+def test_a_report_may_have_imported_runs_alone(study):
+    """Those of seeds 0 and 1, the ablation among them, without a file of runs: the numbers of all runs together."""
+    study.ask(seeds=[0], ablation=["mlp"])
+    (study.root / "trained.json").write_text(json.dumps(MACHINE | {"cpu": "Another CPU"}))
+    script("export").main("rest", "", study.root / "trained.json")
+    try:
+        study.ask(models=[], names=["rest", "gpu"])
+        found = study.report("imports_alone")
+        assert [each["machine"]["cpu"] for each in found["imported"]] == ["Another CPU", "Some CPU"]
+        by_id = [{cell["id"]: cell for cell in document["cells"]} for document in (study.whole, found)]
+        assert by_id[0] == by_id[1]
+        assert {each["id"]: each for each in study.whole["claims"]} == {each["id"]: each for each in found["claims"]}
+        assert "figure1" not in (study.root / "imports_alone" / "README.md").read_text()
+    finally:
+        shutil.rmtree(study.root / "data" / "imported" / "rest")
+        study.ask(seeds=[0], ablation=["mlp"], names=["gpu"])
+
+
+def test_a_report_without_any_runs_is_refused(study):
+    study.ask(models=[], names=[])
+    with pytest.raises(ValueError, match=r"grid.models must be given, unless report.imported names runs from elsewhere, got \[\]"):
+        config.check()
+    study.ask(seeds=[0], ablation=["mlp"], names=["gpu"])
 
 
 def test_costs_and_the_second_papers_measures_come_along(study):
@@ -126,7 +151,7 @@ def put(section, key, value):
 
 @pytest.mark.parametrize(("change", "words"), [
     (put("train", "epochs", 7), ["other", "train.epochs", "7"]),
-    (put("train", "precision", "bf16"), ["train.precision", "'bf16'", "'float32'"]),
+    (put("train", "precision", "bf16"), ["other has mlp with train.precision", "'bf16'", "'float32'", "this profile"]),
     (put("augment", "flip", "no"), ["augment.flip", "'no'"]),
     (put("data", "mean", [0.1]), ["data.mean", "[0.1]"]),
     (put("evaluate", "checkpoint", "best"), ["evaluate.checkpoint", "'best'", "'last'"]),
@@ -143,6 +168,24 @@ def test_runs_of_other_images_or_settings_are_refused(study, other, change, word
         study.report("refused")
     assert all(word in str(caught.value) for word in words), caught.value
     assert not (study.root / "refused").exists()
+
+
+def test_runs_of_one_model_have_one_precision_but_two_models_may_differ(study, other):
+    other(put("train", "precision", "bf16"))
+    folder = study.root / "data" / "imported"
+    shutil.rmtree(folder / "other" / "mlp")
+    shutil.copytree(folder / "gpu", folder / "third")
+    shutil.rmtree(folder / "third" / "resnet20")
+    try:
+        study.ask(models=[], names=["third", "other"])
+        found = study.report("two_precisions")
+    finally:
+        shutil.rmtree(folder / "third")
+    assert found["imported"][1]["text"].startswith("other: 7 runs (resnet20, seed 1), in bf16, Some CPU")
+    accuracy = [cell for cell in found["cells"] if cell.get("published") and cell["kind"] == "accuracy" and cell["value"] is not None]
+    for model, mixed in (("mlp", False), ("resnet20", True)):
+        reasons = {cell["reason"] for cell in accuracy if cell["model"] == model}
+        assert reasons and all(("models.resnet20.precision in other is 'bf16', not 'float32'" in reason) == mixed for reason in reasons)
 
 
 def test_where_it_ran_does_not_matter(study, other):

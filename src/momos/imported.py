@@ -24,12 +24,13 @@ ABOUT, COST, HISTORY, COMPLEXITY = "about.json", "cost.csv", "history.csv", "com
 STAGES = ("evaluation.csv", "distortion.csv", "packing.csv")  # of a model, as results/<profile>/<model>/ has them
 KEYS = ["model", "method", "seed", "grid"]
 HISTORY_COLUMNS = [*KEYS, "epoch", "val_loss", "val_accuracy"]
+FULL = "float32"
 MACHINE = ("cpu", "cores", "gpus", "python", "date", "git")
 # What measured numbers follow from, apart from the images, which have their SHA-256, and from each run's own model and method.
 SAME = {
     "data": ("mean", "std"),
     "augment": ("flip", "crop_padding", "rand_augment_ops", "rand_augment_magnitude"),
-    "train": ("epochs", "batch_size", "patience", "precision"),
+    "train": ("epochs", "batch_size", "patience"),
     "mosaic": ("projection_every", "force_zero", "slicing"),
     "quantize": ("exclude",),
     "evaluate": ("checkpoint", "shuffle_seed"),
@@ -65,10 +66,11 @@ def load(folder: Path, names: Iterable[str], own: Sequence[Run] = ()) -> list[Im
 
 
 def check(imports: Iterable[Import], data_sha256: str, settings: Mapping[str, Mapping], models: Mapping, methods: Mapping) -> None:
-    """Numbers of other images or settings than this report's must not stand in one mean with its own.
+    """Numbers of other images or settings than this report's must not stand in one mean with its own, nor two precisions in a model's.
 
     settings: section -> key -> value; models, methods: name -> settings. Raises ValueError naming the import, the key and both values.
     """
+    precisions = dict.fromkeys(settings["grid"]["models"], (settings["train"]["precision"], "this profile"))
     here = _plain({"settings": settings, "models": models, "methods": methods})
     for each in imports:
         there = each.about["settings"]
@@ -81,6 +83,17 @@ def check(imports: Iterable[Import], data_sha256: str, settings: Mapping[str, Ma
         for key, theirs, ours in pairs:
             if theirs != ours:
                 raise ValueError(f"report.imported: {each.name} was made with {key} {theirs!r}, expected {ours!r} as in this profile")
+        for model in each.models:
+            ours, where = precisions.setdefault(model, (_precision(each), each.name))
+            if _precision(each) != ours:
+                text = f"{each.name} has {model} with train.precision {_precision(each)!r}, expected {ours!r} as in {where}"
+                raise ValueError(f"report.imported: {text}")
+
+
+def departures(imports: Iterable[Import]) -> tuple[str, ...]:
+    """As `published.departures`: models whose runs were not trained in full float32."""
+    found = [(each, model) for each in imports if _precision(each) != FULL for model in each.models]
+    return tuple(f"models.{model}.precision in {each.name} is {_precision(each)!r}, not {FULL!r}" for each, model in found)
 
 
 def costs(imports: Iterable[Import]) -> pd.DataFrame:
@@ -104,7 +117,8 @@ def origin(each: Import) -> dict[str, Any]:
     where = [str(provenance.get("cpu")), f"{provenance.get('cores')} cores", *(provenance.get("gpus") or ())]
     commit = f", commit {provenance['git']['commit'][:7]}" if provenance.get("git") else ""
     made = f"{', '.join(where)}, {str(provenance.get('date'))[:10]}{commit}"
-    text = f"{each.name}: {len(each.runs)} runs ({runs}), {made}. {each.about['note']}".strip()
+    how = "" if _precision(each) == FULL else f", in {_precision(each)}"
+    text = f"{each.name}: {len(each.runs)} runs ({runs}){how}, {made}. {each.about['note']}".strip()
     machine = {key: provenance.get(key) for key in MACHINE}
     return {"name": each.name, "text": text, "runs": [list(run[:3]) for run in each.runs], "machine": machine}
 
@@ -161,6 +175,10 @@ def _run(path: Path, row) -> Run:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return Run(row.model, row.method, int(row.seed), row.grid, settings)
+
+
+def _precision(each: Import) -> str | None:
+    return each.about["settings"]["train"].get("precision")
 
 
 def _rows(each: Import, path: Path, runs: Sequence[Run]) -> pd.DataFrame:

@@ -131,7 +131,7 @@ class _Builder:
         self.study, self.paper_dir, self.results_dir = study, paper_dir, results_dir
         self.rows = study.results.evaluation
         self.main_rows = self.rows[self.rows.grid == "main"]
-        self.departures = published.departures(study.settings, study.settings["models"])
+        self.departures = study.departures
         self.published = {claims.cell_key(row.model, row.method, row): row for row in study.comparison.itertuples()}
 
     def main(self) -> Iterator[dict]:

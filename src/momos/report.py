@@ -85,6 +85,7 @@ class Study:
     data: Mapping[str, Any]  # the summary that `prepare` wrote
     settings: Mapping[str, Any]  # section of params.yaml -> what it holds
     imported: Sequence[Mapping[str, Any]]  # `imported.origin` of each
+    departures: tuple[str, ...]  # settings that are not the paper's: `published.departures`, `imported.departures`
 
     @property
     def cells(self) -> pd.DataFrame:
@@ -102,11 +103,14 @@ def read_published(folder: Path, evaluation: pd.DataFrame) -> pd.DataFrame:
 
 
 def pictures(runs_dir: Path, runs: Sequence[Run], settings: Report, which: str) -> dict[str, np.ndarray]:
-    """Figure 1's tensor by title, whole: initial and trained (`which`: last, best) baseline, and trained with picture_method; first seed.
+    """Figure 1's tensor by title, whole: initial and trained (`which`: last, best) baseline, and trained with picture_method; first seed;
+    nothing where the runs are imported, without weights.
 
     Raises ValueError naming report.picture_tensor if there is no such tensor.
     """
     mine = [run for run in runs if run.model == settings.picture_model and run.grid == "main"]
+    if not mine:
+        return {}
     chosen = next(run for run in mine if run.method == settings.picture_method)
     wanted = {"Initial": (chosen, "initial")}
     for run in mine:
@@ -232,8 +236,9 @@ def drawings(study: Study) -> dict[str, Drawing]:
     """File name -> caption and how to draw it, in reading order; those whose runs this profile has."""
     training = curves(study.results.history, ["val_loss", "val_accuracy"])
     tensor, model = study.settings["report"]["picture_tensor"], study.settings["report"]["picture_model"]
+    figure1 = Drawing(FIGURE1.format(tensor, model), lambda: figures.weights(study.pictures, study.repeats))
     return {
-        "figure1": Drawing(FIGURE1.format(tensor, model), lambda: figures.weights(study.pictures, study.repeats)),
+        **({"figure1": figure1} if study.pictures else {}),
         "figure2": Drawing(FIGURE2, lambda: figures.survey(study.results.survey)),
         **_distortion_drawings(study),
         **_capacity_drawings(study.results.evaluation),

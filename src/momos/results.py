@@ -41,10 +41,12 @@ class Results(NamedTuple):
 
 def read(results_dir: Path, runs_dir: Path, runs: Sequence[Run], imports: Sequence[imported.Import] = ()) -> Results:
     """Raises ValueError naming the file for a missing file, column or run, and for a run that is there twice."""
-    places = [("", results_dir, runs), *((each.name, each.folder, each.runs) for each in imports)]
+    places = [("", results_dir, runs)] if runs or not imports else []
+    places += [(each.name, each.folder, each.runs) for each in imports]
     evaluation = _joined((name, _evaluation(folder, mine)) for name, folder, mine in places)
     zoo = _frame(results_dir / "zoo.csv", SURVEY)
-    histories = [("", _history(runs_dir, runs)), *((each.name, _imported_history(each)) for each in imports)]
+    histories = [("", _history(runs_dir, runs))] if runs or not imports else []
+    histories += [(each.name, _imported_history(each)) for each in imports]
     return Results(
         evaluation=evaluation,
         distortion=_joined((name, _distortion(folder, mine)) for name, folder, mine in places),

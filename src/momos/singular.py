@@ -101,7 +101,7 @@ def read(folder: Path, settings: config.Slt) -> Results:
 
 def read_complexity(folder: Path, models: Sequence[str]) -> pd.DataFrame:
     """A row per image classifier that was measured. Raises ValueError naming a missing file."""
-    return pd.concat([_table(folder / f"{model}.csv", {}) for model in models], ignore_index=True)
+    return pd.concat([_table(folder / f"{model}.csv", {}) for model in models] or [pd.DataFrame()], ignore_index=True)
 
 
 def _table(path: Path, key: dict) -> pd.DataFrame:

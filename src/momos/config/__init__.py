@@ -112,12 +112,14 @@ def check(path: Path | None = None) -> dict:
 
 def _check_names(values: dict, loaded: dict[str, Any]) -> None:
     grid, ablation, report, complexity = (loaded[name] for name in ("grid", "ablation", "report", "complexity"))
+    require(grid.models or report.imported, "grid.models", "given, unless report.imported names runs from elsewhere", [])
+    pictured = ([report.picture_model], [report.picture_method]) if grid.models else ([], [])
     for where, names, expected, known in (
         ("grid.models", grid.models, "an entry of models", values["models"]),
         ("grid.methods", grid.methods, "an entry of methods", values["methods"]),
         ("ablation.models", ablation.models, "in grid.models", grid.models),
-        ("report.picture_model", [report.picture_model], "in grid.models", grid.models),
-        ("report.picture_method", [report.picture_method], "in grid.methods", grid.methods),
+        ("report.picture_model", pictured[0], "in grid.models", grid.models),
+        ("report.picture_method", pictured[1], "in grid.methods", grid.methods),
         ("slt.models", loaded["slt"].models, "an entry of language_models", values["language_models"]),
         ("slt.models", loaded["slt"].models, "in llc.lr", loaded["llc"].lr),
         ("complexity.methods", complexity.methods, "an entry of methods", values["methods"]),

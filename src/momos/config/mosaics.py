@@ -155,12 +155,13 @@ class Grid(Settings):
     """The runs of Table 1: every model x method x seed."""
 
     section: ClassVar[str] = "grid"
-    models: tuple[str, ...]
+    models: tuple[str, ...]  # may be empty: every run is imported (report.imported)
     methods: tuple[str, ...]
     seeds: tuple[int, ...]
 
     def check(self, where: str) -> None:
-        for key in ("models", "methods", "seeds"):
+        require(len(set(self.models)) == len(self.models), f"{where}.models", "a list without repeats", list(self.models))
+        for key in ("methods", "seeds"):
             not_empty_and_distinct(getattr(self, key), f"{where}.{key}")
         require(min(self.seeds) >= 0, f"{where}.seeds", "integers of 0 or more", list(self.seeds))
 
@@ -262,7 +263,7 @@ class Report(Settings):
 
     section: ClassVar[str] = "report"
     optional: ClassVar[frozenset[str]] = frozenset({"imported"})
-    picture_model: str
+    picture_model: str  # of the grid, as picture_method is; where that has no models, there is no Figure 1
     picture_method: str  # a MoMos method of the grid, shown beside baseline
     picture_tensor: str  # a tensor's name in that model
     picture_size: int  # rows and columns shown, at most
