@@ -12,8 +12,9 @@ pytestmark = pytest.mark.skipif(not linear.available(), reason="this build of to
 
 
 @pytest.fixture(autouse=True)
-def on_any_processor(monkeypatch):
+def on_any_processor_at_any_size(monkeypatch):
     monkeypatch.setattr(linear, "pays", lambda: True)
+    monkeypatch.setattr(linear, "MIN_PRODUCTS", 1)
 
 
 def layer(bias=True, in_features=1024, out_features=256):
@@ -47,13 +48,14 @@ def test_only_what_asks_gets_a_gradient():
     assert module.weight.grad is None and torch.equal(module.bias.grad, torch.full((256,), 4.0))
 
 
-def test_small_layers_other_types_and_autocast_keep_torchs_own(monkeypatch):
-    assert type(linear.speed_up_(layer(in_features=8))) is nn.Linear
+def test_small_products_other_types_and_autocast_keep_torchs_own(monkeypatch):
     calls = []
     original = linear._product
     monkeypatch.setattr(linear, "_product", lambda *args: calls.append(1) or original(*args))
-    module, x = linear.speed_up_(layer()), torch.randn(4, 1024, generator=torch.Generator().manual_seed(1))
-    plain = layer()
+    monkeypatch.setattr(linear, "MIN_PRODUCTS", 2**20)
+    x = torch.randn(4, 1024, generator=torch.Generator().manual_seed(1))
+    module, plain = linear.speed_up_(layer()), layer()
+    assert torch.equal(module(x[:3]), plain(x[:3]))
     assert torch.equal(copy.deepcopy(module).double()(x.double()), copy.deepcopy(plain).double()(x.double()))
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(module(x), plain(x)) and module(x).dtype == torch.bfloat16
@@ -67,7 +69,7 @@ def test_names_and_weights_of_a_model_stay():
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     linear.speed_up_(model)
     assert list(before) == list(model.state_dict()) and all(torch.equal(before[name], t) for name, t in model.state_dict().items())
-    assert [type(module) for module in model.hidden] == [linear.Linear] + [nn.Linear] * 4
+    assert [type(module) for module in model.hidden] == [linear.Linear] * 5
 
 
 @pytest.mark.parametrize(("capability", "expected"), [("AVX512", linear.Linear), ("AVX2", nn.Linear), ("DEFAULT", nn.Linear)])
