@@ -17,6 +17,7 @@ import repro
 from momos import checkpoint, config, imported
 
 FOLDER = Path("data/imported")
+HARDWARE = ("device", "num_threads", "precision", "compile", "cuda_graphs")  # of `train`: a machine that only measures may need others
 
 
 def tables(profile: str, runs: list[config.Run]) -> dict[str, pd.DataFrame]:
@@ -40,6 +41,19 @@ def histories(folder: Path, runs: list[config.Run]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True).astype({"epoch": int})[imported.HISTORY_COLUMNS]
 
 
+def trained_with(folder: Path, runs: list[config.Run]) -> dict:
+    """Those of `train` that the runs themselves record. Raises ValueError naming a file that is missing, and runs that differ."""
+    found = {}
+    for run in runs:
+        path = run.folder(folder) / checkpoint.RUN
+        about = checkpoint.read_json(path)
+        for key in HARDWARE:
+            value, where = found.setdefault(key, (about[key], path))
+            if about[key] != value:
+                raise ValueError(f"{path} has {key} {about[key]!r}, expected {value!r} as in {where}: export them under two names")
+    return {key: value for key, (value, _) in found.items()}
+
+
 def _of(frame: pd.DataFrame, runs: list[config.Run]) -> pd.DataFrame:
     keys = [key for key in imported.KEYS if key in frame]
     wanted = {run[: len(keys)] for run in runs}
@@ -57,6 +71,7 @@ def main(name: str, note: str, trained: Path | None = None) -> None:
     profile, report = config.profile(), Path("reports") / config.profile()
     document, provenance = checkpoint.read_json(report / "results.json"), checkpoint.read_json(trained or report / "provenance.json")
     runs = config.runs()
+    document["settings"]["train"] |= trained_with(Path("runs") / profile, runs)
     imported.write(FOLDER / name, document, provenance, tables(profile, runs), note)
     again = imported.load(FOLDER, [name])[0]
     size = sum(path.stat().st_size for path in again.folder.rglob("*") if path.is_file())

@@ -179,6 +179,9 @@ class Tree:
         zoo = survey([1.0, 0.8, 0.9, np.nan], source="timm").drop(columns=["group", "title"])
         zoo.loc[0, ["source", "tags"]] = results.CONTROL, ""
         zoo.assign(error=["", "", "", "OSError: hub away"]).to_csv(self.results / "zoo.csv", index=False)
+        for run in runs:
+            run.folder(self.runs).mkdir(parents=True)
+            (run.folder(self.runs) / checkpoint.RUN).write_text(json.dumps(self.params["train"]))
         for run in main:
             self._write_run(run)
 
@@ -193,7 +196,6 @@ class Tree:
 
     def _write_run(self, run: config.Run) -> None:
         folder = run.folder(self.runs)
-        folder.mkdir(parents=True)
         rows = history()
         with (folder / checkpoint.HISTORY).open("w", newline="") as file:
             writer = csv.DictWriter(file, rows[0])

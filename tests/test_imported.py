@@ -234,6 +234,32 @@ def test_an_export_never_overwrites_another(study):
         script("export").main("gpu", "")
 
 
+def test_an_export_says_how_its_runs_were_trained_not_how_they_were_measured(study):
+    """A GPU's runs, measured where there is none, with another `train.device`."""
+    study.ask(seeds=[0])
+    paths = sorted(study.tree.runs.glob("*/*/0/run.json"))
+    before = paths[0].read_text()
+    gpu = json.loads(before) | {"device": "cuda", "precision": "bf16", "cuda_graphs": True}
+    try:
+        paths[-1].write_text(json.dumps(gpu))
+        named = f"{paths[-1].relative_to(study.root)} has device 'cuda', expected 'cpu' as in runs/digits/mlp/"
+        with pytest.raises(ValueError, match=named):
+            script("export").main("mixed", "")
+        for path in paths:
+            path.write_text(json.dumps(gpu))
+        script("export").main("h200", "")
+        (found,) = imported.load(study.root / "data" / "imported", ["h200"])
+        assert found.about["settings"]["train"] == json.loads((study.root / "whole" / "results.json").read_text())["settings"]["train"] | {
+            "device": "cuda", "precision": "bf16", "cuda_graphs": True,
+        }  # fmt: skip
+        assert {text.split(" in ")[0] for text in imported.departures([found])} == {"models.mlp.precision", "models.resnet20.precision"}
+    finally:
+        for path in paths:
+            path.write_text(before)
+        shutil.rmtree(study.root / "data" / "imported" / "h200", ignore_errors=True)
+        study.ask(seeds=[0], ablation=["mlp"], names=["gpu"])
+
+
 def test_numbers_that_are_not_of_the_settings_are_not_exported(tmp_path):
     repository = Repository(tmp_path / "small", models="m", seeds=1)
     out = repository.run(sys.executable, "scripts/export.py", "mine", check=False, PYTHONPATH=str(ROOT / "src"))
