@@ -77,24 +77,23 @@ def accuracies() -> str:
     return tables.markdown(pd.DataFrame(rows))
 
 
-def column() -> str:
-    """The column of Table 1 that ran on CIFAR-10, beside the published one."""
-    document = checkpoint.read_json(Path("reports/cifar10/results.json"))
+def column(profile: str, model: str) -> str:
+    """A column of Table 1 that ran on CIFAR-10, beside the published one."""
+    document = checkpoint.read_json(Path("reports") / profile / "results.json")
     cells = {cell["id"]: cell for cell in document["cells"]}
     rows = []
     for method, about in document["names"]["methods"].items():
-        mine = {measure: cells.get(f"table1/mlp/{method}/{measure}") for measure in MEASURES}
+        mine = {measure: cells.get(f"table1/{model}/{method}/{measure}") for measure in MEASURES}
         accuracy, rac, bdm = mine["test_accuracy_last"], mine["rac"], mine["bdm_1d_ratio_latent"] or mine["bdm_1d_ratio"]  # as published
-        rows.append({
-            "MLP": about["label"],
-            "Seeds": str(accuracy["num_seeds"]),
-            "Accuracy (%)": tables.spread(accuracy["value"], math.nan if accuracy["std"] is None else accuracy["std"]),
-            "Published": tables.spread(accuracy["published"], accuracy["published_std"]),
-            "BDM ratio": tables.number(bdm["value"], 2),
-            "Published BDM": tables.number(bdm["published"], 2),
-            "RAC (Eq. 21)": tables.number(rac["value"], 1),
-            "RAC (bytes)": tables.number(cells[f"packing/mlp/{method}/rac_measured"]["value"], 1),
-        })  # fmt: skip
+        row = {results.TITLES[model]: about["label"], "Seeds": tables.EMPTY, "Accuracy (%)": claims.NOT_RUN}
+        row |= {"Published": tables.spread(accuracy["published"], accuracy["published_std"]), "BDM ratio": tables.EMPTY}
+        row |= {"Published BDM": tables.number(bdm["published"], 2), "RAC (Eq. 21)": tables.EMPTY, "RAC (bytes)": tables.EMPTY}
+        if accuracy["value"] is not None:
+            std = math.nan if accuracy["std"] is None else accuracy["std"]
+            row |= {"Seeds": str(accuracy["num_seeds"]), "Accuracy (%)": tables.spread(accuracy["value"], std)}
+            row |= {"BDM ratio": tables.number(bdm["value"], 2), "RAC (Eq. 21)": tables.number(rac["value"], 1)}
+            row |= {"RAC (bytes)": tables.number(cells[f"packing/{model}/{method}/rac_measured"]["value"], 1)}
+        rows.append(row)
     return tables.markdown(pd.DataFrame(rows))
 
 
@@ -149,8 +148,9 @@ def _jobs(chosen: dict[str, dict]) -> str:
 
 
 BLOCKS = {
-    "badges": badges, "verdicts": verdicts, "accuracies": accuracies, "column": column, "rac": rac, "speed": speed, "jobs": jobs,
-    "machine": machine, "survey": survey,
+    "badges": badges, "verdicts": verdicts, "accuracies": accuracies, "rac": rac, "speed": speed, "jobs": jobs,
+    "machine": machine, "survey": survey, "column_mlp": lambda: column("cifar10", "mlp"),
+    "column_resnet20": lambda: column("cifar10_resnet20", "resnet20"),
 }  # fmt: skip
 
 
