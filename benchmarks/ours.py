@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+import numba  # noqa: F401 (loaded as in a training from its fourth projection on: a short process puts that off, and then pays for it once)
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
