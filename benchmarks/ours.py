@@ -56,20 +56,20 @@ def train(*, model: str, images: int, **changes) -> Callable[[], None]:
     indices, nothing = torch.arange(images), torch.arange(0)
     dataset = Dataset(inputs.images(images, 32), inputs.labels(images), indices, nothing, nothing, tuple("0123456789"), "synthetic")
     network = models.build(recipe.arch, 10, image_size=recipe.image_size, kwargs=recipe.kwargs)
-    network = arrange_(network, batches.device, settings.precision)
-    run = training._Run(
+    run = training.Training(
         model=network,
         dataset=dataset,
         batches=batches,
         settings=settings,
+        recipe=recipe,
         augmentation=inputs.settings(config.Augment),
         method=METHOD,
         mosaic=inputs.settings(config.Mosaic),
         quantized=(),
-        optimizer=make_optimizer(network, recipe, capturable=settings.cuda_graphs),
-        **{stream: torch.Generator().manual_seed(0) for stream in ("order", "draws", "motifs")},
+        seed=0,
     )
-    return lambda: run._steps(1)
+    step = Step(run.model, run.optimizer, settings=settings, bits=32, quantized=())
+    return lambda: run.steps(step)
 
 
 def step(*, model: str, images: int, batch_size: int, precision: str) -> Callable[[], None]:

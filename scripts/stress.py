@@ -71,7 +71,7 @@ class Moment(NamedTuple):
 TRAINING = "train@mlp-momos_s4_c10-0"
 KILLS = [
     Moment("data", "momos.data:load", 1, 0.05),
-    Moment("epoch", "momos.train:_Run._steps", EPOCHS, 0.1),
+    Moment("epoch", "momos.train:Training.steps", EPOCHS, 0.1),
     Moment("projection", "momos.train:project_", EPOCHS, 0.01),
     Moment("checkpoint write", "momos.resume:Checkpoints.save", EPOCHS, 0.02),
     Moment("final save", "momos.checkpoint:save_weights", 3, 0.01),

@@ -32,6 +32,7 @@ class Training:
 
     run: config.Run
     folder: Path
+    seeds: tuple[int, ...]  # that are trained together, by whichever is started first
 
     @property
     def name(self) -> str:
@@ -41,6 +42,9 @@ class Training:
     def cost(self) -> Path:
         """Written last: with it the training is finished."""
         return self.run.folder(self.folder / "costs") / "cost.json"
+
+    def joins(self, other: "Training") -> bool:
+        return (self.run.model, self.run.method, self.seeds) == (other.run.model, other.run.method, other.seeds)
 
     def command(self, prepared: Path) -> list[str]:
         run = self.run
@@ -57,8 +61,9 @@ def train(waiting: Sequence[Training], prepared: Path, *, jobs: int, seconds: fl
     running: dict[Training, subprocess.Popen] = {}
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT / "src"), os.environ.get("PYTHONPATH")]))}
     while (waiting or running) and time.monotonic() < end:
-        while waiting and len(running) < jobs:
-            each = waiting.pop(0)
+        free = (each for each in list(waiting) if not any(map(each.joins, running)))
+        while len(running) < jobs and (each := next(free, None)):
+            waiting.remove(each)
             running[each] = subprocess.Popen(each.command(prepared), env=environment)
         time.sleep(POLL)
         for each in [each for each, process in running.items() if process.poll() is not None]:
@@ -100,7 +105,8 @@ def main() -> None:
     if not args.prepared.is_file():
         sys.exit(f"{args.prepared} is missing: expected what stages/prepare.py writes")
     try:
-        every = [Training(run, args.folder) for run in config.runs()]
+        stacks = config.load(config.Train)
+        every = [Training(run, args.folder, stacks.together(run.seed) if run.grid == "main" else (run.seed,)) for run in config.runs()]
         checkpoint.write_json(args.folder / "provenance.json", describe_machine())
     except ValueError as error:
         sys.exit(str(error))

@@ -3,15 +3,17 @@
 usage: train.py MODEL METHOD SEED DATA.safetensors RUN_DIR COST.json [--block-size S --capacity C]
 
 METHOD is an entry of params.yaml; with a block size and a capacity it only names a cell of the ablation. A training that was interrupted
-goes on from its last checkpoint.
+goes on from its last checkpoint. With train.stacked_seeds the first stage of a group of seeds trains all of them; the others find their
+part where that one left it.
 """
 
 import argparse
 from pathlib import Path
 
+from torch import nn
 from tqdm import tqdm
 
-from momos import blocks, checkpoint, config, cost, data, models, mosaic, quantize, resume, tracking, train
+from momos import blocks, checkpoint, config, cost, data, models, mosaic, quantize, resume, stacked, tracking, train
 from momos.device import prepare_device
 
 
@@ -21,7 +23,9 @@ def main(key: dict, method: config.Method, paths: argparse.Namespace) -> None:
     dataset = data.load(paths.data)
     device = prepare_device(settings.device, settings.num_threads, settings.precision)
     shape = {"num_classes": len(dataset.classes), "in_channels": dataset.images.shape[1], "image_size": recipe.image_size}
-    model = models.build(recipe.arch, seed=key["seed"], kwargs=recipe.kwargs, **shape)
+    seeds = settings.together(key["seed"]) if key["grid"] == "main" else (key["seed"],)
+    networks = {seed: models.build(recipe.arch, seed=seed, kwargs=recipe.kwargs, **shape) for seed in seeds}
+    model = networks[key["seed"]]
     about = key | {"arch": recipe.arch, "arch_kwargs": recipe.kwargs, **shape, "data_sha256": data.digest(dataset)}
     about |= {"num_weights": sum(weight.numel() for weight in blocks.trainable(model).values())}
     about |= {"bits": method.bits, "exclude": exclude if method.bits < 32 else None}
@@ -30,26 +34,43 @@ def main(key: dict, method: config.Method, paths: argparse.Namespace) -> None:
     except ValueError as error:
         raise ValueError(f"methods.{key['method']} on models.{key['model']}: {error}") from error
     augmentation = config.load(config.Augment)
-    about |= train.describe(settings, recipe, images, augmentation, device)
+    about |= train.describe(settings, recipe, images, augmentation, device) | {"stacked_seeds": len(seeds)}
     checkpoint.write_json(paths.run / checkpoint.RUN, about)  # a folder that can't be written is met here, before training
 
-    setting = {"settings": settings, "recipe": recipe, "method": method, "mosaic": projection, "seed": key["seed"]}
+    setting = {"dataset": dataset, "settings": settings, "recipe": recipe, "method": method, "mosaic": projection}
     setting |= {"augmentation": augmentation, "quantized": quantize.quantized_names(model, exclude, recipe.arch)}
-    batches = train.Batches(settings.batch_size, recipe.image_size, images.mean, images.std, device)
+    setting["batches"] = train.Batches(settings.batch_size, recipe.image_size, images.mean, images.std, device)
     bar = tqdm(total=settings.epochs, disable=None, unit="epoch", desc=" ".join(map(str, key.values())))
-    name = "/".join(str(key[part]) for part in ("profile", "model", "method", "seed"))
-    kept = resume.Checkpoints(f"train/{name}", about, Path(__file__), seconds=settings.checkpoint_seconds)
+    kept = checkpoints(key, seeds, about, settings.checkpoint_seconds)
     with kept, tracking.run(config.load(config.Tracking), about) as log, bar:
         setting |= {"checkpoints": kept, "on_epoch": lambda row: (log(row), bar.update())}
         try:
             with cost.Meter(device) as meter:
-                result = train.train(model, dataset, batches, **setting)
+                result = trained(networks, key["seed"], setting)
         except train.Diverged as error:
             checkpoint.save_history(paths.run, train.HISTORY_COLUMNS, error.history)
             raise
         save(paths.run, about, result)
         log.finish(paths.run)
-        checkpoint.write_json(paths.cost, kept.with_earlier(meter.read()) | {"num_epochs": len(result.history)})
+        checkpoint.write_json(paths.cost, kept.share(meter.read()) | {"num_epochs": len(result.history)})
+
+
+def checkpoints(key: dict, seeds: tuple[int, ...], about: dict, seconds: float) -> resume.Checkpoints:
+    name = "/".join(["train", *(str(key[part]) for part in ("profile", "model", "method")), "-".join(map(str, seeds))])
+    if len(seeds) == 1:
+        return resume.Checkpoints(name, about, Path(__file__), seconds=seconds)
+    return resume.Shared(name, about | {"seed": seeds}, Path(__file__), seconds=seconds, member=key["seed"], members=seeds)
+
+
+def trained(networks: dict[int, nn.Module], seed: int, setting: dict) -> train.Result:
+    """Of the network of this seed, alone or with the others. Raises train.Diverged."""
+    if len(networks) == 1:
+        return train.train(networks[seed], seed=seed, **setting)
+    follow = setting["on_epoch"]
+    result = stacked.train(networks, **setting | {"on_epoch": lambda other, row: follow(row) if other == seed else None})[seed]
+    if isinstance(result, train.Diverged):
+        raise result
+    return result
 
 
 def save(folder: Path, about: dict, result: train.Result) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from momos import augment, blocks, config, models, mosaic, quantize, train
+from momos import augment, blocks, config, models, mosaic, quantize, stacked, train
 from momos.data import Dataset
 from momos.device import prepare_device
 
@@ -44,7 +44,7 @@ def dataset(count=400):
 
 def trained(arch, method="baseline", device="cuda", data=None, epochs=2, batch_size=64, **changes):
     """Result of a training; changes: of the settings `train`."""
-    defaults = {"patience": None, "num_threads": 1, "precision": "float32", "compile": False, "cuda_graphs": False}
+    defaults = {"patience": None, "num_threads": 1, "precision": "float32", "compile": False, "cuda_graphs": False, "stacked_seeds": 1}
     settings = config.Train(**defaults | changes, epochs=epochs, batch_size=batch_size, device=device, checkpoint_seconds=60.0)
     recipe = RECIPES[arch]
     network = models.build(arch, 5, seed=3, kwargs=recipe.kwargs)
@@ -130,3 +130,26 @@ def test_nothing_waits_for_the_gpu_from_step_to_step(arch, graphs):
     waits(64)  # tables and constants that are made once
     few, many = waits(64), waits(8)
     assert 0 < few and many <= few + 2
+
+
+def stack(arch, method, seeds=(3, 4, 5), **changes):
+    """Results of the seeds' training together; changes: of the settings `train`. The first seed is that of `trained`."""
+    defaults = {"patience": None, "num_threads": 1, "precision": "float32", "compile": False, "cuda_graphs": False}
+    settings = config.Train(**defaults | changes, stacked_seeds=len(seeds), epochs=2, batch_size=64, device="cuda", checkpoint_seconds=60.0)
+    recipe = RECIPES[arch]
+    networks = {seed: models.build(arch, 5, seed=seed, kwargs=recipe.kwargs) for seed in seeds}
+    batches = train.Batches(64, 32, (0.5,) * 3, (0.25,) * 3, prepare_device("cuda", 1, settings.precision))
+    return stacked.train(
+        networks, dataset(), batches, settings=settings, recipe=recipe, method=METHODS[method], mosaic=MOSAIC, augmentation=AUGMENT,
+        quantized=quantize.quantized_names(networks[seeds[0]], "type", arch),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("graphs", [False, True])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("arch", RECIPES)
+def test_stacked_seeds_lose_as_they_do_alone(arch, method, graphs):
+    found, again = (stack(arch, method, cuda_graphs=graphs)[3] for _ in range(2))
+    assert found.history == again.history and all(torch.equal(tensor, again.last[name]) for name, tensor in found.last.items())
+    expected = trained(arch, method)
+    assert found.history[0]["train_loss"] == pytest.approx(expected.history[0]["train_loss"], rel=2e-2 if method == "qat4" else 2e-3)

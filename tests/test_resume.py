@@ -13,7 +13,7 @@ from momos import checkpoint, config, models, quantize, resume, scratch, train
 from momos.data import Dataset
 
 SETTINGS = {"epochs": 6, "batch_size": 8, "patience": None, "device": "cpu", "num_threads": 1, "precision": "float32", "compile": False,
-            "cuda_graphs": False, "checkpoint_seconds": 0.0}  # fmt: skip
+            "cuda_graphs": False, "stacked_seeds": 1, "checkpoint_seconds": 0.0}  # fmt: skip
 STREAM = config.Augment(flip=True, crop_padding=1, rand_augment_ops=1, rand_augment_magnitude=9)
 RECIPES = {
     "mlp": config.Model(arch="mlp", image_size=8, kwargs={}, optimizer="adamw", lr=0.01, momentum=0.0, weight_decay=0.1),

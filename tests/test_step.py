@@ -13,7 +13,7 @@ from momos import config, models, quantize, step
 from momos.device import prepare_device
 
 SETTINGS = {"epochs": 1, "batch_size": 8, "patience": None, "device": "cpu", "num_threads": 1}
-PLAIN = {"precision": "float32", "compile": False, "cuda_graphs": False, "checkpoint_seconds": 60.0}
+PLAIN = {"precision": "float32", "compile": False, "cuda_graphs": False, "stacked_seeds": 1, "checkpoint_seconds": 60.0}
 RECIPES = {
     "sgd": config.Model(arch="mlp", image_size=8, kwargs={}, optimizer="sgd", lr=0.02, momentum=0.9, weight_decay=1e-3),
     "adamw": config.Model(arch="mlp", image_size=8, kwargs={}, optimizer="adamw", lr=1e-3, momentum=0.0, weight_decay=1e-2),

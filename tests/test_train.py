@@ -12,7 +12,7 @@ from momos.data import Dataset
 
 SETTINGS = config.Train(
     epochs=3, batch_size=8, patience=None, device="cpu", num_threads=1, precision="float32", compile=False, cuda_graphs=False,
-    checkpoint_seconds=60.0,
+    stacked_seeds=1, checkpoint_seconds=60.0,
 )
 SGD = config.Model(arch="mlp", image_size=4, kwargs={}, optimizer="sgd", lr=0.1, momentum=0.0, weight_decay=0.0)
 STILL = config.Augment(flip=False, crop_padding=0, rand_augment_ops=0, rand_augment_magnitude=9)

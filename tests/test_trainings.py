@@ -1,14 +1,18 @@
 """scripts/trainings.py: the grid without DVC has the files that stages/train.py writes, in pieces or at once."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import yaml
 from test_pipeline import merge
+
+from momos import train
 
 ROOT = Path(__file__).parents[1]
 FEWER = {
@@ -60,6 +64,66 @@ def test_the_files_are_those_of_the_stage(workspace, whole):
     found = contents(workspace / "alone")
     assert found and found.items() <= contents(whole).items()
     assert {path.parent.relative_to(whole / "costs").as_posix() for path in (whole / "costs").rglob("cost.json")} == set(RUNS)
+
+
+@contextlib.contextmanager
+def stacks(workspace):
+    """params.yaml with stacks of two seeds."""
+    path, before = workspace / "params.yaml", (workspace / "params.yaml").read_text()
+    path.write_text(before.replace("stacked_seeds: 1", "stacked_seeds: 2"))
+    assert path.read_text() != before
+    try:
+        yield
+    finally:
+        path.write_text(before)
+
+
+@pytest.fixture(scope="module")
+def stacked(workspace):
+    with stacks(workspace):
+        done = trainings(workspace, "stacked", "--jobs", "2")
+    assert done.returncode == 0, done.stderr
+    assert "4 of 4 trainings are finished\n" in done.stdout and "waiting" not in done.stderr, "no job waits where another could run"
+    assert not [path for path in (workspace / "scratch").rglob("*") if path.is_file()]
+    return workspace / "stacked"
+
+
+def numbers(text):
+    return [float(value) for value in text.replace("\n", ",").split(",")[len(train.HISTORY_COLUMNS) :] if value]
+
+
+def test_stacked_seeds_have_the_runs_that_they_would_have_alone(whole, stacked):
+    found, expected = contents(stacked), contents(whole)
+    assert found.keys() == expected.keys()
+    for path in found:
+        if path.name == "run.json":
+            mine, other = json.loads(found[path]), json.loads(expected[path])
+            assert (mine.pop("stacked_seeds"), other.pop("stacked_seeds")) == (2, 1)
+            assert mine.pop("best_val_loss") == pytest.approx(other.pop("best_val_loss"), rel=1e-4)
+            assert mine == other
+        elif path.suffix == ".csv":
+            assert numbers(found[path].decode()) == pytest.approx(numbers(expected[path].decode()), rel=1e-3)
+    for method in FEWER["grid"]["methods"]:
+        costs = [json.loads((stacked / "costs" / "mlp" / method / seed / "cost.json").read_text()) for seed in "01"]
+        assert costs[0] == costs[1] and costs[0]["num_epochs"] == 3, "one training, whose cost both share"
+
+
+def test_an_interrupted_stack_of_the_stage_goes_on(workspace, stacked):
+    """Killed when the first checkpoint is there: the other seed's stage ends with the bytes of an uninterrupted one."""
+    arguments = [ROOT / "stages" / "train.py", "mlp", "momos_s4_c1"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *map(str, arguments), "0", "data.safetensors", "killed/runs/0", "killed/cost/0.json"]
+    with stacks(workspace):
+        process = subprocess.Popen(command, cwd=workspace, env=environment, stderr=subprocess.DEVNULL)
+        while not list((workspace / "scratch").rglob("[0-9]*.safetensors")) and process.poll() is None:
+            time.sleep(0.005)
+        process.kill()
+        assert process.wait() != 0, "it had ended before"
+        for seed in ("1", "0"):
+            done = python(workspace, *arguments, seed, "data.safetensors", f"killed/runs/{seed}", f"killed/cost/{seed}.json")
+            assert done.returncode == 0, done.stderr
+            for path in (workspace / "killed" / "runs" / seed).iterdir():
+                assert path.read_bytes() == (stacked / "runs" / "mlp" / "momos_s4_c1" / seed / path.name).read_bytes(), path
 
 
 def test_minutes_that_are_too_few_cost_nothing_but_time(workspace, whole):

@@ -5,13 +5,14 @@ optimiser and generators, what else is needed as JSON, and a checksum over all o
 all that the run depends on (momos.scratch), so that one of other settings, other code or other libraries is never taken.
 """
 
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -98,9 +99,54 @@ class Checkpoints:
         """A cost of this attempt, and what the attempts before it had spent when they wrote the checkpoint it went on from."""
         return {**cost, **{name: round(cost[name] + seconds, 3) for name, seconds in self.earlier.items()}}
 
+    def share(self, cost: Mapping[str, Any]) -> dict[str, Any]:
+        """What of the cost is this stage's: all of it."""
+        return self.with_earlier(cost)
+
     def _paths(self) -> list[Path]:
         """Oldest first."""
         return sorted(self.folder.glob("[0-9]*.safetensors"))
+
+
+class Shared(Checkpoints):
+    """Checkpoints of one training that several stages need, each for its own part: `member` of `members`.
+
+    One stage at a time: the next one waits, and finds what this one has finished. They go when every member has taken its part.
+    """
+
+    def __init__(
+        self, name: str, depends: Mapping[str, Any], *inputs: Path, seconds: float, member: str | int, members: Collection[str | int]
+    ) -> None:
+        super().__init__(name, depends, *inputs, seconds=seconds)
+        self.member, self.members = member, members
+
+    def __enter__(self) -> Self:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.lock = (self.root / "lock").open("w")
+        try:
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"{self.root}: waiting for the stage that trains these together", file=sys.stderr, flush=True)
+            fcntl.flock(self.lock, fcntl.LOCK_EX)
+        return super().__enter__()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        with self.lock:
+            if kind is None:
+                self._taken(self.member).touch()
+                if all(self._taken(each).exists() for each in self.members):
+                    super().__exit__(kind, error, trace)
+
+    def share(self, cost: Mapping[str, Any]) -> dict[str, Any]:
+        """Each member's equal part of the seconds, and the memory of all, as the stage that finished the training has found them."""
+        path = self.folder / "cost.json"
+        if not path.is_file():
+            checkpoint.write_json(path, self.with_earlier(cost))
+        whole = checkpoint.read_json(path)
+        return whole | {name: round(whole[name] / len(self.members), 3) for name in self.earlier}
+
+    def _taken(self, member: str | int) -> Path:
+        return self.folder / f"{member}.taken"
 
 
 def _read(path: Path) -> Saved:

@@ -71,7 +71,7 @@ class Step:
         self.graph: _Graph | None = None
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        if len(images) != self.graph_size:
+        if labels.shape[-1] != self.graph_size:
             return self.update(images, labels)
         if self.graph is None:
             self.graph = _Graph(self, images, labels)
@@ -80,11 +80,17 @@ class Step:
     def update(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         with torch.autocast(images.device.type, torch.bfloat16, cache_enabled=False) if self.bf16 else contextlib.nullcontext():
             output = self.forward(images).float()
-        loss = F.cross_entropy(output, labels)
+        loss = self._loss(output, labels)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        self._backward(loss)
         self.optimizer.step()
-        return loss.detach(), (output.detach().argmax(1) == labels).sum()
+        return loss.detach(), (output.detach().argmax(-1) == labels).sum(-1)
+
+    def _loss(self, output: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(output, labels)
+
+    def _backward(self, loss: Tensor) -> None:
+        loss.backward()
 
     def _forward(self, images: Tensor) -> Tensor:
         return quantized_forward(self.model, images, bits=self.bits, names=self.quantized)

@@ -5,11 +5,12 @@ generator of its own, seeded from the run's seed; the global RNG state is as bef
 small and whole: there checkpoints (momos.resume) are written, and there an interrupted training goes on.
 """
 
+import contextlib
 import hashlib
 import math
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -51,11 +52,11 @@ class Result(NamedTuple):
 
 
 class Diverged(ArithmeticError):
-    """A loss or weight became NaN or infinite. `history` holds the epochs before."""
+    """A loss or weight became NaN or infinite: `where`. `history` holds the epochs before."""
 
     def __init__(self, where: str, history: list[Row]):
         super().__init__(f"training diverged: {where}; {len(history)} epochs finished before (try a lower lr)")
-        self.history = history
+        self.where, self.history = where, history
 
 
 class Batches(NamedTuple):
@@ -101,43 +102,44 @@ def train(
 
     Raises Diverged, with the history so far, at the first loss or weight that is not finite.
     """
-    devices = [batches.device] if batches.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):  # layers such as dropout draw from the global state
-        torch.manual_seed(generator_for("layers", seed).initial_seed())
-        model = arrange_(model, batches.device, settings.precision)
-        run = _Run(
+    with layers_seeded(seed, batches.device):
+        run = Training(
             model=model,
             dataset=dataset,
             batches=batches,
             settings=settings,
+            recipe=recipe,
             augmentation=augmentation,
             method=method,
             mosaic=mosaic,
             quantized=quantized,
-            optimizer=make_optimizer(model, recipe, capturable=settings.cuda_graphs),
-            order=generator_for("order", seed),
-            draws=generator_for("augment", seed),
-            motifs=generator_for("motifs", seed),
+            seed=seed,
         )
         return run.to_the_end(on_epoch, checkpoints)
 
 
+@contextlib.contextmanager
+def layers_seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Layers such as dropout draw from the global state: within, it is the run's own; afterwards as before."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(generator_for("layers", seed).initial_seed())
+        yield
+
+
 @dataclass(kw_only=True)
-class _Run:
-    """The state of one training between epochs."""
+class Training:
+    """One training, whose state between two epochs is small and whole. Arguments as of `train`."""
 
     model: nn.Module
     dataset: Dataset
     batches: Batches
     settings: config.Train
+    recipe: config.Model
     augmentation: config.Augment
     method: config.Method
     mosaic: config.Mosaic
     quantized: Collection[str]
-    optimizer: torch.optim.Optimizer
-    order: torch.Generator  # of the training images
-    draws: torch.Generator  # of augmentation
-    motifs: torch.Generator
+    seed: int
     history: list[Row] = field(default_factory=list)
     best: Best | None = None
     projection: Projection | None = None
@@ -146,26 +148,34 @@ class _Run:
     projected_at: int = 0  # the step of the last projection
 
     def __post_init__(self) -> None:
-        self.images, self.labels = (tensor.to(self.batches.device) for tensor in (self.dataset.images, self.dataset.labels))
-        self.step = Step(self.model, self.optimizer, settings=self.settings, bits=self.method.bits, quantized=self.quantized)
-        self.layout = layout_of(self.model)
+        self.model = arrange_(self.model, self.batches.device, self.settings.precision)
+        self.initial = state_of(self.model)
+        self.optimizer = make_optimizer(self.model, self.recipe, capturable=self.settings.cuda_graphs)
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, T_max=self.settings.epochs)
+        self.order, self.draws, self.motifs = (generator_for(purpose, self.seed) for purpose in ("order", "augment", "motifs"))
+        self.images, self.labels = (tensor.to(self.batches.device) for tensor in (self.dataset.images, self.dataset.labels))
+        self.layout = layout_of(self.model)
 
     def to_the_end(self, on_epoch: Callable[[Row], None], checkpoints: resume.Checkpoints | None) -> Result:
-        initial = state_of(self.model)
         if checkpoints is not None and (saved := checkpoints.load()) is not None:
-            self._restore(saved)
+            self.restore(saved)
             for row in self.history:
                 on_epoch(row)
-        while len(self.history) < self.settings.epochs and not self._out_of_patience():
-            row = self._epoch(len(self.history) + 1)
-            self.history.append(row)
-            on_epoch(row)
-            if self.best is None or row["val_loss"] < self.best.val_loss:
-                self.best = Best(row["epoch"], row["val_loss"], state_of(self.model), self.usage)
+        step = Step(self.model, self.optimizer, settings=self.settings, bits=self.method.bits, quantized=self.quantized)
+        while not self.ended:
+            self.end_epoch(*self.steps(step))
+            on_epoch(self.history[-1])
             if checkpoints is not None and checkpoints.due():
-                self._save(checkpoints)
-        return Result(self.history, initial, self.best, state_of(self.model), self.usage, len(self.history) < self.settings.epochs)
+                checkpoints.save(len(self.history), *self.state())
+        return self.result()
+
+    @property
+    def ended(self) -> bool:
+        return len(self.history) >= self.settings.epochs or self._out_of_patience()
+
+    def result(self) -> Result:
+        stopped_early = len(self.history) < self.settings.epochs
+        return Result(self.history, self.initial, self.best, state_of(self.model), self.usage, stopped_early)
 
     def _out_of_patience(self) -> bool:
         patience = self.settings.patience
@@ -174,26 +184,55 @@ class _Run:
     def _generators(self) -> dict[str, torch.Generator]:
         return {"order": self.order, "draws": self.draws, "motifs": self.motifs}
 
-    def _save(self, checkpoints: resume.Checkpoints) -> None:
+    def state(self) -> tuple[dict[str, Any], State]:
         """All that later epochs depend on. Initial weights follow from the seed, the patience that is left from the best epoch."""
         values = {"history": self.history, "best": [self.best.epoch, self.best.val_loss]}
-        values |= {"lr": float(self.schedule.get_last_lr()[0]), "num_steps": self.num_steps, "projected_at": self.projected_at}
+        values |= {"lr": self.lr, "num_steps": self.num_steps, "projected_at": self.projected_at}
         tensors = resume.state_of(self.model, self.optimizer, self._generators())
         tensors |= {f"best/{name}": tensor for name, tensor in self.best.state.items()}
         if self.usage is not None:
             tensors |= {"usage/last": self.usage, "usage/best": self.best.usage}
-        checkpoints.save(len(self.history), values, tensors)
+        return values, tensors
 
-    def _restore(self, saved: resume.Saved) -> None:
+    def restore(self, saved: resume.Saved) -> None:
+        """The inverse of `state`, of so many epochs as `saved.position` says."""
         values, usage = saved.values, saved.part("usage")
         resume.restore_(saved, self.model, self.optimizer, self._generators(), lr=values["lr"])
         self.schedule.load_state_dict({"last_epoch": saved.position, "_step_count": saved.position + 1, "_last_lr": [values["lr"]]})
         self.history, self.num_steps, self.projected_at = values["history"], values["num_steps"], values["projected_at"]
         self.best, self.usage = Best(*values["best"], saved.part("best"), usage.get("best")), usage.get("last")
 
-    def _epoch(self, epoch: int) -> Row:
-        lr = float(self.schedule.get_last_lr()[0])
-        train_loss, train_accuracy = self._steps(epoch)
+    @property
+    def lr(self) -> float:
+        """Of the coming epoch."""
+        return float(self.schedule.get_last_lr()[0])
+
+    def steps(self, step: Step) -> tuple[Tensor, Tensor]:
+        """One pass over the training images -> losses (num_batches,), summed over each batch, and hits (num_batches,), on the device."""
+        self.model.train()
+        losses, hits = [], []
+        for images, labels in self.epoch_batches():
+            loss, hit = step(self.batches.to_input(images, self.layout), labels)
+            losses.append(loss * len(labels))
+            hits.append(hit)
+            self.after_step()
+        return torch.stack(losses), torch.stack(hits)
+
+    def after_step(self) -> None:
+        """The projection, if it is due: `step`, or every so many steps counted over the whole training."""
+        self.num_steps += 1
+        every = {"epoch": None, "step": 1}.get(self.mosaic.projection_every, self.mosaic.projection_every)
+        if self.method.is_momos and every is not None and self.num_steps % every == 0:
+            self._project(f"at epoch {len(self.history) + 1}, step {self.num_steps} in all")
+
+    def end_epoch(self, losses: Tensor, hits: Tensor) -> None:
+        """losses, hits: as from `steps`. Projects, validates, adds the history's row, keeps the weights if they are the best."""
+        epoch, lr, num_images = len(self.history) + 1, self.lr, len(self.dataset.train)
+        losses = losses.cpu()
+        if not torch.isfinite(losses).all():
+            step = int((~torch.isfinite(losses)).nonzero()[0]) + 1
+            raise Diverged(f"training loss is {losses[step - 1].item()} at epoch {epoch}, step {step} of {len(losses)}", self.history)
+        train_loss, train_accuracy = losses.double().sum().item() / num_images, hits.sum().item() / num_images
         self.schedule.step()
         if self.method.is_momos and self.projected_at != self.num_steps:
             self._project(f"at the end of epoch {epoch}")
@@ -201,26 +240,12 @@ class _Run:
         val_loss, val_accuracy = evaluate(self.model, images, labels, self.batches, bits=self.method.bits, quantized=self.quantized)
         if not math.isfinite(val_loss):
             raise Diverged(f"validation loss is {val_loss} after epoch {epoch}", self.history)
-        return dict(zip(HISTORY_COLUMNS, (epoch, lr, train_loss, train_accuracy, val_loss, val_accuracy, *self._distortion()), strict=True))
+        values = (epoch, lr, train_loss, train_accuracy, val_loss, val_accuracy, *self._distortion())
+        self.history.append(dict(zip(HISTORY_COLUMNS, values, strict=True)))
+        if self.best is None or val_loss < self.best.val_loss:
+            self.best = Best(epoch, val_loss, state_of(self.model), self.usage)
 
-    def _steps(self, epoch: int) -> tuple[float, float]:
-        """One pass over the training images; losses and hits stay on the device until its end."""
-        self.model.train()
-        losses, hits = [], []
-        for images, labels in self._epoch_batches():
-            loss, hit = self.step(self.batches.to_input(images, self.layout), labels)
-            losses.append(loss * len(labels))
-            hits.append(hit)
-            self.num_steps += 1
-            if self.method.is_momos and self._projects_now():
-                self._project(f"at epoch {epoch}, step {self.num_steps} in all")
-        totals, num_images = torch.stack(losses).cpu(), len(self.dataset.train)
-        if not torch.isfinite(totals).all():
-            step = int((~torch.isfinite(totals)).nonzero()[0]) + 1
-            raise Diverged(f"training loss is {totals[step - 1].item()} at epoch {epoch}, step {step} of {len(totals)}", self.history)
-        return totals.double().sum().item() / num_images, torch.stack(hits).sum().item() / num_images
-
-    def _epoch_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """All training images once, in random order, augmented: (n, C, H, W) uint8 and labels (n,), on the device.
 
         What chance decides is drawn for the whole epoch at once, and many batches are augmented together.
@@ -242,11 +267,6 @@ class _Run:
         bytes_each = self.images.shape[1] * max(self.images[0, 0].numel(), self.batches.image_size**2)
         limit = CHUNK_BYTES["cpu" if self.batches.device.type == "cpu" else "gpu"]
         return max(limit // bytes_each // self.batches.size, 1) * self.batches.size
-
-    def _projects_now(self) -> bool:
-        """Within an epoch: `step`, or every so many steps counted over the whole training."""
-        every = {"epoch": None, "step": 1}.get(self.mosaic.projection_every, self.mosaic.projection_every)
-        return every is not None and self.num_steps % every == 0
 
     def _project(self, when: str) -> None:
         try:

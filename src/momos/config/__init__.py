@@ -105,6 +105,7 @@ def check(path: Path | None = None) -> dict:
         for name, entry in values[kind.section].items():
             kind.from_mapping(entry, f"{kind.section}.{name}")
     _check_names(values, loaded)
+    _check_stacks(loaded["train"], loaded["grid"])
     threads, cpus = loaded["train"].num_threads, loaded["sweep"].cpus
     require(cpus >= threads, "sweep.cpus", f"train.num_threads ({threads}) or more", cpus)
     return values
@@ -128,6 +129,14 @@ def _check_names(values: dict, loaded: dict[str, Any]) -> None:
             message = f"{where} must be {expected} ({', '.join(known)}), got {name!r}{suggestion(name, known)}"
             if name not in known:
                 raise ValueError(message)
+
+
+def _check_stacks(train: Train, grid: Grid) -> None:
+    """Seeds that are trained together are trained all: one that nobody asks for is a mistake."""
+    for seed in grid.seeds:
+        for other in train.together(seed):
+            expected = f"whole groups of train.stacked_seeds ({train.stacked_seeds}), so {other} beside {seed}"
+            require(other in grid.seeds, "grid.seeds", expected, list(grid.seeds))
 
 
 def profile(path: Path | None = None) -> str:

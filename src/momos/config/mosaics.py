@@ -64,7 +64,13 @@ class Train(Settings):
     precision: Literal["float32", "tf32", "bf16"]  # of the training step's products; weights, losses and evaluation stay float32
     compile: bool  # by torch.compile, which needs a C++ compiler
     cuda_graphs: bool  # record the training step once, replay it for every batch
+    stacked_seeds: int  # of the grid's seeds, so many are trained together, see `together`
     checkpoint_seconds: float  # at most so far apart, if epochs are no longer, is what an interrupted training goes on from
+
+    def together(self, seed: int) -> tuple[int, ...]:
+        """The seeds of one stack, this one among them: 0 to n - 1, n to 2 n - 1 and so on, whichever the grid has."""
+        first = seed // self.stacked_seeds * self.stacked_seeds
+        return tuple(range(first, first + self.stacked_seeds))
 
     def check(self, where: str) -> None:
         require(self.epochs >= 1, f"{where}.epochs", "1 or more", self.epochs)
@@ -76,6 +82,7 @@ class Train(Settings):
         require(known, f"{where}.device", "auto, cpu, cuda, cuda:N or mps", self.device)
         graphs = not self.cuda_graphs or kind == "cuda"
         require(graphs, f"{where}.cuda_graphs", f"false where train.device is {self.device}", self.cuda_graphs)
+        require(self.stacked_seeds >= 1, f"{where}.stacked_seeds", "1 or more", self.stacked_seeds)
         require(self.checkpoint_seconds >= 0, f"{where}.checkpoint_seconds", "0 or more", self.checkpoint_seconds)
 
 
