@@ -5,12 +5,13 @@ from dataclasses import replace
 
 import numba  # noqa: F401 (loaded as in a training from its fourth projection on: a short process puts that off, and then pays for it once)
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import inputs
 from benchmarks.worker import threads
 from momos import augment as augmentation
-from momos import config, models, mosaic
+from momos import config, models, mosaic, stacked
 from momos import train as training
 from momos.complexity import bdm as complexity
 from momos.data import Dataset
@@ -51,30 +52,44 @@ def _settings(**changes) -> config.Train:
 
 def train(*, model: str, images: int, **changes) -> Callable[[], None]:
     """The steps of an epoch, without validation. changes: of the paper's settings of `train`."""
-    recipe, settings = inputs.settings(config.Model, model), _settings(**changes)
-    batches = _batches(recipe.image_size, settings)
+    run = _training(model, images, 0, _settings(**changes))
+    step = Step(run.model, run.optimizer, settings=run.settings, bits=32, quantized=())
+    return lambda: run.steps(step)
+
+
+def stack(*, model: str, images: int, stacked_seeds: int, **changes) -> Callable[[], None]:
+    """The steps of an epoch of several seeds together, without validation."""
+    settings = _settings(**changes, stacked_seeds=stacked_seeds)
+    runs = {seed: _training(model, images, seed, settings) for seed in range(stacked_seeds)}
+    pattern = _network(inputs.settings(config.Model, model)).to(runs[0].batches.device).train()
+    together = stacked._Stack(runs, pattern)
+    return lambda: together.steps(lambda seed: runs[seed].after_step())
+
+
+def _training(model: str, images: int, seed: int, settings: config.Train) -> training.Training:
+    recipe = inputs.settings(config.Model, model)
     indices, nothing = torch.arange(images), torch.arange(0)
-    dataset = Dataset(inputs.images(images, 32), inputs.labels(images), indices, nothing, nothing, tuple("0123456789"), "synthetic")
-    network = models.build(recipe.arch, 10, image_size=recipe.image_size, kwargs=recipe.kwargs)
-    run = training.Training(
-        model=network,
-        dataset=dataset,
-        batches=batches,
+    return training.Training(
+        model=_network(recipe),
+        dataset=Dataset(inputs.images(images, 32), inputs.labels(images), indices, nothing, nothing, tuple("0123456789"), "synthetic"),
+        batches=_batches(recipe.image_size, settings),
         settings=settings,
         recipe=recipe,
         augmentation=inputs.settings(config.Augment),
         method=METHOD,
         mosaic=inputs.settings(config.Mosaic),
         quantized=(),
-        seed=0,
+        seed=seed,
     )
-    step = Step(run.model, run.optimizer, settings=settings, bits=32, quantized=())
-    return lambda: run.steps(step)
+
+
+def _network(recipe: config.Model) -> nn.Module:
+    return models.build(recipe.arch, 10, image_size=recipe.image_size, kwargs=recipe.kwargs)
 
 
 def step(*, model: str, images: int, batch_size: int, precision: str) -> Callable[[], None]:
     recipe, device = inputs.settings(config.Model, model), prepare_device("cpu", threads(), precision)
-    network = arrange_(models.build(recipe.arch, 10, image_size=recipe.image_size, kwargs=recipe.kwargs), device, precision).train()
+    network = arrange_(_network(recipe), device, precision).train()
     layout = layout_of(network)
     batches = [(batch.contiguous(memory_format=layout), some) for batch, some in inputs.batches(images, recipe.image_size, batch_size)]
     settings = _settings(batch_size=batch_size, precision=precision)
@@ -94,7 +109,7 @@ def flops(*, model: str) -> Callable[[], int]:
     convolutions, so that one is not counted directly.)
     """
     recipe = inputs.settings(config.Model, model)
-    network = models.build(recipe.arch, 10, image_size=recipe.image_size, kwargs=recipe.kwargs)
+    network = _network(recipe)
     ((image, _),) = inputs.batches(1, recipe.image_size, 1)
     first, of_first = next(module for module in network.modules() if getattr(module, "weight", torch.empty(0)).ndim > 1), []
     first.register_forward_hook(lambda module, _, output: of_first.append(2 * output.numel() * module.weight[0].numel()))
