@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from momos import config, resume
 from momos.data import Dataset
@@ -138,12 +139,16 @@ class _Stack:
             states = [run.optimizer.state.get(weight, {}) for run, weight in zip(runs.values(), weights, strict=True)]
             for name, value in states[0].items():
                 self.optimizer.state[stacked][name] = value.clone() if name == "step" else _side_by_side([state[name] for state in states])
+        if settings.compile:  # torch compiles a function anew for so many shapes at most: a count that an interruption must not change
+            torch.compiler.reset()
         self.step = _Step(self.model, self.optimizer, settings=settings, bits=method.bits, quantized=self.first.quantized)
 
     def steps(self, after_step: Callable[[int], None]) -> tuple[Tensor, Tensor]:
         """As `Training.steps`, of all runs: (num_runs, num_batches) each. after_step: is told of each seed that has made one."""
         for group in self.optimizer.param_groups:
             group["lr"] = group["lr"].fill_(self.first.lr) if torch.is_tensor(group["lr"]) else self.first.lr
+        for run in self.runs.values():  # a layer may forget in training what it has kept of its weights in validation
+            run.model.train()
         losses, hits = [], []
         to_input = self.first.batches.to_input
         for parts in zip(*(run.epoch_batches() for run in self.runs.values()), strict=True):
@@ -198,7 +203,8 @@ class _Step(Step):
         if self.bits < 32:
             quantized = {name: [fake_quantize(weight, self.bits) for weight in weights[name]] for name in self.quantized}
             weights |= {name: torch.stack(of_runs) for name, of_runs in quantized.items()}
-        return torch.vmap(self._of_one)(weights, dict(self.model.named_buffers()), images)
+        with sdpa_kernel(SDPBackend.MATH):  # fused attention on a GPU wants its bias aligned in memory, which vmap does not keep
+            return torch.vmap(self._of_one)(weights, dict(self.model.named_buffers()), images)
 
     def _of_one(self, weights: dict[str, Tensor], buffers: dict[str, Tensor], images: Tensor) -> Tensor:
         return torch.func.functional_call(self.model, (weights, buffers), (images,))
