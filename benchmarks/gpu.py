@@ -7,6 +7,7 @@ every model with every setting of `train` that may change its speed; then the pr
 import argparse
 import itertools
 import json
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -77,11 +78,16 @@ def bandwidth(device: torch.device, count: int) -> float:
 def measure(model: str, device: torch.device, count: int, settings: list[dict], peaks: dict[str, float]) -> dict:
     """peaks: floating-point operations a second, by precision."""
     flops = ours.flops(model=model)()
-    found = {"flops_per_image": flops, "epochs": []}
+    found = {"flops_per_image": flops, "epochs": [], "failed": []}
     for changes in settings:
         kind = ours.train if changes["stacked_seeds"] == 1 else ours.stack
-        work = kind(model=model, images=count, device=str(device), num_threads=torch.get_num_threads(), **changes)
-        took = seconds(work, device) / changes["stacked_seeds"]  # of one seed
+        try:
+            work = kind(model=model, images=count, device=str(device), num_threads=torch.get_num_threads(), **changes)
+            took = seconds(work, device) / changes["stacked_seeds"]  # of one seed
+        except (RuntimeError, ValueError) as error:  # minutes of a lent GPU: the other settings are measured nevertheless
+            found["failed"].append(changes | {"error": str(error)})
+            print(f"{model} {changes}: FAILED ({error})", flush=True)
+            continue
         row = {"images_per_second": count / took, "epoch_seconds": took * NUM_TRAIN / count, "flops_per_second": flops * count / took}
         row["share_of_peak"] = row["flops_per_second"] / peaks[changes["precision"]]
         found["epochs"].append(changes | row)
@@ -115,6 +121,9 @@ def main() -> None:
     for model in arguments.models:
         found[model] = measure(model, device, arguments.images or IMAGES[model], settings, peaks)
         arguments.out.write_text(json.dumps(found, indent=1) + "\n")  # what is measured stays if the next model fails
+    failed = sum(len(found[model]["failed"]) for model in arguments.models)
+    if failed:
+        sys.exit(f"{failed} settings could not be measured: see FAILED above")
 
 
 if __name__ == "__main__":

@@ -43,6 +43,10 @@ class Training:
         """Written last: with it the training is finished."""
         return self.run.folder(self.folder / "costs") / "cost.json"
 
+    @property
+    def shared(self) -> str:
+        return f", its part of {len(self.seeds)} seeds trained together" if len(self.seeds) > 1 else ""
+
     def joins(self, other: "Training") -> bool:
         return (self.run.model, self.run.method, self.seeds) == (other.run.model, other.run.method, other.seeds)
 
@@ -68,7 +72,7 @@ def train(waiting: Sequence[Training], prepared: Path, *, jobs: int, seconds: fl
         time.sleep(POLL)
         for each in [each for each, process in running.items() if process.poll() is not None]:
             status = running.pop(each).returncode
-            took = f"{checkpoint.read_json(each.cost)['seconds']:.0f} s" if status == 0 else f"failed with status {status}"
+            took = f"{checkpoint.read_json(each.cost)['seconds']:.0f} s{each.shared}" if status == 0 else f"failed with status {status}"
             print(f"{each.name}: {took}", flush=True)
             failed += [each.name] * (status != 0)
     stop(list(running.values()))

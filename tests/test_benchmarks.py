@@ -154,5 +154,6 @@ def test_the_gpu_script_measures_every_setting_and_projection(tmp_path):
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "gpu.json").read_text())
     assert len(found["mlp"]["projection_seconds"]) == 8 and [row["stacked_seeds"] for row in found["mlp"]["epochs"]] == [1, 3]
+    assert found["mlp"]["failed"] == []
     measured = numbers(found["mlp"]["epochs"]) + numbers(found["mlp"]["projection_seconds"]) + [found["mlp"]["table1_hours"]]
     assert all(math.isfinite(number) and number > 0 for number in measured)

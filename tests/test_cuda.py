@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from momos import augment, blocks, config, models, mosaic, quantize, stacked, train
+from momos import augment, blocks, config, models, mosaic, quantize, resume, stacked, train
 from momos.data import Dataset
 from momos.device import prepare_device
 
+DEVICE = "cuda"
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 RECIPES = {
@@ -132,24 +133,76 @@ def test_nothing_waits_for_the_gpu_from_step_to_step(arch, graphs):
     assert 0 < few and many <= few + 2
 
 
-def stack(arch, method, seeds=(3, 4, 5), **changes):
-    """Results of the seeds' training together; changes: of the settings `train`. The first seed is that of `trained`."""
-    defaults = {"patience": None, "num_threads": 1, "precision": "float32", "compile": False, "cuda_graphs": False}
-    settings = config.Train(**defaults | changes, stacked_seeds=len(seeds), epochs=2, batch_size=64, device="cuda", checkpoint_seconds=60.0)
-    recipe = RECIPES[arch]
-    networks = {seed: models.build(arch, 5, seed=seed, kwargs=recipe.kwargs) for seed in seeds}
-    batches = train.Batches(64, 32, (0.5,) * 3, (0.25,) * 3, prepare_device("cuda", 1, settings.precision))
-    return stacked.train(
-        networks, dataset(), batches, settings=settings, recipe=recipe, method=METHODS[method], mosaic=MOSAIC, augmentation=AUGMENT,
-        quantized=quantize.quantized_names(networks[seeds[0]], "type", arch),
-    )  # fmt: skip
+VIT = {
+    "embed_dims": [16, 32],
+    "depths": [1, 1],
+    "num_heads": [1, 2],
+    "window_sizes": [7, 7],
+}  # 49 places: no multiple of what kernels align to
+STACKED = RECIPES | {
+    "tiny_vit": config.Model(arch="tiny_vit", image_size=112, kwargs=VIT, optimizer="adamw", lr=1e-3, momentum=0.0, weight_decay=1e-2)
+}
+SEEDS = (3, 4, 5)
+
+
+def stack_setting(arch, method, epochs=2, **changes):
+    """Arguments of a training; changes: of the settings `train`."""
+    defaults = {"patience": None, "num_threads": 1, "precision": "float32", "compile": False, "cuda_graphs": False, "stacked_seeds": 3}
+    settings = config.Train(**defaults | changes, epochs=epochs, batch_size=64, device=DEVICE, checkpoint_seconds=0.0)
+    recipe = STACKED[arch]
+    batches = train.Batches(64, recipe.image_size, (0.5,) * 3, (0.25,) * 3, prepare_device(DEVICE, 1, settings.precision))
+    return {
+        "dataset": dataset(), "batches": batches, "settings": settings, "recipe": recipe, "augmentation": AUGMENT, "mosaic": MOSAIC,
+        "method": METHODS[method], "quantized": quantize.quantized_names(stack_network(arch, 0), "type", arch),
+    }  # fmt: skip
+
+
+def stack_network(arch, seed):
+    recipe = STACKED[arch]
+    return models.build(arch, 5, seed=seed, image_size=recipe.image_size, kwargs=recipe.kwargs)
+
+
+def stack(arch, method, checkpoints=None, on_epoch=lambda seed, row: None, **changes):
+    networks = {seed: stack_network(arch, seed) for seed in SEEDS}
+    return stacked.train(networks, **stack_setting(arch, method, **changes), checkpoints=checkpoints, on_epoch=on_epoch)
+
+
+def same(one, other):
+    return all(
+        one[seed].history == other[seed].history
+        and all(torch.equal(tensor, other[seed].last[name]) for name, tensor in one[seed].last.items())
+        for seed in SEEDS
+    )
+
+
+@pytest.mark.parametrize("changes", [{}, {"cuda_graphs": True}, {"compile": True}, {"precision": "bf16", "cuda_graphs": True}], ids=str)
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("arch", STACKED)
+def test_stacked_seeds_are_trained_as_if_they_were_alone(arch, method, changes):
+    """Each of them, in the second epoch too: another rate, and motifs in between. Of QAT at 4 bits the first epoch, see above."""
+    found = stack(arch, method, **changes)
+    assert same(found, stack(arch, method, **changes))
+    alone = {"precision": changes.get("precision", "float32"), "stacked_seeds": 1}
+    for seed in SEEDS:
+        expected = train.train(stack_network(arch, seed), seed=seed, **stack_setting(arch, method, **alone))
+        rel = 2e-3 if not changes.get("precision") and method != "qat4" else 2e-2
+        for mine, other in list(zip(found[seed].history, expected.history, strict=True))[: 1 if method == "qat4" else 2]:
+            assert mine["train_loss"] == pytest.approx(other["train_loss"], rel=rel)
 
 
 @pytest.mark.parametrize("graphs", [False, True])
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("arch", RECIPES)
-def test_stacked_seeds_lose_as_they_do_alone(arch, method, graphs):
-    found, again = (stack(arch, method, cuda_graphs=graphs)[3] for _ in range(2))
-    assert found.history == again.history and all(torch.equal(tensor, again.last[name]) for name, tensor in found.last.items())
-    expected = trained(arch, method)
-    assert found.history[0]["train_loss"] == pytest.approx(expected.history[0]["train_loss"], rel=2e-2 if method == "qat4" else 2e-3)
+@pytest.mark.parametrize("arch", ["mlp", "resnet20"])
+def test_a_stack_that_is_interrupted_and_left_has_the_same_bytes(arch, graphs, tmp_path, monkeypatch):
+    """Recorded again with moments, and with fewer seeds."""
+    monkeypatch.chdir(tmp_path)
+    how = {"epochs": 8, "patience": 1, "cuda_graphs": graphs}
+    whole = stack(arch, "momos", **how)
+
+    def stop(seed, row):
+        if row["epoch"] == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), resume.Checkpoints("train/group", {}, seconds=0) as keep:
+        stack(arch, "momos", checkpoints=keep, on_epoch=stop, **how)
+    with resume.Checkpoints("train/group", {}, seconds=0) as keep:
+        assert same(stack(arch, "momos", checkpoints=keep, **how), whole)

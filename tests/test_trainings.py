@@ -83,6 +83,7 @@ def stacked(workspace):
     with stacks(workspace):
         done = trainings(workspace, "stacked", "--jobs", "2")
     assert done.returncode == 0, done.stderr
+    assert done.stdout.count("s, its part of 2 seeds trained together\n") == 4
     assert "4 of 4 trainings are finished\n" in done.stdout and "waiting" not in done.stderr, "no job waits where another could run"
     assert not [path for path in (workspace / "scratch").rglob("*") if path.is_file()]
     return workspace / "stacked"
