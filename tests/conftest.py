@@ -16,6 +16,17 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: (LONGEST_FIRST + [item.path.stem]).index(item.path.stem))
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """Small tensors: more threads only wait for one another."""
+    import torch  # two seconds that collecting tests need not take
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def micro_serial(tmp_path_factory):
     """The micro profile by plain `dvc repro`, and its seconds."""

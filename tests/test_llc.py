@@ -17,14 +17,7 @@ from torch.nn import functional as F
 from momos.complexity import hessian, langevin, llc
 from momos.complexity.llc import estimate_llc
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Small tensors: more threads only wait for one another."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def generator(seed=0):

@@ -12,6 +12,8 @@ from torch import nn
 from momos import checkpoint, config, models, quantize, resume, scratch, train
 from momos.data import Dataset
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SETTINGS = {"epochs": 6, "batch_size": 8, "patience": None, "device": "cpu", "num_threads": 1, "precision": "float32", "compile": False,
             "cuda_graphs": False, "stacked_seeds": 1, "checkpoint_seconds": 0.0}  # fmt: skip
 STREAM = config.Augment(flip=True, crop_padding=1, rand_augment_ops=1, rand_augment_magnitude=9)
@@ -32,14 +34,6 @@ class Killed(BaseException):
 def empty(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,8 @@ from torch import nn
 from momos import config, models, quantize, resume, stacked, train
 from momos.data import Dataset
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SEEDS = (3, 4, 5)
 SETTINGS = {"epochs": 4, "batch_size": 14, "patience": None, "device": "cpu", "num_threads": 1, "precision": "float32", "compile": False,
             "cuda_graphs": False, "stacked_seeds": 3, "checkpoint_seconds": 0.0}  # fmt: skip
@@ -40,14 +42,6 @@ class Killed(BaseException):
 @pytest.fixture(autouse=True)
 def empty(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
