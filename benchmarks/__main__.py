@@ -1,8 +1,10 @@
-"""Measures the hot paths of momos against plain baselines and prints `name ratio N.N (ours .. / baseline ..)`, a line per job.
+"""Measures the hot paths of momos against plain baselines and prints `name ratio N.N (ours .. /
+baseline ..)`, a line per job.
 
-A ratio is one of median CPU times, of processes with one thread each that take turns. Nothing is asserted. All repeats go to
-results.json and a figure of cost against size per family to figures/, in benchmarks/ or where --out says; a quick run, or one of
-some families only, writes nothing without --out.
+A ratio is one of median CPU times, of processes with one thread each that take turns. Nothing is
+asserted. All repeats go to results.json and a figure of cost against size per family to figures/,
+in benchmarks/ or where --out says; a quick run, or one of some families only, writes nothing
+without --out.
 """
 
 import argparse
@@ -24,7 +26,9 @@ Workers = dict[str, Worker]  # by side
 
 
 class Pool:
-    """Processes with `num_threads`: new ones for every family, or (reuse) the same, which saves their start in a quick run."""
+    """Processes with `num_threads`: new ones for every family, or (reuse) the same, which saves
+    their start in a quick run.
+    """
 
     def __init__(self, num_threads: int, *, reuse: bool, stack: contextlib.ExitStack):
         self.num_threads, self.reuse, self.stack = num_threads, reuse, stack
@@ -34,7 +38,9 @@ class Pool:
     def workers(self, family: Family):
         if not self.reuse:
             with contextlib.ExitStack() as stack:
-                yield {label: stack.enter_context(Worker(self.num_threads)) for label in family.sides}
+                yield {
+                    label: stack.enter_context(Worker(self.num_threads)) for label in family.sides
+                }
             return
         yield {label: self._kept(key) for label, key in self._keys(family).items()}
 
@@ -47,15 +53,22 @@ class Pool:
     def _keys(family: Family) -> dict[str, tuple[bool, int]]:
         """Each side's process: (is it ours, which of those)."""
         ours = {label: side.case.startswith("ours.") for label, side in family.sides.items()}
-        return {label: (mine, list(ours.values())[:place].count(mine)) for place, (label, mine) in enumerate(ours.items())}
+        return {
+            label: (mine, list(ours.values())[:place].count(mine))
+            for place, (label, mine) in enumerate(ours.items())
+        }
 
 
-def measure(family: Family, point: Point, workers: Workers, rounds: int) -> tuple[dict[str, list[Repeat]], dict[str, int]]:
+def measure(
+    family: Family, point: Point, workers: Workers, rounds: int
+) -> tuple[dict[str, list[Repeat]], dict[str, int]]:
     """Repeats and rise of the peak memory, by side; the sides take turns, in alternating order."""
     sides = {label: side for label, side in family.sides.items() if point.size <= side.up_to}
     rise = {}
     for label, side in sides.items():
-        rise[label] = workers[label].prepare(side.case, point.arguments | side.arguments, warm=side.warm)
+        rise[label] = workers[label].prepare(
+            side.case, point.arguments | side.arguments, warm=side.warm
+        )
     repeats = {label: [] for label in sides}
     for turn in range(rounds):
         for label in list(sides)[:: 1 if turn % 2 else -1]:
@@ -84,7 +97,10 @@ def measure_two_threads(family: Family, pool: Pool, rounds: int) -> dict:
         for point in family.points:
             if any(job.size == point.size for job in family.jobs):
                 repeats, _ = measure(family, point, workers, rounds)
-                wall = {label: statistics.median(repeat.wall for repeat in some) / point.items for label, some in repeats.items()}
+                wall = {
+                    label: statistics.median(repeat.wall for repeat in some) / point.items
+                    for label, some in repeats.items()
+                }
                 found[str(point.size)] = wall
     return found
 
@@ -93,7 +109,11 @@ def judge(job: Job, family: dict) -> dict:
     """Medians per item of the two sides, their ratio, and the quartiles of the rounds' ratios."""
     (point,) = (point for point in family["points"] if point["size"] == job.size)
     items = point["items"] if family["per"] else 1
-    found = {"size": job.size, "per": family["per"], "ours": statistics.median(point["seconds"][job.ours]) / items}
+    found = {
+        "size": job.size,
+        "per": family["per"],
+        "ours": statistics.median(point["seconds"][job.ours]) / items,
+    }
     if job.baseline is None:
         return found | {"peak_memory_rise_bytes": point["peak_memory_rise_bytes"][job.ours]}
     ours, baseline = point["seconds"][job.ours], point["seconds"][job.baseline]
@@ -112,14 +132,20 @@ def line(name: str, job: dict) -> str:
 
 def cost(seconds: float, per: str) -> str:
     """0.0123 -> 12.3 ms"""
-    scale, unit = next(((scale, unit) for scale, unit in PREFIXES if seconds >= scale), PREFIXES[-1])
+    scale, unit = next(
+        ((scale, unit) for scale, unit in PREFIXES if seconds >= scale), PREFIXES[-1]
+    )
     value = seconds / scale
     return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2}f} {unit}{'/' + per if per else ''}"
 
 
 def rate(family: dict, labels: list[str]) -> float:
     """The most items a second that one of these sides reached in any repeat at any size."""
-    return max(point["items"] / min(point["seconds"][label]) for point in family["points"] for label in labels)
+    return max(
+        point["items"] / min(point["seconds"][label])
+        for point in family["points"]
+        for label in labels
+    )
 
 
 def peaks(measured: dict[str, dict]) -> dict[str, float]:
@@ -137,7 +163,11 @@ def shares(name: str, family: dict, once: Callable[..., float], peak: dict[str, 
     model = name.removeprefix("step_")
     flops = once("ours.flops", {"model": model})
     found = {"flops_per_image": flops}
-    for side, precision in (("plain loop", "float32"), ("ours float32", "float32"), ("ours bf16", "bf16")):
+    for side, precision in (
+        ("plain loop", "float32"),
+        ("ours float32", "float32"),
+        ("ours bf16", "bf16"),
+    ):
         images = rate(family, [side])
         share = flops * images / 1e9 / peak[f"{precision}_gflops"]
         found[side] = {"images_per_second": images, f"share_of_{precision}_peak": share}
@@ -147,19 +177,35 @@ def shares(name: str, family: dict, once: Callable[..., float], peak: dict[str, 
 def wrong_blocks(name: str, family: dict, once: Callable[..., float]) -> dict[str, float]:
     """Of the inexact baseline, by number of motifs."""
     case = {"method": "expanded"}
-    return {str(point["size"]): once("baselines.wrong_blocks", point["arguments"] | case) for point in family["points"]}
+    return {
+        str(point["size"]): once("baselines.wrong_blocks", point["arguments"] | case)
+        for point in family["points"]
+    }
 
 
 def bench(chosen: list[Family], *, quick: bool, report: Callable[[str], None]) -> dict:
     """All results. `report` is given each line as soon as it is known."""
-    settings = {"threads": 1, "quick": quick, "seconds_in_a_repeat_at_least": AT_LEAST, "clock": "CPU time of the process"}
-    results = {"machine": machine.describe(), "settings": settings, "jobs": {}, "two_threads_wall_seconds": {}, "families": {}}
+    settings = {
+        "threads": 1,
+        "quick": quick,
+        "seconds_in_a_repeat_at_least": AT_LEAST,
+        "clock": "CPU time of the process",
+    }
+    results = {
+        "machine": machine.describe(),
+        "settings": settings,
+        "jobs": {},
+        "two_threads_wall_seconds": {},
+        "families": {},
+    }
     with contextlib.ExitStack() as stack:
         one, two = (Pool(threads, reuse=quick, stack=stack) for threads in (1, 2))
 
         def once(case: str, arguments: dict) -> float:
             """The value of a function that is no measurement."""
-            with one.workers(Family(name="", axis="", sides={"": Side(case)}, points=[])) as workers:
+            with one.workers(
+                Family(name="", axis="", sides={"": Side(case)}, points=[])
+            ) as workers:
                 workers[""].prepare(case, arguments, warm=False)
                 return workers[""].run().value
 
@@ -170,14 +216,23 @@ def bench(chosen: list[Family], *, quick: bool, report: Callable[[str], None]) -
                 results["jobs"][job.name] = judge(job, measured)
                 report(line(job.name, results["jobs"][job.name]))
             if family.two_threads:
-                results["two_threads_wall_seconds"][family.name] = measure_two_threads(family, two, 1 if quick else 3)
+                results["two_threads_wall_seconds"][family.name] = measure_two_threads(
+                    family, two, 1 if quick else 3
+                )
             if family.name == "machine_memory":
                 results["peaks"] = peaks(results["families"])
-                report("machine value " + ", ".join(f"{name} {value:.1f}" for name, value in results["peaks"].items()))
+                report(
+                    "machine value "
+                    + ", ".join(f"{name} {value:.1f}" for name, value in results["peaks"].items())
+                )
             if family.name.startswith("projection_"):
-                results.setdefault("wrong_blocks", {})[family.name] = wrong_blocks(family.name, measured, once)
+                results.setdefault("wrong_blocks", {})[family.name] = wrong_blocks(
+                    family.name, measured, once
+                )
             if family.name.startswith("step_"):
-                results.setdefault("compute", {})[family.name] = shares(family.name, measured, once, results["peaks"])
+                results.setdefault("compute", {})[family.name] = shares(
+                    family.name, measured, once, results["peaks"]
+                )
     return results
 
 
@@ -189,12 +244,26 @@ def write(results: dict, folder: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", metavar="NAME", help="families whose name begins so: " + ", ".join(f.name for f in families(False)))
-    parser.add_argument("--quick", action="store_true", help="small sizes, few repeats: to see that everything runs")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--only",
+        metavar="NAME",
+        help="families whose name begins so: " + ", ".join(f.name for f in families(False)),
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="small sizes, few repeats: to see that everything runs"
+    )
     parser.add_argument("--out", type=Path, help="where results.json and figures/ go")
     args = parser.parse_args()
-    chosen = [family for family in families(args.quick) if family.name.startswith((args.only or "", "machine"))]
+    chosen = [
+        family
+        for family in families(args.quick)
+        if family.name.startswith((args.only or "", "machine"))
+    ]
     if args.only and not any(family.name.startswith(args.only) for family in chosen):
         parser.error(f"--only {args.only}: no family begins so")
     results = bench(chosen, quick=args.quick, report=lambda text: print(text, flush=True))

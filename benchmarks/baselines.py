@@ -1,6 +1,8 @@
-"""What one would write without momos, as ordinary code: torchvision per image, a plain loop, brute force, scipy, pybdm.
+"""What one would write without momos, as ordinary code: torchvision per image, a plain loop, brute
+force, scipy, pybdm.
 
-Each function prepares one piece of work and returns it as a function without arguments: `worker` times its calls.
+Each function prepares one piece of work and returns it as a function without arguments: `worker`
+times its calls.
 """
 
 import warnings
@@ -18,16 +20,22 @@ from torchvision import transforms
 from benchmarks import inputs
 from benchmarks.worker import threads
 from momos import config, models
-from momos.mosaic import assign
+from momos.methods.mosaic import assign
 
-PAIRS = 2**18  # differences held at once by brute force: in the cache; four times as many take twice as long
+PAIRS = (
+    2**18
+)  # differences held at once by brute force: in the cache; four times as many take twice as long
 
 
 class Images(Dataset):
     """As torchvision's CIFAR10: a PIL image per item, transformed."""
 
     def __init__(self, images: Tensor, labels: Tensor, transform: Callable):
-        self.images, self.labels, self.transform = images.permute(0, 2, 3, 1).numpy(), labels.tolist(), transform
+        self.images, self.labels, self.transform = (
+            images.permute(0, 2, 3, 1).numpy(),
+            labels.tolist(),
+            transform,
+        )
 
     def __len__(self) -> int:
         return len(self.images)
@@ -36,7 +44,9 @@ class Images(Dataset):
         return self.transform(Image.fromarray(self.images[index])), self.labels[index]
 
 
-def loader(images: int, *, image_size: int, batch_size: int, settings: config.Augment, data: config.Data) -> DataLoader:
+def loader(
+    images: int, *, image_size: int, batch_size: int, settings: config.Augment, data: config.Data
+) -> DataLoader:
     steps = [transforms.RandomHorizontalFlip(), transforms.RandomCrop(32, settings.crop_padding)]
     if image_size != 32:
         steps.append(transforms.Resize((image_size, image_size)))
@@ -47,12 +57,16 @@ def loader(images: int, *, image_size: int, batch_size: int, settings: config.Au
     ]
     dataset = Images(inputs.images(images, 32), inputs.labels(images), transforms.Compose(steps))
     workers = threads() if threads() > 1 else 0
-    return DataLoader(dataset, batch_size, shuffle=True, num_workers=workers, persistent_workers=workers > 0)
+    return DataLoader(
+        dataset, batch_size, shuffle=True, num_workers=workers, persistent_workers=workers > 0
+    )
 
 
 def augment(*, images: int, image_size: int, batch_size: int) -> Callable[[], None]:
     settings, data = inputs.settings(config.Augment), inputs.settings(config.Data)
-    batches = loader(images, image_size=image_size, batch_size=batch_size, settings=settings, data=data)
+    batches = loader(
+        images, image_size=image_size, batch_size=batch_size, settings=settings, data=data
+    )
 
     def run() -> None:
         for _ in batches:
@@ -63,22 +77,41 @@ def augment(*, images: int, image_size: int, batch_size: int) -> Callable[[], No
 
 def optimizer_of(model: nn.Module, recipe: config.Model) -> torch.optim.Optimizer:
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(model.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+        return torch.optim.SGD(
+            model.parameters(),
+            lr=recipe.lr,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+        )
     return torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
 
 
 def train(*, model: str, images: int, batch_size: int) -> Callable[[], None]:
     """An epoch over `images` images, images loaded and augmented one by one."""
-    recipe, settings, data = inputs.settings(config.Model, model), inputs.settings(config.Augment), inputs.settings(config.Data)
-    batches = loader(images, image_size=recipe.image_size, batch_size=batch_size, settings=settings, data=data)
-    return _epoch(models.build(recipe.arch, 10, image_size=recipe.image_size, kwargs=recipe.kwargs), recipe, batches)
+    recipe, settings, data = (
+        inputs.settings(config.Model, model),
+        inputs.settings(config.Augment),
+        inputs.settings(config.Data),
+    )
+    batches = loader(
+        images, image_size=recipe.image_size, batch_size=batch_size, settings=settings, data=data
+    )
+    return _epoch(
+        models.build(recipe.arch, 10, image_size=recipe.image_size, kwargs=recipe.kwargs),
+        recipe,
+        batches,
+    )
 
 
 def step(*, model: str, images: int, batch_size: int) -> Callable[[], None]:
     """The same without the loader: batches that lie ready."""
     recipe = inputs.settings(config.Model, model)
     batches = inputs.batches(images, recipe.image_size, batch_size)
-    return _epoch(models.build(recipe.arch, 10, image_size=recipe.image_size, kwargs=recipe.kwargs), recipe, batches)
+    return _epoch(
+        models.build(recipe.arch, 10, image_size=recipe.image_size, kwargs=recipe.kwargs),
+        recipe,
+        batches,
+    )
 
 
 def _epoch(model: nn.Module, recipe: config.Model, batches) -> Callable[[], None]:
@@ -139,10 +172,15 @@ def project(*, method: str, model: str, block_size: int, capacity: float) -> Cal
     def run() -> None:
         for weight, value in zip(weights, trained, strict=True):
             weight.copy_(value)
-        cut = [F.pad(weight.reshape(-1), (0, -weight.numel() % block_size)).view(-1, block_size) for weight in weights]
+        cut = [
+            F.pad(weight.reshape(-1), (0, -weight.numel() % block_size)).view(-1, block_size)
+            for weight in weights
+        ]
         blocks = torch.cat(cut)
         order = torch.randperm(len(blocks))
-        motifs = torch.cat([torch.zeros(1, block_size), blocks[order[: int(capacity * len(blocks)) - 1]]])
+        motifs = torch.cat(
+            [torch.zeros(1, block_size), blocks[order[: int(capacity * len(blocks)) - 1]]]
+        )
         chosen = motifs[METHODS[method](blocks, motifs)]
         for weight, piece in zip(weights, chosen.split([len(piece) for piece in cut]), strict=True):
             weight.copy_(piece.reshape(-1)[: weight.numel()].view_as(weight))
@@ -154,13 +192,17 @@ def wrong_blocks(*, method: str, model: str, block_size: int, capacity: float) -
     """How many blocks of the model get a motif that is farther away than the nearest one."""
     network = inputs.trained_(models.build(model, 10))
     weights = [weight.detach().reshape(-1) for weight in network.parameters()]
-    blocks = torch.cat([F.pad(weight, (0, -len(weight) % block_size)) for weight in weights]).view(-1, block_size)
+    blocks = torch.cat([F.pad(weight, (0, -len(weight) % block_size)) for weight in weights]).view(
+        -1, block_size
+    )
     motifs = inputs.motifs(blocks, capacity)
 
     def distance(mosaic: Tensor) -> Tensor:
         return (blocks.double() - motifs[mosaic].double()).square().sum(1)
 
-    return lambda: int((distance(METHODS[method](blocks, motifs)) > distance(assign(blocks, motifs))).sum())
+    return lambda: int(
+        (distance(METHODS[method](blocks, motifs)) > distance(assign(blocks, motifs))).sum()
+    )
 
 
 def bdm(*, count: int) -> Callable[[], float]:

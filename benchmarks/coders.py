@@ -1,9 +1,11 @@
-"""Which coder for the mosaic?   codecs/bin/python -m benchmarks.coders RUNS_DIR OUT.csv, with an environment as other_codecs.py says
-(and constriction==0.5.0, zstandard, pandas in it), PYTHONPATH=src
+"""Which coder for the mosaic?   codecs/bin/python -m benchmarks.coders RUNS_DIR OUT.csv, with an
+environment as other_codecs.py says (and constriction==0.5.0, zstandard, pandas in it),
+PYTHONPATH=src
 
-RUNS_DIR: runs/digits. A row per model and MoMos method, in bytes: the indices at fixed width, their entropy, what the file has (byte codes
-of ranks by zstandard, and bits that follow), and constriction's range coder with the exact counts as its model, without what those
-counts would take (at their own entropy, the column `counts`: the file needs none).
+RUNS_DIR: runs/digits. A row per model and MoMos method, in bytes: the indices at fixed width, their
+entropy, what the file has (byte codes of ranks by zstandard, and bits that follow), and
+constriction's range coder with the exact counts as its model, without what those counts would take
+(at their own entropy, the column `counts`: the file needs none).
 """
 
 import sys
@@ -40,8 +42,17 @@ def row(folder: Path, block_size: int) -> dict:
     encoder.encode(indices, model)
     theirs, slow = encoder.get_compressed().nbytes, time.process_time() - start
     fixed = len(indices) * (len(usage) - 1).bit_length() / 8
-    sizes = {"fixed": fixed, "entropy": entropy_bits(usage) / 8, "file": contents.sections["mosaic"], "constriction": theirs}
-    return sizes | {"counts": entropy_bits(np.bincount(usage)) / 8, "whole_file_s": seconds, "constriction_s": slow}
+    sizes = {
+        "fixed": fixed,
+        "entropy": entropy_bits(usage) / 8,
+        "file": contents.sections["mosaic"],
+        "constriction": theirs,
+    }
+    return sizes | {
+        "counts": entropy_bits(np.bincount(usage)) / 8,
+        "whole_file_s": seconds,
+        "constriction_s": slow,
+    }
 
 
 if __name__ == "__main__":

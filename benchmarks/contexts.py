@@ -1,8 +1,10 @@
-"""Does a mosaic's coder gain by counting each tensor for itself?   python -m benchmarks.contexts RUNS_DIR OUT.csv
+"""Does a mosaic's coder gain by counting each tensor for itself?   python -m benchmarks.contexts
+RUNS_DIR OUT.csv
 
-RUNS_DIR: runs/digits. A row per model and MoMos method, in bytes: the entropy of all indices together, and what an ideal adaptive coder
-takes (Dirichlet prior, the better of two concentrations), which learns its counts as it goes, so that nothing else is stored: with one
-table for the whole mosaic, and with one for each tensor.
+RUNS_DIR: runs/digits. A row per model and MoMos method, in bytes: the entropy of all indices
+together, and what an ideal adaptive coder takes (Dirichlet prior, the better of two
+concentrations), which learns its counts as it goes, so that nothing else is stored: with one table
+for the whole mosaic, and with one for each tensor.
 """
 
 import sys
@@ -12,14 +14,16 @@ import numpy as np
 from scipy.special import gammaln, xlogy
 
 from benchmarks.runs import write_table
-from momos import blocks, checkpoint, models
+from momos import models
+from momos.files import run_folder
+from momos.weights import blocks
 
 PRIORS = (0.5, 0.05)  # pseudo-counts an index starts with
 
 
 def indices(folder: Path, block_size: int) -> list[np.ndarray]:
     """The mosaic, an array of motif numbers for each tensor."""
-    model = models.restore(checkpoint.load_run(folder), checkpoint.load_weights(folder, "last"))
+    model = models.restore(run_folder.load_run(folder), run_folder.load_weights(folder, "last"))
     tensors = list(blocks.trainable(model).values())
     whole = blocks.to_blocks(tensors, block_size).numpy()
     _, found = np.unique(whole, axis=0, return_inverse=True)
@@ -30,7 +34,11 @@ def indices(folder: Path, block_size: int) -> list[np.ndarray]:
 def adaptive_bytes(parts: list[np.ndarray], num_motifs: int) -> float:
     """Of an ideal coder whose counts start anew with each part."""
     usages = [np.bincount(part, minlength=num_motifs) for part in parts]
-    return min(sum(_adaptive_nats(usage, prior) for usage in usages) for prior in PRIORS) / np.log(2) / 8
+    return (
+        min(sum(_adaptive_nats(usage, prior) for usage in usages) for prior in PRIORS)
+        / np.log(2)
+        / 8
+    )
 
 
 def _adaptive_nats(usage: np.ndarray, prior: float) -> float:
@@ -45,7 +53,13 @@ def row(folder: Path, block_size: int) -> dict[str, float]:
     usage = np.bincount(whole)
     entropy = -xlogy(usage, usage / usage.sum()).sum() / np.log(2) / 8
     one, each = adaptive_bytes([whole], len(usage)), adaptive_bytes(parts, len(usage))
-    return {"motifs": len(usage), "entropy": entropy, "one_table": one, "a_table_a_tensor": each, "ratio": each / one}
+    return {
+        "motifs": len(usage),
+        "entropy": entropy,
+        "one_table": one,
+        "a_table_a_tensor": each,
+        "ratio": each / one,
+    }
 
 
 if __name__ == "__main__":

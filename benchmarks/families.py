@@ -1,4 +1,6 @@
-"""What is measured. A family is one kind of work at several sizes, done by several sides; a job is one ratio out of it."""
+"""What is measured. A family is one kind of work at several sizes, done by several sides; a job is
+one ratio out of it.
+"""
 
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -6,12 +8,19 @@ from typing import Any, NamedTuple
 from benchmarks.installed import has_devinterp
 
 RESNET20 = {2: 134_861, 4: 67_431}  # blocks by block size, each tensor cut by itself
-LEFT_OUT = ("assign_s4", "projection_resnet20_s2", "step_resnet20", "step_tiny_vit")  # of a quick run
+LEFT_OUT = (
+    "assign_s4",
+    "projection_resnet20_s2",
+    "step_resnet20",
+    "step_tiny_vit",
+)  # of a quick run
 CAPACITIES = (0.005, 0.01, 0.05, 0.1)  # Table 1's
 
 
 class Side(NamedTuple):
-    """case: module.function. warm: one run before the measured ones. up_to: the largest size that this side is bearable at."""
+    """case: module.function. warm: one run before the measured ones. up_to: the largest size that
+    this side is bearable at.
+    """
 
     case: str
     arguments: dict[str, Any] = {}
@@ -51,14 +60,24 @@ class Family:
 def families(quick: bool) -> list[Family]:
     """quick: tiny sizes, of families alike only one, and only sides that a job compares."""
     found = [*machine(quick), *bdm(quick), *assign(quick), *projection(quick), *augmentation(quick)]
-    found += [family for model in ("mlp", "resnet20", "tiny_vit") for family in training(model, quick)]
+    found += [
+        family for model in ("mlp", "resnet20", "tiny_vit") for family in training(model, quick)
+    ]
     found += sampling(quick)
-    return [_compared(family) for family in found if family.name not in LEFT_OUT] if quick else found
+    return (
+        [_compared(family) for family in found if family.name not in LEFT_OUT] if quick else found
+    )
 
 
 def _compared(family: Family) -> Family:
     named = {side for job in family.jobs for side in (job.ours, job.baseline)}
-    return replace(family, sides={label: side for label, side in family.sides.items() if label in named}) if named else family
+    return (
+        replace(
+            family, sides={label: side for label, side in family.sides.items() if label in named}
+        )
+        if named
+        else family
+    )
 
 
 def machine(quick: bool) -> list[Family]:
@@ -91,7 +110,10 @@ def augmentation(quick: bool) -> list[Family]:
             name=f"augmentation_{pixels}px",
             axis="Images",
             sides={"ours": Side("ours.augment"), "torchvision on PIL": Side("baselines.augment")},
-            points=[Point(n, {"images": n, "image_size": pixels, "batch_size": min(n, 128)}, items=n) for n in sizes[pixels]],
+            points=[
+                Point(n, {"images": n, "image_size": pixels, "batch_size": min(n, 128)}, items=n)
+                for n in sizes[pixels]
+            ],
             per="image",
             jobs=[Job(f"augmentation_{pixels}px", "ours", "torchvision on PIL", named[pixels])],
             rounds=3,
@@ -102,7 +124,9 @@ def augmentation(quick: bool) -> list[Family]:
 
 
 def training(model: str, quick: bool) -> list[Family]:
-    """An epoch with augmentation, and the optimiser steps alone; of Tiny-ViT the steps alone, which are nearly all of it."""
+    """An epoch with augmentation, and the optimiser steps alone; of Tiny-ViT the steps alone, which
+    are nearly all of it.
+    """
     images = {"mlp": 2560, "resnet20": 256, "tiny_vit": 16}[model]
     sizes = {"mlp": (32, 128, 512), "resnet20": (32, 128, 256), "tiny_vit": (4, 16)}[model]
     named = sizes[1]
@@ -111,15 +135,26 @@ def training(model: str, quick: bool) -> list[Family]:
         sizes, named = sizes[:1], sizes[0]
     found = []
     for kind in ("step",) if model == "tiny_vit" else ("step", "train"):
-        ours = {f"ours {precision}": Side(f"ours.{kind}", {"precision": precision}) for precision in ("float32", "bf16")}
+        ours = {
+            f"ours {precision}": Side(f"ours.{kind}", {"precision": precision})
+            for precision in ("float32", "bf16")
+        }
         found.append(
             Family(
                 name=f"{kind}_{model}",
                 axis="Images in a batch",
                 sides={**ours, "plain loop": Side(f"baselines.{kind}")},
-                points=[Point(size, {"model": model, "images": images, "batch_size": size}, items=images) for size in sizes],
+                points=[
+                    Point(
+                        size, {"model": model, "images": images, "batch_size": size}, items=images
+                    )
+                    for size in sizes
+                ],
                 per="image",
-                jobs=[Job(f"{kind}_{model}_{side.split()[-1]}", side, "plain loop", named) for side in ours],
+                jobs=[
+                    Job(f"{kind}_{model}_{side.split()[-1]}", side, "plain loop", named)
+                    for side in ours
+                ],
                 rounds=3 if model == "tiny_vit" or (model, kind) == ("resnet20", "step") else 5,
                 two_threads=kind == "train" and not quick,
             )
@@ -128,33 +163,69 @@ def training(model: str, quick: bool) -> list[Family]:
 
 
 def sampling(quick: bool) -> list[Family]:
-    """Draws of the LLC's sampler against the gradients alone, which are its limit; devinterp where it is installed."""
+    """Draws of the LLC's sampler against the gradients alone, which are its limit; devinterp where
+    it is installed.
+    """
     num_draws, sizes = (10, (32,)) if quick else (50, (32, 128, 512))
     sides = {"ours": Side("sampling.draws"), "forward and backward": Side("sampling.gradients")}
     jobs = [Job("llc_draw", "ours", "forward and backward", sizes[0] if quick else 512)]
     if has_devinterp(whole=False):
         sides["devinterp's optimiser"] = Side("sampling.devinterp_draws")
         jobs.append(Job("llc_draw_devinterp", "ours", "devinterp's optimiser", jobs[0].size))
-    points = [Point(size, {"num_draws": num_draws, "batch_size": size}, items=num_draws) for size in sizes]
-    found = [Family(name="llc_draws", axis="Images in a batch", per="draw", sides=sides, points=points, jobs=jobs, rounds=3)]
+    points = [
+        Point(size, {"num_draws": num_draws, "batch_size": size}, items=num_draws) for size in sizes
+    ]
+    found = [
+        Family(
+            name="llc_draws",
+            axis="Images in a batch",
+            per="draw",
+            sides=sides,
+            points=points,
+            jobs=jobs,
+            rounds=3,
+        )
+    ]
     if has_devinterp(whole=True) and not quick:
         sides = {"ours": Side("sampling.llc"), "devinterp's llc()": Side("sampling.devinterp_llc")}
         points = [Point(size, {"num_draws": 10, "batch_size": size}, items=20) for size in (4, 16)]
         jobs = [Job("llc_devinterp", "ours", "devinterp's llc()", 16)]
-        found.append(Family(name="llc_whole", axis="Sequences in a batch", per="draw", sides=sides, points=points, jobs=jobs, rounds=2))
+        found.append(
+            Family(
+                name="llc_whole",
+                axis="Sequences in a batch",
+                per="draw",
+                sides=sides,
+                points=points,
+                jobs=jobs,
+                rounds=2,
+            )
+        )
     return found
 
 
 def projection(quick: bool) -> list[Family]:
     """The whole of `project_` on ResNet20 at Table 1's settings."""
-    others = {name: Side("baselines.project", {"method": name}, warm=False) for name in ("brute_force", "expanded")}
+    others = {
+        name: Side("baselines.project", {"method": name}, warm=False)
+        for name in ("brute_force", "expanded")
+    }
     found = []
     for block_size, blocks in RESNET20.items():
         points, jobs = [], []
         for capacity in CAPACITIES[:1] if quick else CAPACITIES:
             size = int(capacity * blocks)
-            points.append(Point(size, {"model": "resnet20", "block_size": block_size, "capacity": capacity}))
-            jobs.append(Job(f"projection_resnet20_s{block_size}_c{100 * capacity:g}", "ours", "brute_force", size))
+            points.append(
+                Point(size, {"model": "resnet20", "block_size": block_size, "capacity": capacity})
+            )
+            jobs.append(
+                Job(
+                    f"projection_resnet20_s{block_size}_c{100 * capacity:g}",
+                    "ours",
+                    "brute_force",
+                    size,
+                )
+            )
         found.append(
             Family(
                 name=f"projection_resnet20_s{block_size}",
@@ -174,15 +245,32 @@ def assign(quick: bool) -> list[Family]:
     found = []
     for block_size, blocks in RESNET20.items():
         sizes = (1_000,) if quick else (1_000, 10_000, blocks, 500_000, largest[block_size])
-        sides = {"ours": Side("ours.assign"), "scipy cKDTree": Side("baselines.nearest", {"method": "scipy_tree"})}
-        named = {blocks: "resnet20", largest[block_size]: "large"} | ({1_000: "small"} if quick else {})
+        sides = {
+            "ours": Side("ours.assign"),
+            "scipy cKDTree": Side("baselines.nearest", {"method": "scipy_tree"}),
+        }
+        named = {blocks: "resnet20", largest[block_size]: "large"} | (
+            {1_000: "small"} if quick else {}
+        )
         found.append(
             Family(
                 name=f"assign_s{block_size}",
                 axis=f"Blocks of {block_size}, a tenth as many motifs",
-                sides={**sides, "brute force": Side("baselines.nearest", {"method": "brute_force"}, up_to=30_000)},
-                points=[Point(size, {"count": size, "block_size": block_size, "capacity": 0.1}) for size in sizes],
-                jobs=[Job(f"assign_{named[size]}_s{block_size}", "ours", "scipy cKDTree", size) for size in sizes if size in named],
+                sides={
+                    **sides,
+                    "brute force": Side(
+                        "baselines.nearest", {"method": "brute_force"}, up_to=30_000
+                    ),
+                },
+                points=[
+                    Point(size, {"count": size, "block_size": block_size, "capacity": 0.1})
+                    for size in sizes
+                ],
+                jobs=[
+                    Job(f"assign_{named[size]}_s{block_size}", "ours", "scipy cKDTree", size)
+                    for size in sizes
+                    if size in named
+                ],
                 rounds=3,
             )
         )
@@ -197,7 +285,10 @@ def bdm(quick: bool) -> list[Family]:
         Family(
             name="bdm",
             axis="Bits",
-            sides={"ours": Side("ours.bdm"), "pybdm": Side("baselines.bdm", warm=False, up_to=10**7)},
+            sides={
+                "ours": Side("ours.bdm"),
+                "pybdm": Side("baselines.bdm", warm=False, up_to=10**7),
+            },
             points=[Point(size, {"count": size}) for size in sizes],
             jobs=jobs + ([] if quick else [Job("bdm_100M", "ours", None, 10**8)]),
             rounds=3,

@@ -7,12 +7,14 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from momos.figures import METADATA, style
-from momos.plots import COLOURS, LINES, MARKERS
+from momos.report.shared.figures import METADATA, style
+from momos.report.shared.plots import COLOURS, LINES, MARKERS
 
 
 def draw(name: str, family: dict, folder: Path) -> None:
-    """folder/name.svg of a family as the results hold it. The legend gives the power of size by which a cost grows at its end."""
+    """folder/name.svg of a family as the results hold it. The legend gives the power of size by
+    which a cost grows at its end.
+    """
     with style():
         figure = Figure(figsize=(6.4, 4.2))
         ax = figure.subplots()
@@ -21,12 +23,24 @@ def draw(name: str, family: dict, folder: Path) -> None:
             points = [point for point in family["points"] if label in point["seconds"]]
             size = [point["size"] for point in points]
             divisors = [point["items"] if family["per"] else 1 for point in points]
-            low, cost, high = np.array([_quartiles(point["seconds"][label]) for point in points]).T / divisors
-            look = {"color": COLOURS[index], "marker": MARKERS[index], "linestyle": LINES[index], "capsize": 2.5}
+            low, cost, high = (
+                np.array([_quartiles(point["seconds"][label]) for point in points]).T / divisors
+            )
+            look = {
+                "color": COLOURS[index],
+                "marker": MARKERS[index],
+                "linestyle": LINES[index],
+                "capsize": 2.5,
+            }
             shown = label.replace("_", " ") + ("" if family["per"] else _growth(size, cost))
             ax.errorbar(size, cost, yerr=[cost - low, high - cost], label=shown, **look)
         unit = f"s per {family['per']}" if family["per"] else "s"
-        ax.set(xscale="log", yscale="log", xlabel=family["axis"], ylabel=f"CPU time, one thread ({unit})")
+        ax.set(
+            xscale="log",
+            yscale="log",
+            xlabel=family["axis"],
+            ylabel=f"CPU time, one thread ({unit})",
+        )
         sizes = [point["size"] for point in family["points"]]
         if max(sizes) < 100 * min(sizes):  # few powers of ten to label
             ax.set_xticks(sizes, labels=[f"{size:,}" for size in sizes])

@@ -7,4 +7,7 @@ DEVINTERP = ("devinterp", "datasets", "xarray", "zarr")
 
 def has_devinterp(*, whole: bool) -> bool:
     """Its optimiser; whole: its `llc()`, too, which needs devinterp's dependencies."""
-    return all(importlib.util.find_spec(name) is not None for name in (DEVINTERP if whole else DEVINTERP[:1]))
+    return all(
+        importlib.util.find_spec(name) is not None
+        for name in (DEVINTERP if whole else DEVINTERP[:1])
+    )

@@ -12,7 +12,11 @@ from pathlib import Path
 import torch
 
 LIBRARIES = ("torch", "torchvision", "numpy", "numba", "scipy", "pybdm", "pillow", "timm")
-PRODUCTS = {"float32 MKL": torch.float32, "float32 oneDNN": torch.float32, "bfloat16": torch.bfloat16}
+PRODUCTS = {
+    "float32 MKL": torch.float32,
+    "float32 oneDNN": torch.float32,
+    "bfloat16": torch.bfloat16,
+}
 
 
 def product(*, kind: str, size: int) -> Callable[[], None]:
@@ -43,7 +47,9 @@ def describe() -> dict:
         "python": platform.python_version(),
         **{library: _version(library) for library in LIBRARIES},
         "commit": _git("rev-parse", "HEAD"),
-        "uncommitted_changes": bool(_git("status", "--porcelain", "--", "src", "benchmarks", "profiles")),
+        "uncommitted_changes": bool(
+            _git("status", "--porcelain", "--", "src", "benchmarks", "profiles")
+        ),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 

@@ -1,10 +1,12 @@
-"""Other people's codecs, run by an interpreter that has them: nncodec (ISO/IEC 15938-17, DeepCABAC) and zipnn; neither is needed elsewhere.
+"""Other people's codecs, run by an interpreter that has them: nncodec (ISO/IEC 15938-17, DeepCABAC)
+and zipnn; neither is needed elsewhere.
 
     python -m venv codecs && codecs/bin/pip install nncodec==2.1.3 zipnn==0.5.4     nncodec wants numpy below 2: an environment of its own
     codecs/bin/python benchmarks/other_codecs.py MODEL.safetensors OUT_DIR QP [QP ..]
 
-Prints a line of JSON per file: codec, setting, bytes, seconds to encode and decode. Decoded models: OUT_DIR/<codec>_<setting>.safetensors.
-nncodec gets all floating-point tensors but scalars, which it refuses; what it does not get is copied to the decoded model for nothing.
+Prints a line of JSON per file: codec, setting, bytes, seconds to encode and decode. Decoded models:
+OUT_DIR/<codec>_<setting>.safetensors. nncodec gets all floating-point tensors but scalars, which it
+refuses; what it does not get is copied to the decoded model for nothing.
 """
 
 import contextlib
@@ -29,7 +31,11 @@ def main(model: Path, out: Path, qps: list[int]) -> None:
     if bytes(ZipNN(input_format="byte", bytearray_dtype="float32").decompress(packed)) != content:
         raise ValueError(f"{model}: zipnn gives other bytes back")
     report("zipnn", "", len(packed), start, middle)
-    coded = {name: tensor.numpy() for name, tensor in state.items() if tensor.ndim and tensor.is_floating_point()}
+    coded = {
+        name: tensor.numpy()
+        for name, tensor in state.items()
+        if tensor.ndim and tensor.is_floating_point()
+    }
     for qp in qps:
         start = time.perf_counter()
         with contextlib.redirect_stdout(io.StringIO()):
@@ -37,13 +43,24 @@ def main(model: Path, out: Path, qps: list[int]) -> None:
             middle = time.perf_counter()
             decoded = decode(stream)
         report("nncodec", qp, len(stream), start, middle)
-        back = {name: torch.as_tensor(decoded[name]).to(state[name].dtype).reshape(state[name].shape).contiguous() for name in coded}
+        back = {
+            name: torch.as_tensor(decoded[name])
+            .to(state[name].dtype)
+            .reshape(state[name].shape)
+            .contiguous()
+            for name in coded
+        }
         save_file(state | back, out / f"nncodec_{qp}.safetensors")
 
 
 def report(codec: str, setting: int | str, num_bytes: int, start: float, middle: float) -> None:
-    seconds = {"encode_s": round(middle - start, 3), "decode_s": round(time.perf_counter() - middle, 3)}
-    print(json.dumps({"codec": codec, "setting": setting, "bytes": num_bytes} | seconds), flush=True)
+    seconds = {
+        "encode_s": round(middle - start, 3),
+        "decode_s": round(time.perf_counter() - middle, 3),
+    }
+    print(
+        json.dumps({"codec": codec, "setting": setting, "bytes": num_bytes} | seconds), flush=True
+    )
 
 
 if __name__ == "__main__":

@@ -10,13 +10,18 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import inputs
 from benchmarks.worker import threads
-from momos import augment as augmentation
-from momos import config, models, mosaic, stacked
-from momos import train as training
+from momos import config, models
 from momos.complexity import bdm as complexity
-from momos.data import Dataset
-from momos.device import prepare_device
-from momos.step import Step, arrange_, layout_of, make_optimizer
+from momos.compute.device import prepare_device
+from momos.images import augment as augmentation
+from momos.images.dataset import Dataset
+from momos.images.draws import draw
+from momos.images.inputs import Batches
+from momos.methods import mosaic
+from momos.models.layout import arrange_, layout_of
+from momos.training import loop as training
+from momos.training import stacked
+from momos.training.step import Step, make_optimizer
 
 METHOD = config.Method(bits=32, block_size=None, capacity=None, num_motifs=None)
 
@@ -25,23 +30,38 @@ def augment(*, images: int, image_size: int, batch_size: int) -> Callable[[], No
     settings = inputs.settings(config.Augment)
     batches = _batches(image_size, _settings(batch_size=batch_size))
     source, generator = inputs.images(images, 32), torch.Generator().manual_seed(0)
-    drawn = {"flip": settings.flip, "crop_padding": settings.crop_padding, "rand_augment_ops": settings.rand_augment_ops}
-    how = {"crop_padding": settings.crop_padding, "image_size": image_size, "magnitude": settings.rand_augment_magnitude}
-    chunk = max(training.CHUNK_BYTES["cpu"] // (3 * image_size**2) // batch_size, 1) * batch_size  # as training does
+    drawn = {
+        "flip": settings.flip,
+        "crop_padding": settings.crop_padding,
+        "rand_augment_ops": settings.rand_augment_ops,
+    }
+    how = {
+        "crop_padding": settings.crop_padding,
+        "image_size": image_size,
+        "magnitude": settings.rand_augment_magnitude,
+    }
+    chunk = (
+        max(training.CHUNK_BYTES["cpu"] // (3 * image_size**2) // batch_size, 1) * batch_size
+    )  # as training does
 
     def run() -> None:
         order = torch.randperm(images, generator=generator)
-        draws = augmentation.draw(images, generator=generator, **drawn)
+        draws = draw(images, generator=generator, **drawn)
         for part in (slice(start, start + chunk) for start in range(0, images, chunk)):
-            for batch in augmentation.apply(source, draws.at(part), indices=order[part], **how).split(batch_size):
+            for batch in augmentation.apply(
+                source, draws.at(part), indices=order[part], **how
+            ).split(batch_size):
                 batches.to_input(batch)
 
     return run
 
 
-def _batches(image_size: int, settings: config.Train) -> training.Batches:
-    data, device = inputs.settings(config.Data), prepare_device(settings.device, settings.num_threads, settings.precision)
-    return training.Batches(settings.batch_size, image_size, data.mean, data.std, device)
+def _batches(image_size: int, settings: config.Train) -> Batches:
+    data, device = (
+        inputs.settings(config.Data),
+        prepare_device(settings.device, settings.num_threads, settings.precision),
+    )
+    return Batches(settings.batch_size, image_size, data.mean, data.std, device)
 
 
 def _settings(**changes) -> config.Train:
@@ -71,7 +91,15 @@ def _training(model: str, images: int, seed: int, settings: config.Train) -> tra
     indices, nothing = torch.arange(images), torch.arange(0)
     return training.Training(
         model=_network(recipe),
-        dataset=Dataset(inputs.images(images, 32), inputs.labels(images), indices, nothing, nothing, tuple("0123456789"), "synthetic"),
+        dataset=Dataset(
+            inputs.images(images, 32),
+            inputs.labels(images),
+            indices,
+            nothing,
+            nothing,
+            tuple("0123456789"),
+            "synthetic",
+        ),
         batches=_batches(recipe.image_size, settings),
         settings=settings,
         recipe=recipe,
@@ -88,12 +116,20 @@ def _network(recipe: config.Model) -> nn.Module:
 
 
 def step(*, model: str, images: int, batch_size: int, precision: str) -> Callable[[], None]:
-    recipe, device = inputs.settings(config.Model, model), prepare_device("cpu", threads(), precision)
+    recipe, device = (
+        inputs.settings(config.Model, model),
+        prepare_device("cpu", threads(), precision),
+    )
     network = arrange_(_network(recipe), device, precision).train()
     layout = layout_of(network)
-    batches = [(batch.contiguous(memory_format=layout), some) for batch, some in inputs.batches(images, recipe.image_size, batch_size)]
+    batches = [
+        (batch.contiguous(memory_format=layout), some)
+        for batch, some in inputs.batches(images, recipe.image_size, batch_size)
+    ]
     settings = _settings(batch_size=batch_size, precision=precision)
-    update = Step(network, make_optimizer(network, recipe), settings=settings, bits=32, quantized=())
+    update = Step(
+        network, make_optimizer(network, recipe), settings=settings, bits=32, quantized=()
+    )
 
     def run() -> None:
         for batch, some in batches:
@@ -105,14 +141,23 @@ def step(*, model: str, images: int, batch_size: int, precision: str) -> Callabl
 def flops(*, model: str) -> Callable[[], int]:
     """Floating-point operations of matrix products and convolutions in a training step, per image.
 
-    Three times the forward pass's, less the gradient with respect to the images. (torch miscounts the backward pass of grouped
-    convolutions, so that one is not counted directly.)
+    Three times the forward pass's, less the gradient with respect to the images. (torch miscounts
+    the backward pass of grouped convolutions, so that one is not counted directly.)
     """
     recipe = inputs.settings(config.Model, model)
     network = _network(recipe)
     ((image, _),) = inputs.batches(1, recipe.image_size, 1)
-    first, of_first = next(module for module in network.modules() if getattr(module, "weight", torch.empty(0)).ndim > 1), []
-    first.register_forward_hook(lambda module, _, output: of_first.append(2 * output.numel() * module.weight[0].numel()))
+    first, of_first = (
+        next(
+            module
+            for module in network.modules()
+            if getattr(module, "weight", torch.empty(0)).ndim > 1
+        ),
+        [],
+    )
+    first.register_forward_hook(
+        lambda module, _, output: of_first.append(2 * output.numel() * module.weight[0].numel())
+    )
 
     @torch.no_grad()
     def run() -> int:

@@ -1,10 +1,13 @@
-"""Is a .momos file smaller than what others make of the same model?   python -m benchmarks.packing PROFILE_ROOT OUT.csv [--other PYTHON]
+"""Is a .momos file smaller than what others make of the same model?   python -m benchmarks.packing
+PROFILE_ROOT OUT.csv [--other PYTHON]
 
-PROFILE_ROOT: a folder where the `digits` profile was run (data/prepared, runs). PYTHON: an interpreter that has the other codecs, see
-other_codecs.py; without it their rows stay as OUT.csv has them. A row per model, method, codec and setting: bytes of the whole model, and
-test accuracy after decoding. Both lossy codecs get a ladder of settings: nncodec its quantisation parameter; ours motifs at 2 to 8 bits, as
-they were trained and refitted on the training images (as stage `pack` does). Prints, for each model, the smallest file of each codec whose
-accuracy is at most half a point below that of the model as it was.
+PROFILE_ROOT: a folder where the `digits` profile was run (data/prepared, runs). PYTHON: an
+interpreter that has the other codecs, see other_codecs.py; without it their rows stay as OUT.csv
+has them. A row per model, method, codec and setting: bytes of the whole model, and test accuracy
+after decoding. Both lossy codecs get a ladder of settings: nncodec its quantisation parameter; ours
+motifs at 2 to 8 bits, as they were trained and refitted on the training images (as stage `pack`
+does). Prints, for each model, the smallest file of each codec whose accuracy is at most half a
+point below that of the model as it was.
 """
 
 import argparse
@@ -18,9 +21,25 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from momos import checkpoint, config, data, lossy, models, packed, packing, quantize, train
+from momos import config, models, packing
+from momos.files import atomic, run_folder
+from momos.images.dataset import Dataset, load_dataset
+from momos.images.inputs import Batches
+from momos.methods import quantize
+from momos.models.evaluate import loss_and_accuracy
+from momos.packing import levels as packed
+from momos.packing import lossy
 
-METHODS = ("baseline", "qat8", "qat4", "momos_s2_c10", "momos_s2_c1", "momos_s4_c10", "momos_s4_c1", "momos_s4_c0_5")
+METHODS = (
+    "baseline",
+    "qat8",
+    "qat4",
+    "momos_s2_c10",
+    "momos_s2_c1",
+    "momos_s4_c10",
+    "momos_s4_c1",
+    "momos_s4_c0_5",
+)
 QPS = tuple(range(-32, -7, 4))
 BITS = (8, 7, 6, 5, 4, 3, 2)
 SLACK = 0.005
@@ -30,34 +49,59 @@ OTHER = Path(__file__).with_name("other_codecs.py")
 
 
 def main(root: Path, out: Path, python: str | None, seed: int) -> None:
-    dataset, rows = data.load(root / "data" / "prepared" / "digits.safetensors"), []
-    known = None if python else pd.read_csv(out).query("codec in @OTHERS and seed == @seed").set_index(["model", "method"])
+    dataset, rows = load_dataset(root / "data" / "prepared" / "digits.safetensors"), []
+    known = (
+        None
+        if python
+        else pd.read_csv(out)
+        .query("codec in @OTHERS and seed == @seed")
+        .set_index(["model", "method"])
+    )
     for name in ("mlp", "resnet20", "tiny_vit"):
         for method in METHODS:
-            about = checkpoint.load_run(root / "runs" / "digits" / name / method / str(seed))
+            about = run_folder.load_run(root / "runs" / "digits" / name / method / str(seed))
             theirs = None if known is None else known.loc[[(name, method)]].to_dict("records")
-            rows += [{"model": name, "method": method, "seed": seed} | row for row in measured(root, about, dataset, python, theirs)]
-            checkpoint.write_text(out, pd.DataFrame(rows).to_csv(index=False))
+            rows += [
+                {"model": name, "method": method, "seed": seed} | row
+                for row in measured(root, about, dataset, python, theirs)
+            ]
+            atomic.write_text(out, pd.DataFrame(rows).to_csv(index=False))
             print(name, method, file=sys.stderr)
     print(summary(pd.DataFrame(rows)).to_markdown(index=False))
 
 
-def measured(root: Path, about: dict, dataset: data.Dataset, python: str | None, theirs: list[dict] | None) -> Iterator[dict]:
+def measured(
+    root: Path, about: dict, dataset: Dataset, python: str | None, theirs: list[dict] | None
+) -> Iterator[dict]:
     """theirs: rows of the other codecs, if they are known."""
     folder = root / "runs" / "digits" / about["model"] / about["method"] / str(about["seed"])
-    model = models.restore(about, checkpoint.load_weights(folder, "last"))
+    model = models.restore(about, run_folder.load_weights(folder, "last"))
     model = quantize.deployed(model, about["bits"], about["exclude"], about["arch"])
-    batches = train.Batches(64, about["image_size"], tuple(about["mean"]), tuple(about["std"]), torch.device("cpu"))
+    batches = Batches(
+        64, about["image_size"], tuple(about["mean"]), tuple(about["std"]), torch.device("cpu")
+    )
 
     def accuracy(module) -> float:
-        return train.evaluate(module, dataset.images[dataset.test], dataset.labels[dataset.test], batches)[1]
+        return loss_and_accuracy(
+            module, dataset.images[dataset.test], dataset.labels[dataset.test], batches
+        )[1]
 
     for row in packed.ordinary(model, accuracy, COMPRESSORS):
-        yield {"codec": row["coding"], "setting": "", "bytes": row["file_bytes"], "test_accuracy": row["test_accuracy"]}
+        yield {
+            "codec": row["coding"],
+            "setting": "",
+            "bytes": row["file_bytes"],
+            "test_accuracy": row["test_accuracy"],
+        }
     yield from others(model, about, accuracy, python) if theirs is None else theirs
     how = {"block_size": about["block_size"] or 2, "slicing": "tensor"}
     for row in packed.lossless(model, accuracy, **how):
-        yield {"codec": "momos", "setting": row["coding"], "bytes": row["file_bytes"], "test_accuracy": row["test_accuracy"]}
+        yield {
+            "codec": "momos",
+            "setting": row["coding"],
+            "bytes": row["file_bytes"],
+            "test_accuracy": row["test_accuracy"],
+        }
     if about["block_size"]:
         yield from ladder(model, about, dataset, batches, accuracy, **how)
 
@@ -65,30 +109,57 @@ def measured(root: Path, about: dict, dataset: data.Dataset, python: str | None,
 def others(model, about: dict, accuracy, python: str) -> Iterator[dict]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
-        checkpoint.save_tensors(path, model.state_dict())
-        done = subprocess.run([python, str(OTHER), str(path), folder, *map(str, QPS)], capture_output=True, text=True, cwd=folder)
+        atomic.save_tensors(path, model.state_dict())
+        done = subprocess.run(
+            [python, str(OTHER), str(path), folder, *map(str, QPS)],
+            capture_output=True,
+            text=True,
+            cwd=folder,
+        )
         if done.returncode:
             raise RuntimeError(f"{python} {OTHER.name}: {done.stderr.strip().splitlines()[-1]}")
-        for row in map(json.loads, filter(lambda line: line.startswith("{"), done.stdout.splitlines())):
+        for row in map(
+            json.loads, filter(lambda line: line.startswith("{"), done.stdout.splitlines())
+        ):
             decoded = Path(folder) / f"{row['codec']}_{row['setting']}.safetensors"
-            module = models.restore(about, checkpoint.load_tensors(decoded)) if decoded.exists() else model
+            module = (
+                models.restore(about, atomic.load_tensors(decoded)) if decoded.exists() else model
+            )
             yield row | {"test_accuracy": accuracy(module)}
 
 
-def ladder(model, about: dict, dataset, batches, accuracy, *, block_size: int, slicing: str) -> Iterator[dict]:
+def ladder(
+    model, about: dict, dataset, batches, accuracy, *, block_size: int, slicing: str
+) -> Iterator[dict]:
     settings, augmentation = config.load(config.Pack), config.load(config.Augment)
     start = lossy.mosaic_of(model, block_size, slicing)
-    again = lossy.training_batches(dataset, batches, augmentation, epochs=settings.refit_epochs, seed=about["seed"])
+    again = lossy.training_batches(
+        dataset, batches, augmentation, epochs=settings.refit_epochs, seed=about["seed"]
+    )
     refitted = lossy.refitted(model, start, slicing, again, lr=settings.refit_lr)
     for name, mosaic in (("motifs", start), ("refitted", refitted)):
         for bits in BITS:
             lossy.put_(model, lossy.quantised(mosaic, bits), slicing)
-            row = packed.row(f"{name}{bits}", model, accuracy, level="entropy", block_size=block_size, slicing=slicing)
-            yield {"codec": "momos", "setting": row["coding"], "bytes": row["file_bytes"], "test_accuracy": row["test_accuracy"]}
+            row = packed.row(
+                f"{name}{bits}",
+                model,
+                accuracy,
+                level="entropy",
+                block_size=block_size,
+                slicing=slicing,
+            )
+            yield {
+                "codec": "momos",
+                "setting": row["coding"],
+                "bytes": row["file_bytes"],
+                "test_accuracy": row["test_accuracy"],
+            }
 
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
-    """Per model: lossless files in kB; the smallest of each lossy codec within SLACK of the model's own accuracy; ours over nncodec's."""
+    """Per model: lossless files in kB; the smallest of each lossy codec within SLACK of the model's
+    own accuracy; ours over nncodec's.
+    """
     rows = []
     for (model, method), part in frame.groupby(["model", "method"], sort=False):
         reached = part[part.codec == "safetensors"].test_accuracy.iloc[0]
@@ -101,7 +172,9 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
             mine = good[good.codec == codec].sort_values("bytes")
             best = (mine.bytes.iloc[0] / 1000, mine.setting.iloc[0]) if len(mine) else (None, "")
             row |= {codec: best[0], f"{codec} at": best[1]}
-        rows.append(row | {"ratio": None if row["nncodec"] is None else row["momos"] / row["nncodec"]})
+        rows.append(
+            row | {"ratio": None if row["nncodec"] is None else row["momos"] / row["nncodec"]}
+        )
     return pd.DataFrame(rows).round(2)
 
 

@@ -1,8 +1,10 @@
-"""How fast a .momos file is written and read, and a forward pass by lookup.   python -m benchmarks.packing_speed OUT.csv
+"""How fast a .momos file is written and read, and a forward pass by lookup.   python -m
+benchmarks.packing_speed OUT.csv
 
-One thread, CPU seconds (the smallest of three), 25 million weights as a mosaic of blocks of 4 with 1 % capacity in ten tensors, and
-as noise; MB/s are of the float32 weights. Safetensors writes and reads the same tensors. Lookup: a batch of 64 images, the model's own
-weights against weights gathered from motifs and mosaic at every call.
+One thread, CPU seconds (the smallest of three), 25 million weights as a mosaic of blocks of 4 with
+1 % capacity in ten tensors, and as noise; MB/s are of the float32 weights. Safetensors writes and
+reads the same tensors. Lookup: a batch of 64 images, the model's own weights against weights
+gathered from motifs and mosaic at every call.
 """
 
 import sys
@@ -17,7 +19,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from momos import lossy, models, mosaic, packing
+from momos import models, packing
+from momos.methods import mosaic
+from momos.packing import lossy
 
 NUM_WEIGHTS, BLOCK_SIZE, CAPACITY = 25_000_000, 4, 0.01
 
@@ -39,7 +43,9 @@ def fastest(action: Callable[[], object], times: int = 3) -> float:
 
 
 def copied(path: Path) -> dict:
-    """As `unpack` leaves them: in memory of their own, where load_file maps the file and reads nothing yet."""
+    """As `unpack` leaves them: in memory of their own, where load_file maps the file and reads
+    nothing yet.
+    """
     return {name: tensor.clone() for name, tensor in load_file(path).items()}
 
 
@@ -48,7 +54,9 @@ def large(kind: str) -> Weights:
     if kind == "noise":
         return Weights([torch.randn(NUM_WEIGHTS // 10, generator=generator) for _ in range(10)])
     motifs = torch.randn(int(CAPACITY * num_blocks), BLOCK_SIZE, generator=generator)
-    chosen = (len(motifs) * torch.rand(num_blocks, generator=generator) ** 3).long()  # some far more often than others
+    chosen = (
+        len(motifs) * torch.rand(num_blocks, generator=generator) ** 3
+    ).long()  # some far more often than others
     return Weights([part.reshape(-1).clone() for part in motifs[chosen].chunk(10)])
 
 
@@ -63,15 +71,24 @@ def files(folder: Path) -> Iterator[dict]:
             actions[f"momos, {level}"] = (write, partial(packing.unpack, path, model), path)
         for name, (write, read, file) in actions.items():
             seconds = fastest(write), fastest(read)
-            rates = {"write_mb_s": size / seconds[0], "read_mb_s": size / seconds[1], "mb": file.stat().st_size / 1e6}
+            rates = {
+                "write_mb_s": size / seconds[0],
+                "read_mb_s": size / seconds[1],
+                "mb": file.stat().st_size / 1e6,
+            }
             yield {"what": kind, "how": name, "write_s": seconds[0], "read_s": seconds[1]} | rates
 
 
 def forward() -> Iterator[dict]:
     for name, size, kwargs in (("mlp", 32, {}), ("resnet20", 32, {}), ("tiny_vit", 224, {})):
         model = models.build(name, 10, image_size=size, kwargs=kwargs).eval()
-        mosaic.project_(model, BLOCK_SIZE, capacity=CAPACITY, generator=torch.Generator().manual_seed(0))
-        lookup, images = lossy.Lookup(model, lossy.mosaic_of(model, BLOCK_SIZE, "tensor"), "tensor"), torch.randn(64, 3, size, size)
+        mosaic.project_(
+            model, BLOCK_SIZE, capacity=CAPACITY, generator=torch.Generator().manual_seed(0)
+        )
+        lookup, images = (
+            lossy.Lookup(model, lossy.mosaic_of(model, BLOCK_SIZE, "tensor"), "tensor"),
+            torch.randn(64, 3, size, size),
+        )
         with torch.no_grad():
             own, looked_up = fastest(partial(model, images)), fastest(partial(lookup, images))
             gather = fastest(lookup.weights)

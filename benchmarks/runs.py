@@ -7,12 +7,16 @@ import pandas as pd
 
 
 def write_table(runs: Path, out: Path, row: Callable[[Path, int], dict]) -> None:
-    """row(folder of a run, its block size) -> columns. runs: runs/<profile>. Written to `out` as CSV, and printed."""
+    """row(folder of a run, its block size) -> columns. runs: runs/<profile>. Written to `out` as
+    CSV, and printed.
+    """
     rows = []
     for folder in sorted(runs.glob("*/momos_s*_c*/0")):
         model, method = folder.parts[-3:-1]
         if not method.endswith("qat8"):
-            rows.append({"model": model, "method": method} | row(folder, int(method.split("_")[1][1:])))
+            rows.append(
+                {"model": model, "method": method} | row(folder, int(method.split("_")[1][1:]))
+            )
     frame = pd.DataFrame(rows).round(3)
     frame.to_csv(out, index=False)
     print(frame.to_markdown(index=False))

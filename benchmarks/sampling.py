@@ -1,6 +1,7 @@
 """Draws of the LLC's sampler: momos, the gradients alone, and devinterp where it is installed.
 
-devinterp's `llc()` needs more than its optimiser does: `pip install devinterp==2.0.1` with its dependencies, in an environment of its own.
+devinterp's `llc()` needs more than its optimiser does: `pip install devinterp==2.0.1` with its
+dependencies, in an environment of its own.
 """
 
 import tempfile
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 
 from benchmarks import inputs
 from momos import models
-from momos.complexity.llc import estimate_llc
+from momos.slt.llc.estimator import estimate_llc
 
 SETTINGS = {"lr": 1e-5, "nbeta": 100.0, "localization": 100.0}
 VOCABULARY, CONTEXT = 256, 32
@@ -31,7 +32,9 @@ def _loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
 def draws(*, num_draws: int, batch_size: int) -> Callable[[], None]:
     """One chain of pSGLD on the MLP, its baseline included."""
     model, batches = _mlp(), inputs.batches(8 * batch_size, 32, batch_size)
-    return lambda: estimate_llc(model, _loss, batches, num_chains=1, num_draws=num_draws, **SETTINGS)
+    return lambda: estimate_llc(
+        model, _loss, batches, num_chains=1, num_draws=num_draws, **SETTINGS
+    )
 
 
 def gradients(*, num_draws: int, batch_size: int) -> Callable[[], None]:
@@ -90,7 +93,12 @@ def _next_token(model: nn.Module, tokens: Tensor) -> Tensor:
 def llc(*, num_draws: int, batch_size: int) -> Callable[[], None]:
     """A whole estimate: two chains on the bigram model."""
     model, batches = Bigram(), _tokens(32 * batch_size).split(batch_size)
-    how = {"num_chains": 2, "num_draws": num_draws, "baseline": "first_batches", "num_init_batches": 8}
+    how = {
+        "num_chains": 2,
+        "num_draws": num_draws,
+        "baseline": "first_batches",
+        "num_init_batches": 8,
+    }
     return lambda: estimate_llc(model, _next_token, batches, **how, **SETTINGS)
 
 
@@ -99,12 +107,32 @@ def devinterp_llc(*, num_draws: int, batch_size: int) -> Callable[[], None]:
     from datasets import Dataset
     from devinterp.slt.llc import llc as theirs
 
-    model, dataset = Bigram(), Dataset.from_dict({"input_ids": _tokens(32 * batch_size).tolist()}).with_format("torch")
-    settings = {"lr": SETTINGS["lr"], "n_beta": SETTINGS["nbeta"], "localization": SETTINGS["localization"]}
-    how = {"num_chains": 2, "num_draws": num_draws, "num_init_loss_batches": 8, "sampling_method": "rmsprop_sgld"}
+    model, dataset = (
+        Bigram(),
+        Dataset.from_dict({"input_ids": _tokens(32 * batch_size).tolist()}).with_format("torch"),
+    )
+    settings = {
+        "lr": SETTINGS["lr"],
+        "n_beta": SETTINGS["nbeta"],
+        "localization": SETTINGS["localization"],
+    }
+    how = {
+        "num_chains": 2,
+        "num_draws": num_draws,
+        "num_init_loss_batches": 8,
+        "sampling_method": "rmsprop_sgld",
+    }
 
     def run() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            theirs(model, dataset, {}, batch_size=batch_size, output_path=Path(folder) / "samples", **settings, **how)
+            theirs(
+                model,
+                dataset,
+                {},
+                batch_size=batch_size,
+                output_path=Path(folder) / "samples",
+                **settings,
+                **how,
+            )
 
     return run

@@ -1,8 +1,10 @@
-"""What a survey costs: measured on local weight files of real timm architectures, reckoned up for the models of profile cifar10.
+"""What a survey costs: measured on local weight files of real timm architectures, reckoned up for
+the models of profile cifar10.
 
 usage: python -m benchmarks.survey [OUT.json]
 
-CPU seconds of one core, as the stage measures a model. Downloads come on top, at the speed of the connection.
+CPU seconds of one core, as the stage measures a model. Downloads come on top, at the speed of the
+connection.
 """
 
 import sys
@@ -13,7 +15,11 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks import machine
-from momos import checkpoint, config, survey, zoo, zoo_weights
+from momos import config
+from momos.files import atomic
+from momos.survey import candidates as zoo
+from momos.survey import run as survey
+from momos.survey import weights as zoo_weights
 
 ARCHS = ("mobilenetv3_large_100", "efficientnet_b0", "resnet18", "deit_small_patch16_224")
 PROFILE = Path("profiles/cifar10.yaml")
@@ -23,12 +29,35 @@ def main(out: Path) -> None:
     torch.set_num_threads(1)
     settings = config.load(config.Survey, path=PROFILE)
     found = measured(settings)
-    per_million = sum(model["cpu_seconds"] for model in found) / sum(model["num_weights"] / 1e6 for model in found)
-    drawn = zoo.draw(zoo.pretrained(), settings.num_models, max_parameters=settings.max_parameters, seed=settings.seed)
+    per_million = sum(model["cpu_seconds"] for model in found) / sum(
+        model["num_weights"] / 1e6 for model in found
+    )
+    drawn = zoo.draw(
+        zoo.pretrained(),
+        settings.num_models,
+        max_parameters=settings.max_parameters,
+        seed=settings.seed,
+    )
     needed = zoo.need(drawn, keep_weights=settings.keep_weights, num_workers=settings.num_workers)
-    whole = {"num_models": len(drawn), "hours": per_million * needed.num_weights / 1e6 / 3600, **needed._asdict()}
-    where = {key: value for key, value in machine.describe().items() if key in ("cpu", "cores", "python", *machine.LIBRARIES)}
-    checkpoint.write_json(out, {"machine": where, "models": found, "seconds_per_million": per_million, PROFILE.stem: whole})
+    whole = {
+        "num_models": len(drawn),
+        "hours": per_million * needed.num_weights / 1e6 / 3600,
+        **needed._asdict(),
+    }
+    where = {
+        key: value
+        for key, value in machine.describe().items()
+        if key in ("cpu", "cores", "python", *machine.LIBRARIES)
+    }
+    atomic.write_json(
+        out,
+        {
+            "machine": where,
+            "models": found,
+            "seconds_per_million": per_million,
+            PROFILE.stem: whole,
+        },
+    )
 
 
 def measured(settings: config.Survey) -> list[dict]:
@@ -37,12 +66,18 @@ def measured(settings: config.Survey) -> list[dict]:
         folder = Path(name)
         how = zoo.How(settings.init_seeds, settings.compressors, settings.seed, True, folder)
         for arch in ARCHS:
-            save_file(zoo_weights.build(arch, max(settings.init_seeds) + 1).state_dict(), folder / f"{arch}.safetensors")
+            save_file(
+                zoo_weights.build(arch, max(settings.init_seeds) + 1).state_dict(),
+                folder / f"{arch}.safetensors",
+            )
         records = [survey.measured(candidate, how) for candidate in zoo.in_folder(folder)]
     for record in records:
         if record.row["error"]:
             raise SystemExit(f"{record.row['name']}: {record.row['error']}")
-    return [{key: record.cost[key] for key in ("name", "num_weights", "cpu_seconds")} for record in records]
+    return [
+        {key: record.cost[key] for key in ("name", "num_weights", "cpu_seconds")}
+        for record in records
+    ]
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
-"""A process of its own for each side of a comparison, so that neither gains from how the other sets itself up.
+"""A process of its own for each side of a comparison, so that neither gains from how the other sets
+itself up.
 
-`Worker` starts one and talks to it in lines of JSON. The process prepares a piece of work and runs it once per request.
+`Worker` starts one and talks to it in lines of JSON. The process prepares a piece of work and runs
+it once per request.
 """
 
 import gc
@@ -32,12 +34,25 @@ class Worker:
 
     def __init__(self, num_threads: int):
         # without what the caller's shell sets for threads and malloc
-        environment = {key: value for key, value in os.environ.items() if not key.startswith(("MALLOC_", "GLIBC_TUNABLES"))}
-        environment |= {f"{library}_NUM_THREADS": str(num_threads) for library in ("OMP", "MKL", "OPENBLAS", "NUMBA")}
+        environment = {
+            key: value
+            for key, value in os.environ.items()
+            if not key.startswith(("MALLOC_", "GLIBC_TUNABLES"))
+        }
+        environment |= {
+            f"{library}_NUM_THREADS": str(num_threads)
+            for library in ("OMP", "MKL", "OPENBLAS", "NUMBA")
+        }
         environment |= {"PYTHONWARNINGS": "ignore", "TQDM_DISABLE": "1"}
         command = [sys.executable, "-m", "benchmarks.worker"]
         self.process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
         )
 
     def __enter__(self) -> Self:
@@ -48,7 +63,9 @@ class Worker:
         self.process.wait()
 
     def prepare(self, case: str, arguments: dict[str, Any], *, warm: bool = True) -> int:
-        """Make `case` ("baselines.train") the work of this process; warm: run it too. Returns by how many bytes the peak memory rose."""
+        """Make `case` ("baselines.train") the work of this process; warm: run it too. Returns by
+        how many bytes the peak memory rose.
+        """
         return self._ask({"case": case, "arguments": arguments, "warm": warm})
 
     def run(self) -> Repeat:
@@ -62,7 +79,9 @@ class Worker:
         self.process.stdin.write(json.dumps(request) + "\n")
         reply = self.process.stdout.readline()
         if not reply:
-            raise RuntimeError(f"the benchmark process ended with {self.process.wait()} at {request}; its message is above")
+            raise RuntimeError(
+                f"the benchmark process ended with {self.process.wait()} at {request}; its message is above"
+            )
         return json.loads(reply)
 
 
@@ -84,7 +103,9 @@ def main() -> None:
             gc.collect()
             if request["case"]:
                 module, name = request["case"].split(".")
-                work = getattr(importlib.import_module(f"benchmarks.{module}"), name)(**request["arguments"])
+                work = getattr(importlib.import_module(f"benchmarks.{module}"), name)(
+                    **request["arguments"]
+                )
             reply, times = warm_up(work) if request.get("warm") else (0, 1)
         replies.write(json.dumps(reply) + "\n")
 

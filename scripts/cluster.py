@@ -1,8 +1,10 @@
-"""SLURM for `make sweep`: stages that nothing holds back go into the queue as one job array, through submitit.
+"""SLURM for `make sweep`: stages that nothing holds back go into the queue as one job array,
+through submitit.
 
-A job that is preempted or reaches its time limit is put back into the queue, and its stage goes on from its last checkpoint. A job that
-ends without a result (cancelled, its node lost) is submitted again, `sweep.attempts` times in all. Jobs are watched by `squeue`, which
-needs no accounting database.
+A job that is preempted or reaches its time limit is put back into the queue, and its stage goes on
+from its last checkpoint. A job that ends without a result (cancelled, its node lost) is submitted
+again, `sweep.attempts` times in all. Jobs are watched by `squeue`, which needs no accounting
+database.
 """
 
 import getpass
@@ -61,14 +63,24 @@ def job_name(root: Path) -> str:
 
 def executor(root: Path, settings: config.Sweep, jobs: int) -> submitit.SlurmExecutor:
     """Raises RuntimeError where there is no SLURM."""
-    made = submitit.SlurmExecutor(root / worker.SWEEP / "slurm", max_num_timeout=settings.attempts - 1)
-    resources = {"cpus_per_task": settings.cpus, "mem": f"{round(settings.memory_gb * 1024)}MB", "time": settings.minutes}
+    made = submitit.SlurmExecutor(
+        root / worker.SWEEP / "slurm", max_num_timeout=settings.attempts - 1
+    )
+    resources = {
+        "cpus_per_task": settings.cpus,
+        "mem": f"{round(settings.memory_gb * 1024)}MB",
+        "time": settings.minutes,
+    }
     if settings.gpus:
         resources["gpus_per_node"] = settings.gpus
     if settings.partition is not None:
         resources["partition"] = settings.partition
     made.update_parameters(
-        **resources, job_name=job_name(root), array_parallelism=jobs, stderr_to_stdout=True, additional_parameters={"requeue": True}
+        **resources,
+        job_name=job_name(root),
+        array_parallelism=jobs,
+        stderr_to_stdout=True,
+        additional_parameters={"requeue": True},
     )
     return made
 
@@ -77,13 +89,24 @@ def output_of(*command: str) -> str:
     """Raises RuntimeError with what the command says."""
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip() or f'exit status {done.returncode}'}")
+        raise RuntimeError(
+            f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip() or f'exit status {done.returncode}'}"
+        )
     return done.stdout
 
 
 def queued(name: str) -> set[str]:
     """Ids of this workspace's jobs that wait or run: `7` or, of an array, `7_0`."""
-    return set(output_of("squeue", "--noheader", "--array", "--format=%i", f"--user={getpass.getuser()}", f"--name={name}").split())
+    return set(
+        output_of(
+            "squeue",
+            "--noheader",
+            "--array",
+            "--format=%i",
+            f"--user={getpass.getuser()}",
+            f"--name={name}",
+        ).split()
+    )
 
 
 def cancel(name: str, seconds: float = 60.0) -> None:
@@ -92,12 +115,16 @@ def cancel(name: str, seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while left := queued(name):
         if time.monotonic() > deadline:
-            raise RuntimeError(f"jobs {', '.join(sorted(left))} do not end {seconds:g} s after scancel")
+            raise RuntimeError(
+                f"jobs {', '.join(sorted(left))} do not end {seconds:g} s after scancel"
+            )
         time.sleep(POLL)
 
 
 class Slurm(repro.Hand):
-    """Hands stages to the cluster and watches their jobs. Looks to `repro.run_stages` like one worker."""
+    """Hands stages to the cluster and watches their jobs. Looks to `repro.run_stages` like one
+    worker.
+    """
 
     def __init__(self, board: repro.Board, progress: "sweep.Watch", command: list[str]) -> None:
         super().__init__()
@@ -117,7 +144,11 @@ class Slurm(repro.Hand):
             while not self.board.stopped and (self.submit(self.board.take_ready()) or self.jobs):
                 time.sleep(POLL)
                 self.look()
-        except (RuntimeError, OSError, submitit.core.utils.FailedJobError) as error:  # sbatch refuses, say
+        except (
+            RuntimeError,
+            OSError,
+            submitit.core.utils.FailedJobError,
+        ) as error:  # sbatch refuses, say
             self.progress.tell(f"SLURM: {error}")
             self.board.fail([*self.board.running, *self.board.waiting])
         finally:
@@ -176,7 +207,13 @@ class Slurm(repro.Hand):
         for stage in lost:
             job = self.jobs.pop(stage)
             if self.attempts[stage] >= self.settings.attempts:
-                self.fail(stage, job, f"job {job.job_id} ended without a result, attempt {self.attempts[stage]} of sweep.attempts")
+                self.fail(
+                    stage,
+                    job,
+                    f"job {job.job_id} ended without a result, attempt {self.attempts[stage]} of sweep.attempts",
+                )
             else:
-                self.progress.tell(f"{stage}: job {job.job_id} ended without a result; submitted again")
+                self.progress.tell(
+                    f"{stage}: job {job.job_id} ended without a result; submitted again"
+                )
         self.submit([stage for stage in lost if stage not in self.board.failed])

@@ -1,4 +1,6 @@
-"""dvc.lock as text: a block of lines for each stage, which can be taken out, put in and replaced without reading the others' YAML."""
+"""dvc.lock as text: a block of lines for each stage, which can be taken out, put in and replaced
+without reading the others' YAML.
+"""
 
 import os
 import re
@@ -16,25 +18,38 @@ ANCHOR = re.compile(r"[:-] [&*]id\d")
 
 
 def split_lock(text: str) -> dict[str, str]:
-    """A dvc.lock -> the lines of each stage, as DVC wrote them, and each to be read alone. Raises ValueError if DVC did not write it."""
+    """A dvc.lock -> the lines of each stage, as DVC wrote them, and each to be read alone. Raises
+    ValueError if DVC did not write it.
+    """
     found, name = {}, None
-    for line in text.removeprefix(LOCK_HEAD).splitlines(keepends=True) if text.startswith(LOCK_HEAD) else ():
+    for line in (
+        text.removeprefix(LOCK_HEAD).splitlines(keepends=True) if text.startswith(LOCK_HEAD) else ()
+    ):
         if line.startswith("  ") and not line[2].isspace():
             name = _name(line)
             found[name] = ""
         if name is None or not line.startswith("  "):
-            raise ValueError(f"dvc.lock: expected a stage two spaces in, as DVC writes it, got {line!r}")
+            raise ValueError(
+                f"dvc.lock: expected a stage two spaces in, as DVC writes it, got {line!r}"
+            )
         found[name] += line
     if text and not found and "stages: {}" not in text:
-        raise ValueError(f"dvc.lock: expected it to begin with {LOCK_HEAD!r}, as DVC writes it, got {text[: len(LOCK_HEAD)]!r}")
-    return {name: _without_anchors(entry) if ANCHOR.search(entry) else entry for name, entry in found.items()}
+        raise ValueError(
+            f"dvc.lock: expected it to begin with {LOCK_HEAD!r}, as DVC writes it, got {text[: len(LOCK_HEAD)]!r}"
+        )
+    return {
+        name: _without_anchors(entry) if ANCHOR.search(entry) else entry
+        for name, entry in found.items()
+    }
 
 
 def _name(line: str) -> str:
     try:
         (name,) = yaml.safe_load(line)
     except (TypeError, ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"dvc.lock: expected a stage's name, as DVC writes it, got {line!r}") from error
+        raise ValueError(
+            f"dvc.lock: expected a stage's name, as DVC writes it, got {line!r}"
+        ) from error
     return name
 
 
@@ -44,12 +59,18 @@ class _WrittenOut(yaml.SafeDumper):
 
 
 def _without_anchors(entry: str) -> str:
-    """Settings that are one object (`&` and `*` in params.yaml) are so in dvc.lock, by names that hold for one file and no other."""
+    """Settings that are one object (`&` and `*` in params.yaml) are so in dvc.lock, by names that
+    hold for one file and no other.
+    """
     try:
         data = yaml.safe_load(entry)
     except yaml.YAMLError as error:  # a name of another stage's
-        raise ValueError(f"dvc.lock: expected each stage to stand alone, got {entry.splitlines()[0]!r}: {error}") from error
-    return textwrap.indent(yaml.dump(data, Dumper=_WrittenOut, sort_keys=False, allow_unicode=True), "  ")
+        raise ValueError(
+            f"dvc.lock: expected each stage to stand alone, got {entry.splitlines()[0]!r}: {error}"
+        ) from error
+    return textwrap.indent(
+        yaml.dump(data, Dumper=_WrittenOut, sort_keys=False, allow_unicode=True), "  "
+    )
 
 
 def join_lock(entries: Iterable[str]) -> str:

@@ -1,7 +1,9 @@
-"""Break a formula, rerun a tiny study, see `make regress` turn red: one deliberate mistake after the other.   usage: mutants.py [NAME ...]
+"""Break a formula, rerun a tiny study, see `make regress` turn red: one deliberate mistake after
+the other.   usage: mutants.py [NAME ...]
 
-A copy of the working tree gets a profile of a few seconds, whose unbroken numbers are blessed. Then each mutant changes one line of the
-copy. Exit status 1 if the unbroken code is not green, or a mutant is: then a broken number would have gone unnoticed.
+A copy of the working tree gets a profile of a few seconds, whose unbroken numbers are blessed. Then
+each mutant changes one line of the copy. Exit status 1 if the unbroken code is not green, or a
+mutant is: then a broken number would have gone unnoticed.
 """
 
 import json
@@ -21,14 +23,24 @@ CHANGES = {
     "profile": "mutants",
     "train": {"epochs": 2, "batch_size": 256},
     "models": {"mlp": {"kwargs": {"hidden_layers": 2, "width": 32}}},
-    "methods": {"qat3": {"bits": 3}, "momos_s16_c10": {"bits": 32, "block_size": 16, "capacity": 0.10}},  # 16: most blocks go to zero
+    "methods": {
+        "qat3": {"bits": 3},
+        "momos_s16_c10": {"bits": 32, "block_size": 16, "capacity": 0.10},
+    },  # 16: most blocks go to zero
     "grid": {"models": ["mlp"], "methods": ["baseline", "qat3", "momos_s16_c10"], "seeds": [0, 1]},
     "ablation": {"models": []},
     "survey": {"untrained": ["test_resnet"], "init_seeds": [0]},
     "report": {"picture_method": "momos_s16_c10", "picture_size": 16},
     "tracking": {"enabled": False},
 }
-SKIPPED = ("text", "language", "compressibility", "llc", "complexity", "slt_report")  # the second paper: the report does without
+SKIPPED = (
+    "text",
+    "language",
+    "compressibility",
+    "llc",
+    "complexity",
+    "slt_report",
+)  # the second paper: the report does without
 RUN_ALL = """
 import json, runpy, sys
 for command in json.load(sys.stdin):
@@ -45,32 +57,52 @@ class Mutant(NamedTuple):
 
 LIBRARY = "src/momos/"
 MUTANTS = {
-    "RAC, motifs cost one weight each": Mutant(f"{LIBRARY}complexity/code_length.py", "motifs * size * bits +", "motifs * bits +"),
-    "BDM, repetitions are free": Mutant(f"{LIBRARY}complexity/bdm.py", "table[present] + np.log2(counts[present])", "table[present]"),
-    "projection, no zero block": Mutant(f"{LIBRARY}mosaic.py", "drawn]) if force_zero else", "drawn]) if not force_zero else"),
-    "QAT, a level too many in the scale": Mutant(f"{LIBRARY}quantize.py", "-low, high) / levels", "-low, high) / (levels + 1)"),
-    "data, another split": Mutant("params.yaml", "fraction: 0.1\n  split_seed: 0", "fraction: 0.1\n  split_seed: 1"),
+    "RAC, motifs cost one weight each": Mutant(
+        f"{LIBRARY}complexity/code_length.py", "motifs * size * bits +", "motifs * bits +"
+    ),
+    "BDM, repetitions are free": Mutant(
+        f"{LIBRARY}complexity/bdm.py", "table[present] + np.log2(counts[present])", "table[present]"
+    ),
+    "projection, no zero block": Mutant(
+        f"{LIBRARY}mosaic.py", "drawn]) if force_zero else", "drawn]) if not force_zero else"
+    ),
+    "QAT, a level too many in the scale": Mutant(
+        f"{LIBRARY}quantize.py", "-low, high) / levels", "-low, high) / (levels + 1)"
+    ),
+    "data, another split": Mutant(
+        "params.yaml", "fraction: 0.1\n  split_seed: 0", "fraction: 0.1\n  split_seed: 1"
+    ),
 }
 
 
 class Copy:
-    """The working tree in a folder of its own, as a repository of its own. One place for all mutants: what numba compiled stays good."""
+    """The working tree in a folder of its own, as a repository of its own. One place for all
+    mutants: what numba compiled stays good.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         command = ["git", "ls-files", "-co", "--exclude-standard", "-z"]
         listed = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, text=True)
         for name in filter(None, listed.stdout.split("\0")):
-            if (ROOT / name).is_file() and not name.startswith(("reports/", "tests/", "docs/")) and name != "dvc.lock":
+            if (
+                (ROOT / name).is_file()
+                and not name.startswith(("reports/", "tests/", "docs/"))
+                and name != "dvc.lock"
+            ):
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, folder / name)
         params = merged(yaml.safe_load((ROOT / "profiles" / "digits.yaml").read_text()), CHANGES)
         (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
         subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
-        self.commands = commands(folder, "provenance")  # it says that the machine is the same, so that bands are narrow
+        self.commands = commands(
+            folder, "provenance"
+        )  # it says that the machine is the same, so that bands are narrow
 
     def study(self) -> None:
-        """Every stage up to the report's numbers, in one process: most of a tiny stage's time goes into imports."""
+        """Every stage up to the report's numbers, in one process: most of a tiny stage's time goes
+        into imports.
+        """
         for name in ("results", "reports/mutants", "runs", "data/prepared"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
         self.python("-c", RUN_ALL, text=json.dumps(self.commands), check=True)
@@ -79,11 +111,23 @@ class Copy:
         done = self.python("scripts/regress.py", *arguments)
         return done.returncode, done.stdout
 
-    def python(self, *arguments: str, text: str = "", check: bool = False) -> subprocess.CompletedProcess:
+    def python(
+        self, *arguments: str, text: str = "", check: bool = False
+    ) -> subprocess.CompletedProcess:
         """Raises RuntimeError with its output, if `check` and it fails."""
-        environment = os.environ | {"PYTHONPATH": str(self.folder / "src"), "MLFLOW_TRACKING_URI": f"sqlite:///{self.folder}/mlflow.db"}
-        streams = {"input": text, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        done = subprocess.run([sys.executable, *arguments], cwd=self.folder, env=environment, **streams)
+        environment = os.environ | {
+            "PYTHONPATH": str(self.folder / "src"),
+            "MLFLOW_TRACKING_URI": f"sqlite:///{self.folder}/mlflow.db",
+        }
+        streams = {
+            "input": text,
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.STDOUT,
+            "text": True,
+        }
+        done = subprocess.run(
+            [sys.executable, *arguments], cwd=self.folder, env=environment, **streams
+        )
         if check and done.returncode:
             raise RuntimeError(f"the study of the mutants' profile failed:\n{done.stdout}")
         return done
@@ -92,7 +136,9 @@ class Copy:
         """Raises ValueError unless `old` stands in the file once."""
         text = (self.folder / file).read_text()
         if text.count(old) != 1:
-            raise ValueError(f"{file}: expected {old!r} once, found it {text.count(old)} times: the mutant needs a new place")
+            raise ValueError(
+                f"{file}: expected {old!r} once, found it {text.count(old)} times: the mutant needs a new place"
+            )
         (self.folder / file).write_text(text.replace(old, new))
 
 
@@ -105,18 +151,29 @@ def commands(folder: Path, target: str) -> list[list[str]]:
         graph = repo.index.graph  # from a stage to those it needs
         last = next(stage for stage in graph if stage.name == target)
         needed = graph.subgraph({last, *networkx.descendants(graph, last)})
-        ordered = networkx.lexicographical_topological_sort(needed.reverse(), key=lambda stage: stage.name)
-        return [stage.cmd.split()[1:] for stage in ordered if stage.name.partition("@")[0] not in SKIPPED]
+        ordered = networkx.lexicographical_topological_sort(
+            needed.reverse(), key=lambda stage: stage.name
+        )
+        return [
+            stage.cmd.split()[1:]
+            for stage in ordered
+            if stage.name.partition("@")[0] not in SKIPPED
+        ]
 
 
 def merged(base: dict, changes: dict) -> dict:
-    return base | {key: merged(base.get(key, {}), value) if isinstance(value, dict) else value for key, value in changes.items()}
+    return base | {
+        key: merged(base.get(key, {}), value) if isinstance(value, dict) else value
+        for key, value in changes.items()
+    }
 
 
 def main(names: list[str]) -> int:
     unknown = [name for name in names if name not in MUTANTS]
     if unknown:
-        raise SystemExit(f"unknown mutant {', '.join(unknown)}: expected some of {'; '.join(MUTANTS)}")
+        raise SystemExit(
+            f"unknown mutant {', '.join(unknown)}: expected some of {'; '.join(MUTANTS)}"
+        )
     survivors = []
     with tempfile.TemporaryDirectory(prefix="momos-mutants-") as folder:
         copy = Copy(Path(folder))

@@ -1,7 +1,9 @@
-"""DVC that writes dvc.lock stage by stage; the same file, but for YAML's anchors.   usage: quick_dvc.py ARGUMENTS OF DVC
+"""DVC that writes dvc.lock stage by stage; the same file, but for YAML's anchors.   usage:
+quick_dvc.py ARGUMENTS OF DVC
 
-After each stage DVC reads all of dvc.lock in a way that keeps comments, and writes it anew: most of its CPU time where there are hundreds
-of stages. Here the lines of that stage are replaced. Where DVC is not as expected, or did not write the file, it does as ever.
+After each stage DVC reads all of dvc.lock in a way that keeps comments, and writes it anew: most of
+its CPU time where there are hundreds of stages. Here the lines of that stage are replaced. Where
+DVC is not as expected, or did not write the file, it does as ever.
 """
 
 import inspect
@@ -15,7 +17,11 @@ from dvc.stage import serialize
 from dvc.utils.serialize import dumps_yaml
 from locks import LOCK_HEAD, join_lock, split_lock, write_at_once
 
-EXPECTED = ["self", "stages", "kwargs"]  # what `dump_stages` takes in the releases where this was tried
+EXPECTED = [
+    "self",
+    "stages",
+    "kwargs",
+]  # what `dump_stages` takes in the releases where this was tried
 
 
 def replace_writing() -> None:
@@ -30,7 +36,11 @@ def by_stage(as_ever: Callable) -> Callable:
         path = Path(self.path)
         try:
             entries = split_lock(path.read_text(encoding="utf-8"))
-            made = {name: entry for stage in stages for name, entry in entries_of(serialize.to_lockfile(stage, **kwargs)).items()}
+            made = {
+                name: entry
+                for stage in stages
+                for name, entry in entries_of(serialize.to_lockfile(stage, **kwargs)).items()
+            }
         except (OSError, ValueError):
             as_ever(self, stages, **kwargs)
             return
@@ -43,7 +53,9 @@ def by_stage(as_ever: Callable) -> Callable:
 
 
 def entries_of(data: dict) -> dict[str, str]:
-    """What DVC keeps of a stage -> its lines, as DVC itself would write them in a file of their own."""
+    """What DVC keeps of a stage -> its lines, as DVC itself would write them in a file of their
+    own.
+    """
     return split_lock(LOCK_HEAD + dumps_yaml({"stages": data}).removeprefix("stages:\n"))
 
 

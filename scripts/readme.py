@@ -1,9 +1,10 @@
-"""Write the numbers into README.md and docs/performance.md: what stands between `<!-- numbers: NAME -->` and `<!-- end -->`.
+"""Write the numbers into README.md and docs/performance.md: what stands between `<!-- numbers: NAME
+-->` and `<!-- end -->`.
 
 usage: readme.py [--check]
 
-They come from reports/expected/<profile>.json (the blessed copy of results.json) and from benchmarks/. --check: exit status 1, and
-nothing written, if a page says something else.
+They come from reports/expected/<profile>.json (the blessed copy of results.json) and from
+benchmarks/. --check: exit status 1, and nothing written, if a page says something else.
 """
 
 import math
@@ -15,14 +16,20 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for benchmarks
 from benchmarks.__main__ import cost
-from momos import checkpoint, claims, results, tables
+from momos.files import atomic
+from momos.report.shared import claims, results, tables
 
 PAGES = (Path("README.md"), Path("docs/performance.md"))
 BLOCK = re.compile(r"(?P<start><!-- numbers: (?P<name>[\w-]+) -->\n).*?(?P<end><!-- end -->)", re.S)
 PROFILE = "digits"  # what the README shows
 SHOWN = ("baseline", "qat8", "qat4", "momos_s2_c10", "momos_s2_c1", "momos_s4_c10", "momos_s4_c1")
 MEASURES = ("test_accuracy_last", "rac", "bdm_1d_ratio", "bdm_1d_ratio_latent")
-COLOURS = {claims.SUPPORTED: "2e7d32", claims.NOT_SUPPORTED: "b71c1c", claims.NOT_RUN: "757575", claims.NOT_COMPARABLE: "757575"}
+COLOURS = {
+    claims.SUPPORTED: "2e7d32",
+    claims.NOT_SUPPORTED: "b71c1c",
+    claims.NOT_RUN: "757575",
+    claims.NOT_COMPARABLE: "757575",
+}
 SPEED = {  # a job of benchmarks/results.json -> what it is
     "augmentation_32px": "the training augmentation, images of 32 pixels",
     "augmentation_224px": "the same, 224 pixels",
@@ -40,17 +47,26 @@ SPEED = {  # a job of benchmarks/results.json -> what it is
 
 
 def expected(profile: str) -> dict:
-    return checkpoint.read_json(Path("reports") / "expected" / f"{profile}.json")
+    return atomic.read_json(Path("reports") / "expected" / f"{profile}.json")
 
 
 def badges() -> str:
     """Pictures that say the same in their alt texts."""
     counts = pd.Series(expected(PROFILE)["claims"]).value_counts()
-    shown = [("claims on embedded data", f"{counts.get(name, 0)} {name.lower()}", COLOURS[name]) for name in claims.VERDICTS[:2]]
+    shown = [
+        ("claims on embedded data", f"{counts.get(name, 0)} {name.lower()}", COLOURS[name])
+        for name in claims.VERDICTS[:2]
+    ]
     shown += [("python", "3.11+", "1565c0"), ("licence", "MIT", "1565c0")]
-    escaped = [tuple(part.replace("-", "--").replace(" ", "_").replace("+", "%2B") for part in badge) for badge in shown]
+    escaped = [
+        tuple(part.replace("-", "--").replace(" ", "_").replace("+", "%2B") for part in badge)
+        for badge in shown
+    ]
     pairs = zip(shown, escaped, strict=True)
-    return " ".join(f"![{name}: {text}](https://img.shields.io/badge/{'-'.join(badge)})" for (name, text, _), badge in pairs)
+    return " ".join(
+        f"![{name}: {text}](https://img.shields.io/badge/{'-'.join(badge)})"
+        for (name, text, _), badge in pairs
+    )
 
 
 def verdicts() -> str:
@@ -71,34 +87,66 @@ def accuracies() -> str:
     for method in SHOWN:
         row = {"Method": method}
         for model in models:
-            accuracy, rac = (cells[f"table1/{model}/{method}/{measure}"] for measure in ("test_accuracy_last", "rac"))
-            row[results.TITLES[model]] = f"{tables.spread(accuracy['value'], accuracy['std'])} % at {rac['value']:.1f}"
+            accuracy, rac = (
+                cells[f"table1/{model}/{method}/{measure}"]
+                for measure in ("test_accuracy_last", "rac")
+            )
+            row[results.TITLES[model]] = (
+                f"{tables.spread(accuracy['value'], accuracy['std'])} % at {rac['value']:.1f}"
+            )
         rows.append(row)
     return tables.markdown(pd.DataFrame(rows))
 
 
 def column(profile: str, model: str) -> str:
     """A column of Table 1 that ran on CIFAR-10, beside the published one."""
-    document = checkpoint.read_json(Path("reports") / profile / "results.json")
+    document = atomic.read_json(Path("reports") / profile / "results.json")
     cells = {cell["id"]: cell for cell in document["cells"]}
     rows = []
     for method, about in document["names"]["methods"].items():
         mine = {measure: cells.get(f"table1/{model}/{method}/{measure}") for measure in MEASURES}
-        accuracy, rac, bdm = mine["test_accuracy_last"], mine["rac"], mine["bdm_1d_ratio_latent"] or mine["bdm_1d_ratio"]  # as published
-        row = {results.TITLES[model]: about["label"], "Seeds": tables.EMPTY, "Accuracy (%)": claims.NOT_RUN}
-        row |= {"Published": tables.spread(accuracy["published"], accuracy["published_std"]), "BDM ratio": tables.EMPTY}
-        row |= {"Published BDM": tables.number(bdm["published"], 2), "RAC (Eq. 21)": tables.EMPTY, "RAC (bytes)": tables.EMPTY}
+        accuracy, rac, bdm = (
+            mine["test_accuracy_last"],
+            mine["rac"],
+            mine["bdm_1d_ratio_latent"] or mine["bdm_1d_ratio"],
+        )  # as published
+        row = {
+            results.TITLES[model]: about["label"],
+            "Seeds": tables.EMPTY,
+            "Accuracy (%)": claims.NOT_RUN,
+        }
+        row |= {
+            "Published": tables.spread(accuracy["published"], accuracy["published_std"]),
+            "BDM ratio": tables.EMPTY,
+        }
+        row |= {
+            "Published BDM": tables.number(bdm["published"], 2),
+            "RAC (Eq. 21)": tables.EMPTY,
+            "RAC (bytes)": tables.EMPTY,
+        }
         if accuracy["value"] is not None:
             std = math.nan if accuracy["std"] is None else accuracy["std"]
-            row |= {"Seeds": str(accuracy["num_seeds"]), "Accuracy (%)": tables.spread(accuracy["value"], std)}
-            row |= {"BDM ratio": tables.number(bdm["value"], 2), "RAC (Eq. 21)": tables.number(rac["value"], 1)}
-            row |= {"RAC (bytes)": tables.number(cells[f"packing/{model}/{method}/rac_measured"]["value"], 1)}
+            row |= {
+                "Seeds": str(accuracy["num_seeds"]),
+                "Accuracy (%)": tables.spread(accuracy["value"], std),
+            }
+            row |= {
+                "BDM ratio": tables.number(bdm["value"], 2),
+                "RAC (Eq. 21)": tables.number(rac["value"], 1),
+            }
+            row |= {
+                "RAC (bytes)": tables.number(
+                    cells[f"packing/{model}/{method}/rac_measured"]["value"], 1
+                )
+            }
         rows.append(row)
     return tables.markdown(pd.DataFrame(rows))
 
 
 def rac() -> str:
-    cells = [cell for name, cell in expected(PROFILE)["cells"].items() if name.startswith("rac_check/")]
+    cells = [
+        cell for name, cell in expected(PROFILE)["cells"].items() if name.startswith("rac_check/")
+    ]
     agree = sum(cell["status"] == "PASS" for cell in cells)
     return f"{agree} of the {len(cells)} published RAC values follow from the paper's Eq. 21."
 
@@ -125,7 +173,7 @@ def machine() -> str:
 
 def survey() -> str:
     """What the survey of profile cifar10 costs."""
-    found = checkpoint.read_json(Path("benchmarks") / "survey.json")
+    found = atomic.read_json(Path("benchmarks") / "survey.json")
     whole = found["cifar10"]
     return (
         f"Measured on one core of {found['machine']['cpu']}: {found['seconds_per_million']:.1f} CPU seconds a million weights. The "
@@ -136,14 +184,20 @@ def survey() -> str:
 
 
 def benchmark() -> dict:
-    return checkpoint.read_json(Path("benchmarks") / "results.json")
+    return atomic.read_json(Path("benchmarks") / "results.json")
 
 
 def _jobs(chosen: dict[str, dict]) -> str:
     rows = []
     for words, job in chosen.items():
-        plain, ratio = (cost(job["baseline"], job["per"]), f"{job['ratio']:.1f}") if "ratio" in job else (tables.EMPTY, tables.EMPTY)
-        rows.append({"What": words, "ours": cost(job["ours"], job["per"]), "plain": plain, "ratio": ratio})
+        plain, ratio = (
+            (cost(job["baseline"], job["per"]), f"{job['ratio']:.1f}")
+            if "ratio" in job
+            else (tables.EMPTY, tables.EMPTY)
+        )
+        rows.append(
+            {"What": words, "ours": cost(job["ours"], job["per"]), "plain": plain, "ratio": ratio}
+        )
     return tables.markdown(pd.DataFrame(rows))
 
 
@@ -159,7 +213,9 @@ def rendered(text: str) -> str:
 
     def block(match: re.Match) -> str:
         if match["name"] not in BLOCKS:
-            raise ValueError(f"nothing makes the block {match['name']!r}; expected one of {', '.join(BLOCKS)}")
+            raise ValueError(
+                f"nothing makes the block {match['name']!r}; expected one of {', '.join(BLOCKS)}"
+            )
         return f"{match['start']}{BLOCKS[match['name']]().strip()}\n{match['end']}"
 
     return BLOCK.sub(block, text)
@@ -171,7 +227,7 @@ def main(arguments: list[str]) -> int:
     if "--check" in arguments:
         return int(made != texts)
     for path, text in made.items():
-        checkpoint.write_text(path, text)
+        atomic.write_text(path, text)
     return 0
 
 

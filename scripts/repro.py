@@ -1,8 +1,10 @@
-"""`make repro`: runs every stage that is not up to date, several side by side.   usage: repro.py [--jobs N]
+"""`make repro`: runs every stage that is not up to date, several side by side.   usage: repro.py
+[--jobs N]
 
-DVC runs one stage at a time, but several `dvc --wait-for-lock repro -s STAGE` in one workspace are safe: it locks its own files, and
-lets go of the lock while a stage's command runs. So a few processes take stages from one queue; a stage enters it when all that it
-depends on is done. A plain `dvc repro` at the end has the last word.
+DVC runs one stage at a time, but several `dvc --wait-for-lock repro -s STAGE` in one workspace are
+safe: it locks its own files, and lets go of the lock while a stage's command runs. So a few
+processes take stages from one queue; a stage enters it when all that it depends on is done. A plain
+`dvc repro` at the end has the last word.
 """
 
 import argparse
@@ -31,12 +33,19 @@ EDGE = re.compile(r'^"(.+)" -> "(.+)";$')
 
 def dvc(*arguments: str, wait: bool = True) -> list[str]:
     """The command line of the DVC that is installed beside this Python."""
-    return [str(Path(sys.executable).parent / "dvc"), *(["--wait-for-lock"] if wait else []), *arguments]
+    return [
+        str(Path(sys.executable).parent / "dvc"),
+        *(["--wait-for-lock"] if wait else []),
+        *arguments,
+    ]
 
 
 def environment() -> dict[str, str]:
     """Stage commands are `python stages/...`: this Python's folder comes first in PATH."""
-    return {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])}
+    return {
+        **os.environ,
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+    }
 
 
 def output_of(command: list[str]) -> str:
@@ -85,7 +94,12 @@ def group(stage: str) -> str:
 
 def interleaved(stages: Iterable[str]) -> list[str]:
     """One of each group in turn, so that slow and fast ones are spread evenly."""
-    groups = [list(members) for _, members in itertools.groupby(sorted(stages, key=lambda stage: (group(stage), stage)), key=group)]
+    groups = [
+        list(members)
+        for _, members in itertools.groupby(
+            sorted(stages, key=lambda stage: (group(stage), stage)), key=group
+        )
+    ]
     return [stage for turn in itertools.zip_longest(*groups) for stage in turn if stage is not None]
 
 
@@ -94,7 +108,9 @@ class Board:
 
     def __init__(self, stages: Iterable[str], parents: dict[str, set[str]], jobs: int) -> None:
         self.waiting = interleaved(stages)
-        self.parents = {stage: parents.get(stage, set()) & set(self.waiting) for stage in self.waiting}
+        self.parents = {
+            stage: parents.get(stage, set()) & set(self.waiting) for stage in self.waiting
+        }
         self.total, self.jobs = len(self.waiting), jobs
         self.running: set[str] = set()
         self.done: set[str] = set()
@@ -105,7 +121,9 @@ class Board:
         self.stopped = False
 
     def take(self) -> list[str]:
-        """The next few stages that nothing holds back; waits for some, and returns none when no more will come."""
+        """The next few stages that nothing holds back; waits for some, and returns none when no
+        more will come.
+        """
         with self.changed:
             while not self.stopped and self.waiting:
                 ready = [stage for stage in self.waiting if self.parents[stage] <= self.done]
@@ -155,7 +173,10 @@ class Board:
             if not known:
                 return None
             means = {name: sum(seconds) / len(seconds) for name, seconds in self.seconds.items()}
-            left = sum(means.get(group(stage), sum(known) / len(known)) for stage in self.waiting + list(self.running))
+            left = sum(
+                means.get(group(stage), sum(known) / len(known))
+                for stage in self.waiting + list(self.running)
+            )
             return left / self.jobs
 
 
@@ -178,7 +199,9 @@ class Progress:
         with self.lock:
             if self.watched:
                 print(f"\r\033[K{self.line()}", end="", flush=True)
-            elif done >= self.reported + REPORT_EVERY or (done == self.board.total and done > self.reported):
+            elif done >= self.reported + REPORT_EVERY or (
+                done == self.board.total and done > self.reported
+            ):
                 self.reported = done
                 print(self.line(), flush=True)
 
@@ -194,7 +217,9 @@ def clock(seconds: float) -> str:
 
 
 class Hand(threading.Thread):
-    """A thread whose end `wait` waits for: on Python 3.11 a `join` that Ctrl-C interrupts takes a running thread for one that has ended."""
+    """A thread whose end `wait` waits for: on Python 3.11 a `join` that Ctrl-C interrupts takes a
+    running thread for one that has ended.
+    """
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -232,15 +257,32 @@ class Worker(Hand):
                 self.board.fail(stages)
 
     def command(self, stages: list[str]) -> list[str]:
-        return [sys.executable, QUICK_DVC, "--wait-for-lock", "repro", "--keep-going", "--single-item", *stages]
+        return [
+            sys.executable,
+            QUICK_DVC,
+            "--wait-for-lock",
+            "repro",
+            "--keep-going",
+            "--single-item",
+            *stages,
+        ]
 
     def environment(self) -> dict[str, str]:
         return environment()
 
     def reproduce(self, stages: list[str]) -> None:
         """The stages' own output is shown only if one of them fails."""
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL}
-        how = {"text": True, "errors": "replace", "env": self.environment(), "start_new_session": True}
+        pipes = {
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.STDOUT,
+            "stdin": subprocess.DEVNULL,
+        }
+        how = {
+            "text": True,
+            "errors": "replace",
+            "env": self.environment(),
+            "start_new_session": True,
+        }
         self.process = subprocess.Popen(self.command(stages), **pipes, **how)
         if self.board.stopped:
             stop_group(self.process)
@@ -260,7 +302,9 @@ class Worker(Hand):
         self.progress.tell("\n".join(["", *lines, ""]))
 
     def follow(self, stages: list[str]) -> tuple[list[str], list[str]]:
-        """Reads what DVC prints until it ends -> all lines, and the stages that it says have failed."""
+        """Reads what DVC prints until it ends -> all lines, and the stages that it says have
+        failed.
+        """
         current, start, lines, failed = None, time.monotonic(), [], []
         for line in map(str.rstrip, self.process.stdout):
             lines.append(line)
@@ -277,7 +321,9 @@ class Worker(Hand):
 
 
 def stop_group(process: subprocess.Popen) -> None:
-    """DVC and the stage's command, which share a process group of their own; asked first, made to after five seconds."""
+    """DVC and the stage's command, which share a process group of their own; asked first, made to
+    after five seconds.
+    """
     for number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
@@ -286,7 +332,9 @@ def stop_group(process: subprocess.Popen) -> None:
 
 
 def run_stages(board: Board, progress: Progress, workers: Sequence[Worker]) -> None:
-    """Returns when no stage is left that can run. Ctrl-C and SIGTERM stop all workers and raise KeyboardInterrupt."""
+    """Returns when no stage is left that can run. Ctrl-C and SIGTERM stop all workers and raise
+    KeyboardInterrupt.
+    """
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         for worker in workers:
@@ -307,7 +355,9 @@ def run_stages(board: Board, progress: Progress, workers: Sequence[Worker]) -> N
 
 def last_word() -> int:
     """A plain `dvc repro`: runs what is left, usually nothing. Its exit code."""
-    with subprocess.Popen(dvc("repro"), stdout=subprocess.PIPE, text=True, errors="replace", env=environment()) as process:
+    with subprocess.Popen(
+        dvc("repro"), stdout=subprocess.PIPE, text=True, errors="replace", env=environment()
+    ) as process:
         shown = [line for line in process.stdout if line.strip() and not FINISHED.match(line)]
     if process.returncode or any(STARTED.match(line) for line in shown):
         print("".join(shown), end="")
@@ -333,19 +383,26 @@ def reproduce(jobs: int) -> int:
         return 1
     code = last_word()
     took = clock(time.monotonic() - progress.start)
-    print(f"All stages are up to date: {len(board.done)} run or checked in {took}." if code == 0 else "Failed: dvc repro (see above)")
+    print(
+        f"All stages are up to date: {len(board.done)} run or checked in {took}."
+        if code == 0
+        else "Failed: dvc repro (see above)"
+    )
     return code
 
 
 def num_jobs(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"jobs (--jobs or MOMOS_JOBS) must be 1 or more processes, got {text!r}")
+        raise argparse.ArgumentTypeError(
+            f"jobs (--jobs or MOMOS_JOBS) must be 1 or more processes, got {text!r}"
+        )
     return int(text)
 
 
 def check_params() -> None:
-    """Raises SystemExit naming a wrong setting, before any work starts. Makes the runs' folder: the report depends on it, and where all
-    runs are imported no stage does."""
+    """Raises SystemExit naming a wrong setting, before any work starts. Makes the runs' folder: the
+    report depends on it, and where all runs are imported no stage does.
+    """
     from momos import config
 
     try:
@@ -361,9 +418,16 @@ def shared_logger() -> contextlib.AbstractContextManager:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Run every stage that is not up to date, several side by side.")
+    parser = argparse.ArgumentParser(
+        description="Run every stage that is not up to date, several side by side."
+    )
     default = os.environ.get("MOMOS_JOBS") or "2"
-    parser.add_argument("--jobs", type=num_jobs, default=default, help="stages side by side (default: MOMOS_JOBS, or 2)")
+    parser.add_argument(
+        "--jobs",
+        type=num_jobs,
+        default=default,
+        help="stages side by side (default: MOMOS_JOBS, or 2)",
+    )
     arguments = parser.parse_args()
     check_params()
     try:

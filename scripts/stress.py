@@ -1,13 +1,17 @@
-"""`make stress`: stages are killed at random moments, and each time `dvc repro` ends with the bytes of the undisturbed run.
+"""`make stress`: stages are killed at random moments, and each time `dvc repro` ends with the bytes
+of the undisturbed run.
 
 usage: stress.py [--kills N] [--terms N] [--seed SEED]
 
-A small profile runs whole in a folder of its own. Then one training is killed (SIGKILL to it and to DVC) N times: while it reads data,
-within an epoch, in a projection, while it writes a checkpoint, while it saves its results; and survey, LLC and language model get SIGTERM.
-After each, `dvc repro` without the run-cache; then every output's hash in dvc.lock, the report's among them, is what it was.
+A small profile runs whole in a folder of its own. Then one training is killed (SIGKILL to it and to
+DVC) N times: while it reads data, within an epoch, in a projection, while it writes a checkpoint,
+while it saves its results; and survey, LLC and language model get SIGTERM. After each, `dvc repro`
+without the run-cache; then every output's hash in dvc.lock, the report's among them, is what it
+was.
 
-How a moment is met: DVC's `python` is this script, which runs the stage and tells when a function is called for the n-th time; the kill
-comes after a random delay. The stage's own code knows nothing of it.
+How a moment is met: DVC's `python` is this script, which runs the stage and tells when a function
+is called for the n-th time; the kill comes after a random delay. The stage's own code knows nothing
+of it.
 """
 
 import argparse
@@ -47,13 +51,25 @@ CHANGES = {
     "language": {"batch_size": 4, "warmup_steps": 2, "num_held_out": 4},
     "language_models": {
         "neox": {
-            "kwargs": {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32},
+            "kwargs": {
+                "hidden_size": 16,
+                "num_hidden_layers": 3,
+                "num_attention_heads": 2,
+                "intermediate_size": 32,
+            },
             "steps": [3, 6, 9, LM_STEPS],
         }
     },
     "slt": {"seeds": [1], "schemes": ["quantization_max"], "fit_steps": [3, LM_STEPS]},
     "compressibility": {"num_sequences": 4, "max_n_q": 9},
-    "llc": {"num_chains": CHAINS, "num_burnin_steps": 1, "batch_size": 2, "num_batches": 4, "num_probes": 2, "num_probe_batches": 1}
+    "llc": {
+        "num_chains": CHAINS,
+        "num_burnin_steps": 1,
+        "batch_size": 2,
+        "num_batches": 4,
+        "num_probes": 2,
+        "num_probe_batches": 1,
+    }
     | {"num_draws": {"neox": 4}},
     "tracking": {"enabled": False},
 }
@@ -70,16 +86,16 @@ class Moment(NamedTuple):
 
 TRAINING = "train@mlp-momos_s4_c10-0"
 KILLS = [
-    Moment("data", "momos.data:load", 1, 0.05),
-    Moment("epoch", "momos.train:Training.steps", EPOCHS, 0.1),
-    Moment("projection", "momos.train:project_", EPOCHS, 0.01),
-    Moment("checkpoint write", "momos.resume:Checkpoints.save", EPOCHS, 0.02),
-    Moment("final save", "momos.checkpoint:save_weights", 3, 0.01),
+    Moment("data", "momos.images.dataset:load", 1, 0.05),
+    Moment("epoch", "momos.training.loop:Training.steps", EPOCHS, 0.1),
+    Moment("projection", "momos.training.loop:project_", EPOCHS, 0.01),
+    Moment("checkpoint write", "momos.resume.checkpoints:Checkpoints.save", EPOCHS, 0.02),
+    Moment("final save", "momos.files.run_folder:save_weights", 3, 0.01),
 ]
 TERMS = {
-    "survey": Moment("survey", "momos.survey:measured", len(SURVEYED), 0.5),
-    "llc@neox-1": Moment("llc", "momos.complexity.llc:_Run.chain", 4 * CHAINS, 0.1),
-    "language@neox-1": Moment("language model", "momos.language:_update", LM_STEPS, 0.02),
+    "survey": Moment("survey", "momos.survey.run:measured", len(SURVEYED), 0.5),
+    "llc@neox-1": Moment("llc", "momos.slt.llc.estimator:_Run.chain", 4 * CHAINS, 0.1),
+    "language@neox-1": Moment("language model", "momos.language.neox:_update", LM_STEPS, 0.02),
 }
 
 
@@ -87,7 +103,9 @@ TERMS = {
 
 
 def tell_when_called(function: str, number: int, hold: float) -> None:
-    """Wraps the function: a byte into the FIFO at its call of that number, which then waits `hold` seconds."""
+    """Wraps the function: a byte into the FIFO at its call of that number, which then waits `hold`
+    seconds.
+    """
     module, _, path = function.partition(":")
     owner = importlib.import_module(module)
     *parents, name = path.split(".")
@@ -115,18 +133,40 @@ def be_victim(script: str, *arguments: str) -> None:
 # --- whoever kills it
 
 
-def interrupt(command: list[str], function: str, number: int, delay: float | None, how: int, *, cwd: Path, env: dict[str, str]) -> None:
-    """Starts the command, and sends it and all its children a signal that many seconds after the n-th call of the function begins.
+def interrupt(
+    command: list[str],
+    function: str,
+    number: int,
+    delay: float | None,
+    how: int,
+    *,
+    cwd: Path,
+    env: dict[str, str],
+) -> None:
+    """Starts the command, and sends it and all its children a signal that many seconds after the
+    n-th call of the function begins.
 
-    delay: None: right at the call, which waits for the signal. Raises SystemExit with what was printed if the command ends before.
+    delay: None: right at the call, which waits for the signal. Raises SystemExit with what was
+    printed if the command ends before.
     """
     with tempfile.TemporaryDirectory(prefix="momos-") as folder:
         fifo, log = Path(folder) / "fifo", Path(folder) / "log"
         os.mkfifo(fifo)
         reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
-        env = env | {FIFO: str(fifo), HOOK: f"{function}#{number}", HOLD: "60" if delay is None else "0"}
+        env = env | {
+            FIFO: str(fifo),
+            HOOK: f"{function}#{number}",
+            HOLD: "60" if delay is None else "0",
+        }
         with log.open("w") as out:
-            process = subprocess.Popen(command, cwd=cwd, env=env, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
+            process = subprocess.Popen(
+                command,
+                cwd=cwd,
+                env=env,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
         while not select.select([reader], [], [], 0.5)[0] and process.poll() is None:
             pass
         time.sleep(delay or 0.0)
@@ -134,7 +174,9 @@ def interrupt(command: list[str], function: str, number: int, delay: float | Non
             os.killpg(process.pid, how)
         os.close(reader)
         if process.wait() != -how:
-            raise SystemExit(f"{function} {number}: ended before it was killed, with {process.returncode}\n{log.read_text()}")
+            raise SystemExit(
+                f"{function} {number}: ended before it was killed, with {process.returncode}\n{log.read_text()}"
+            )
 
 
 class Workplace:
@@ -145,23 +187,49 @@ class Workplace:
         files = ["git", "ls-files", "-co", "--exclude-standard", "-z"]
         listed = subprocess.run(files, cwd=ROOT, stdout=subprocess.PIPE, check=True, text=True)
         for name in filter(None, listed.stdout.split("\0")):
-            if (ROOT / name).is_file() and not name.startswith(("reports/", "tests/")) and name != "dvc.lock":
+            if (
+                (ROOT / name).is_file()
+                and not name.startswith(("reports/", "tests/"))
+                and name != "dvc.lock"
+            ):
                 (path / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, path / name)
         params = merged(yaml.safe_load((ROOT / "profiles" / "digits.yaml").read_text()), CHANGES)
         (path / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
         search = [str(Path(sys.executable).parent), os.environ["PATH"]]
-        self.env = os.environ | {"PYTHONPATH": str(path / "src"), "PATH": os.pathsep.join(search), "DVC_NO_ANALYTICS": "1"}
+        self.env = os.environ | {
+            "PYTHONPATH": str(path / "src"),
+            "PATH": os.pathsep.join(search),
+            "DVC_NO_ANALYTICS": "1",
+        }
         self.victim = path / "victim" / "python"
         self.victim.parent.mkdir()
-        self.victim.write_text(f'#!/bin/sh\nexec {sys.executable} {ROOT}/scripts/stress.py --victim "$@"\n')
+        self.victim.write_text(
+            f'#!/bin/sh\nexec {sys.executable} {ROOT}/scripts/stress.py --victim "$@"\n'
+        )
         self.victim.chmod(0o755)
         self.run("git", "init", "-q")
         self.run("git", "add", "-A")
-        self.run("git", "-c", "user.name=stress", "-c", "user.email=stress@localhost", "commit", "-qm", "stress")
+        self.run(
+            "git",
+            "-c",
+            "user.name=stress",
+            "-c",
+            "user.email=stress@localhost",
+            "commit",
+            "-qm",
+            "stress",
+        )
 
     def run(self, *command: str) -> str:
-        done = subprocess.run(command, cwd=self.path, env=self.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        done = subprocess.run(
+            command,
+            cwd=self.path,
+            env=self.env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
         if done.returncode:
             raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout}")
         return done.stdout
@@ -184,14 +252,20 @@ class Workplace:
         if f"Running stage '{stage}'" not in out:
             raise SystemExit(f"{stage} was not run again:\n{out}")
         found = self.hashes()
-        if different := sorted(path for path in expected | found if expected.get(path) != found.get(path)):
+        if different := sorted(
+            path for path in expected | found if expected.get(path) != found.get(path)
+        ):
             raise SystemExit(f"{stage}: other bytes after the interruption: {', '.join(different)}")
 
     def hashes(self) -> dict[str, str]:
         """md5 of every output in dvc.lock that has to be the same."""
         stages = yaml.safe_load((self.path / "dvc.lock").read_text())["stages"].values()
         outs = [out for stage in stages for out in stage.get("outs", [])]
-        return {out["path"]: out["md5"] for out in outs if not any(name in out["path"] for name in APART)}
+        return {
+            out["path"]: out["md5"]
+            for out in outs
+            if not any(name in out["path"] for name in APART)
+        }
 
     def kept(self) -> int:
         """Files from which the next attempt goes on."""
@@ -199,12 +273,21 @@ class Workplace:
 
 
 def merged(base: dict, changes: dict) -> dict:
-    return base | {key: merged(base[key], value) if isinstance(value, dict) else value for key, value in changes.items()}
+    return base | {
+        key: merged(base[key], value) if isinstance(value, dict) else value
+        for key, value in changes.items()
+    }
 
 
-def stress(stage: str, moments: list[Moment], signal_number: int, workplace: Workplace, rng: random.Random) -> None:
+def stress(
+    stage: str, moments: list[Moment], signal_number: int, workplace: Workplace, rng: random.Random
+) -> None:
     """One interruption for each of the moments."""
-    counts, with_kept, expected = collections.Counter(moment.name for moment in moments), 0, workplace.hashes()
+    counts, with_kept, expected = (
+        collections.Counter(moment.name for moment in moments),
+        0,
+        workplace.hashes(),
+    )
     for done, moment in enumerate(moments, 1):
         met = workplace.interrupt(stage, moment, signal_number, rng)
         kept = workplace.kept()
@@ -212,9 +295,15 @@ def stress(stage: str, moments: list[Moment], signal_number: int, workplace: Wor
         workplace.finish(stage, expected)
         if left := workplace.kept():
             raise SystemExit(f"{stage}: {left} files of it are left in scratch/ at its end")
-        print(f"{stage} {done}/{len(moments)}: {signal.Signals(signal_number).name} at {met}, {kept} files kept; same bytes", flush=True)
+        print(
+            f"{stage} {done}/{len(moments)}: {signal.Signals(signal_number).name} at {met}, {kept} files kept; same bytes",
+            flush=True,
+        )
     told = ", ".join(f"{number} at {name}" for name, number in counts.items())
-    print(f"{stage}: {len(moments)} interruptions ({told}), {with_kept} of them had something to go on from\n", flush=True)
+    print(
+        f"{stage}: {len(moments)} interruptions ({told}), {with_kept} of them had something to go on from\n",
+        flush=True,
+    )
 
 
 def main(kills: int, terms: int, seed: int) -> None:
@@ -223,11 +312,22 @@ def main(kills: int, terms: int, seed: int) -> None:
         workplace = Workplace(Path(folder))
         ran = re.findall(r"Running stage", workplace.run("dvc", "repro"))
         num_outputs = len(workplace.hashes())
-        print(f"undisturbed: {len(ran)} stages, {num_outputs} outputs to compare, {time.monotonic() - start:.0f} s\n", flush=True)
-        stress(TRAINING, [KILLS[number % len(KILLS)] for number in range(kills)], signal.SIGKILL, workplace, rng)
+        print(
+            f"undisturbed: {len(ran)} stages, {num_outputs} outputs to compare, {time.monotonic() - start:.0f} s\n",
+            flush=True,
+        )
+        stress(
+            TRAINING,
+            [KILLS[number % len(KILLS)] for number in range(kills)],
+            signal.SIGKILL,
+            workplace,
+            rng,
+        )
         for stage, moment in TERMS.items():
             stress(stage, [moment] * terms, signal.SIGTERM, workplace, rng)
-    print(f"{kills + 3 * terms} interruptions in {time.monotonic() - start:.0f} s (seed {seed}): all ended with the same bytes")
+    print(
+        f"{kills + 3 * terms} interruptions in {time.monotonic() - start:.0f} s (seed {seed}): all ended with the same bytes"
+    )
 
 
 if __name__ == "__main__":

@@ -2,9 +2,11 @@
 
 usage: sweep.py [--jobs N] [--backend local|slurm]
 
-Workers (scripts/worker.py, the same for each backend) run stages in workspaces of their own and leave the results in DVC's cache and
-run-cache. At the end, or when it is stopped, this process takes all that is finished into dvc.lock here and has `dvc checkout` fetch it;
-then a plain `dvc repro` has the last word: it makes the report's files, which no cache holds, and says whether everything is there.
+Workers (scripts/worker.py, the same for each backend) run stages in workspaces of their own and
+leave the results in DVC's cache and run-cache. At the end, or when it is stopped, this process
+takes all that is finished into dvc.lock here and has `dvc checkout` fetch it; then a plain `dvc
+repro` has the last word: it makes the report's files, which no cache holds, and says whether
+everything is there.
 """
 
 import argparse
@@ -31,12 +33,20 @@ SHOWN = 20  # last lines of a failed stage's log
 
 
 def cached_stages(pipeline: dict) -> set[str]:
-    """Names in dvc.yaml (without a matrix cell) of stages that have an output in the cache: the others are the report's."""
-    return {name for name, stage in pipeline["stages"].items() if any(is_cached(out) for out in stage.get("outs", []))}
+    """Names in dvc.yaml (without a matrix cell) of stages that have an output in the cache: the
+    others are the report's.
+    """
+    return {
+        name
+        for name, stage in pipeline["stages"].items()
+        if any(is_cached(out) for out in stage.get("outs", []))
+    }
 
 
 def is_cached(out: str | dict) -> bool:
-    return isinstance(out, str) or all((settings or {}).get("cache", True) for settings in out.values())
+    return isinstance(out, str) or all(
+        (settings or {}).get("cache", True) for settings in out.values()
+    )
 
 
 def visible_gpus() -> list[str]:
@@ -54,7 +64,16 @@ def visible_gpus() -> list[str]:
 
 def worker_command(cache: Path, *stages: str) -> list[str]:
     """The same for each backend."""
-    return [sys.executable, worker.__file__, str(Path.cwd()), "--cache", str(cache), "--entries", str(ENTRIES.resolve()), *stages]
+    return [
+        sys.executable,
+        worker.__file__,
+        str(Path.cwd()),
+        "--cache",
+        str(cache),
+        "--entries",
+        str(ENTRIES.resolve()),
+        *stages,
+    ]
 
 
 class Local(repro.Worker):
@@ -81,13 +100,24 @@ def tell_failures(progress: "Watch", failed: Iterable[str], lines: list[str]) ->
         own = path.read_text(errors="replace").splitlines() if path.is_file() else []
         if not own:
             path.write_text("\n".join(lines))
-        progress.tell("\n".join([f"\n{stage} failed; its log: {path.relative_to(Path.cwd())}", *(own or lines)[-SHOWN:], ""]))
+        progress.tell(
+            "\n".join(
+                [
+                    f"\n{stage} failed; its log: {path.relative_to(Path.cwd())}",
+                    *(own or lines)[-SHOWN:],
+                    "",
+                ]
+            )
+        )
 
 
 def local_workers(board: repro.Board, progress: "Watch", cache: Path) -> list[Local]:
     """As many as there are jobs; GPUs by turns."""
     gpus = visible_gpus()
-    return [Local(board, progress, cache, gpus[index % len(gpus)] if gpus else None) for index in range(board.jobs)]
+    return [
+        Local(board, progress, cache, gpus[index % len(gpus)] if gpus else None)
+        for index in range(board.jobs)
+    ]
 
 
 class Watch(repro.Progress):
@@ -95,7 +125,11 @@ class Watch(repro.Progress):
 
     def __init__(self, board: repro.Board) -> None:
         super().__init__(board)
-        self.live = Live(console=Console(), get_renderable=self.table, refresh_per_second=1) if self.watched else None
+        self.live = (
+            Live(console=Console(), get_renderable=self.table, refresh_per_second=1)
+            if self.watched
+            else None
+        )
 
     def __enter__(self) -> "Watch":
         if self.live:
@@ -109,7 +143,12 @@ class Watch(repro.Progress):
     def table(self) -> Table:
         """A row for each group of stages that take about as long."""
         with self.board.changed:
-            states = {"waiting": self.board.waiting, "running": self.board.running, "done": self.board.done, "failed": self.board.failed}
+            states = {
+                "waiting": self.board.waiting,
+                "running": self.board.running,
+                "done": self.board.done,
+                "failed": self.board.failed,
+            }
             counts = {name: Counter(map(group, stages)) for name, stages in states.items()}
             seconds = {name: sum(each) / len(each) for name, each in self.board.seconds.items()}
         table = Table("stages", *states, "each", caption=self.line())
@@ -136,26 +175,40 @@ def restore(stages: Iterable[str], entries: worker.Entries) -> None:
         return
     lock = split_lock(worker.lock_of(Path.cwd()) or "")
     write_at_once(Path("dvc.lock"), join_lock((lock | made).values()))
-    how = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
+    how = {
+        "stdin": subprocess.DEVNULL,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.STDOUT,
+        "text": True,
+        "start_new_session": True,
+    }
     done = subprocess.run(dvc("checkout", "--quiet", "--force", *made), env=environment(), **how)
     if done.returncode:
         raise SystemExit(f"dvc checkout failed:\n{done.stdout}")
 
 
 def board_of(jobs: int) -> repro.Board | None:
-    """The stages for workers, and in ENTRIES what is known of those before them; None where there are none."""
+    """The stages for workers, and in ENTRIES what is known of those before them; None where there
+    are none.
+    """
     changed = repro.changed_stages()
     parents = repro.parents_of(repro.output_of(dvc("dag", "--dot")))
     cached = cached_stages(yaml.safe_load(Path("dvc.yaml").read_text()))
-    stages = [stage for stage in repro.with_descendants(changed, parents) if stage.split("@")[0] in cached]
+    stages = [
+        stage for stage in repro.with_descendants(changed, parents) if stage.split("@")[0] in cached
+    ]
     if not stages:
         return None
-    worker.Entries.create(ENTRIES, Path("dvc.lock"), {stage: repro.with_ancestors(stage, parents) for stage in stages})
+    worker.Entries.create(
+        ENTRIES, Path("dvc.lock"), {stage: repro.with_ancestors(stage, parents) for stage in stages}
+    )
     return repro.Board(stages, parents, jobs)
 
 
 def run_workers(board: repro.Board, backend: str) -> None:
-    """Returns when no stage is left that can run, and all that ran are restored here. Raises KeyboardInterrupt, with no worker left."""
+    """Returns when no stage is left that can run, and all that ran are restored here. Raises
+    KeyboardInterrupt, with no worker left.
+    """
     try:
         with Watch(board) as watch, repro.shared_logger():
             watch.tell(f"Up to {board.total} stages to run, {board.jobs} at a time ({backend}).")
@@ -179,9 +232,15 @@ def workers_of(backend: str, board: repro.Board, watch: Watch) -> list[repro.Han
 
 
 def push() -> int:
-    """To the remote of params.yaml, if it names one: what no worker has pushed, or could not. The exit code."""
+    """To the remote of params.yaml, if it names one: what no worker has pushed, or could not. The
+    exit code.
+    """
     remote = worker.remote_of(Path.cwd())
-    return subprocess.run(dvc("push", "--run-cache", "--remote", remote), env=environment()).returncode if remote else 0
+    return (
+        subprocess.run(dvc("push", "--run-cache", "--remote", remote), env=environment()).returncode
+        if remote
+        else 0
+    )
 
 
 def sweep(jobs: int, backend: str) -> int:
@@ -203,8 +262,12 @@ def sweep(jobs: int, backend: str) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Run every stage that is not up to date, spread over processes or a cluster.")
-    parser.add_argument("--jobs", type=repro.num_jobs, default="2", help="stages side by side (default: 2)")
+    parser = argparse.ArgumentParser(
+        description="Run every stage that is not up to date, spread over processes or a cluster."
+    )
+    parser.add_argument(
+        "--jobs", type=repro.num_jobs, default="2", help="stages side by side (default: 2)"
+    )
     parser.add_argument("--backend", choices=["local", "slurm"], default="local")
     arguments = parser.parse_args()
     repro.check_params()

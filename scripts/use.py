@@ -1,7 +1,9 @@
-"""`make use PROFILE=p`: puts profiles/p.yaml in place of params.yaml.   usage: use.py PROFILE [--force]
+"""`make use PROFILE=p`: puts profiles/p.yaml in place of params.yaml.   usage: use.py PROFILE
+[--force]
 
-dvc.lock knows one profile's results at a time: each profile's own is kept as profiles/p.lock and swapped with it. Settings that were
-edited in params.yaml, and stand in no profile, are never dropped without --force.
+dvc.lock knows one profile's results at a time: each profile's own is kept as profiles/p.lock and
+swapped with it. Settings that were edited in params.yaml, and stand in no profile, are never
+dropped without --force.
 """
 
 import argparse
@@ -29,7 +31,11 @@ def differences(left: object, right: object, where: str = "") -> list[str]:
     """The settings that are not the same in both, as dotted keys."""
     if isinstance(left, dict) and isinstance(right, dict):
         keys = sorted({*left, *right}, key=str)
-        return [found for key in keys for found in differences(left.get(key), right.get(key), f"{where}.{key}".lstrip("."))]
+        return [
+            found
+            for key in keys
+            for found in differences(left.get(key), right.get(key), f"{where}.{key}".lstrip("."))
+        ]
     return [] if left == right and type(left) is type(right) else [where]
 
 
@@ -38,7 +44,9 @@ def profile_file(name: str) -> Path:
     path = PROFILES / f"{name}.yaml"
     known = sorted(path.stem for path in PROFILES.glob("*.yaml"))
     if name not in known:
-        raise SystemExit(f"PROFILE must be one of {', '.join(known)} (a file profiles/PROFILE.yaml), got {name!r}")
+        raise SystemExit(
+            f"PROFILE must be one of {', '.join(known)} (a file profiles/PROFILE.yaml), got {name!r}"
+        )
     if (inside := read(path).get("profile")) != name:
         raise SystemExit(f"{path}: profile must be {name!r}, the file's name, got {inside!r}")
     return path
@@ -48,7 +56,9 @@ def current_profile() -> str | None:
     """What params.yaml calls itself; None where there is no params.yaml."""
     if not PARAMS.exists():
         if LOCK.exists():
-            raise SystemExit("params.yaml is missing, so nobody knows which profile dvc.lock belongs to: `git checkout params.yaml` first")
+            raise SystemExit(
+                "params.yaml is missing, so nobody knows which profile dvc.lock belongs to: `git checkout params.yaml` first"
+            )
         return None
     name = read(PARAMS).get("profile")
     if not isinstance(name, str):
@@ -60,7 +70,9 @@ def check_nothing_is_lost(current: str) -> None:
     """Raises SystemExit if params.yaml holds settings that its profile's file does not."""
     kept = PROFILES / f"{current}.yaml"
     if not kept.exists():
-        raise SystemExit(f"params.yaml is profile {current!r}, which no file holds: copy it to {kept} first, or drop it with FORCE=1")
+        raise SystemExit(
+            f"params.yaml is profile {current!r}, which no file holds: copy it to {kept} first, or drop it with FORCE=1"
+        )
     if edited := differences(read(PARAMS), read(kept)):
         raise SystemExit(
             f"params.yaml has settings that are not in {kept}: {', '.join(edited)}. Put them there (or in a profile of their own) first,"
@@ -88,9 +100,13 @@ def swap_locks(current: str | None, name: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Put profiles/PROFILE.yaml in place of params.yaml.")
+    parser = argparse.ArgumentParser(
+        description="Put profiles/PROFILE.yaml in place of params.yaml."
+    )
     parser.add_argument("profile")
-    parser.add_argument("--force", action="store_true", help="drop settings that were edited in params.yaml")
+    parser.add_argument(
+        "--force", action="store_true", help="drop settings that were edited in params.yaml"
+    )
     arguments = parser.parse_args()
     use(arguments.profile, arguments.force)
     print(f"params.yaml is profiles/{arguments.profile}.yaml now; `make repro` runs it.")

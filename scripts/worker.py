@@ -2,14 +2,17 @@
 
 usage: worker.py ROOT STAGE [STAGE ...] [--cache DIR] [--entries DIR]
 
-The workspace is a copy of ROOT's files under ROOT/scratch/sweep, gone at the end, with ROOT's DVC cache. What comes before a stage is
-taken from there, and what the stage makes goes there, run-cache entry included: `dvc repro` in ROOT then restores it and runs nothing.
-Sharing the workspace itself would not do on a cluster, as DVC's locks know the processes of one machine alone.
+The workspace is a copy of ROOT's files under ROOT/scratch/sweep, gone at the end, with ROOT's DVC
+cache. What comes before a stage is taken from there, and what the stage makes goes there, run-cache
+entry included: `dvc repro` in ROOT then restores it and runs nothing. Sharing the workspace itself
+would not do on a cluster, as DVC's locks know the processes of one machine alone.
 
-DVC reads and writes dvc.lock whole for each stage: seconds, with hundreds of stages in it. So `make sweep` keeps it in a file a stage
-(`Entries`), from which a workspace takes what its stages need, and to which it adds what they came to.
+DVC reads and writes dvc.lock whole for each stage: seconds, with hundreds of stages in it. So `make
+sweep` keeps it in a file a stage (`Entries`), from which a workspace takes what its stages need,
+and to which it adds what they came to.
 
-With `sweep.remote` in params.yaml each run is pulled from there if it has it, and else pushed there.
+With `sweep.remote` in params.yaml each run is pulled from there if it has it, and else pushed
+there.
 """
 
 import argparse
@@ -53,9 +56,13 @@ class Entries:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         made = cls(folder)
-        for stage, entry in split_lock(lock.read_text(encoding="utf-8") if lock.is_file() else "").items():
+        for stage, entry in split_lock(
+            lock.read_text(encoding="utf-8") if lock.is_file() else ""
+        ).items():
             made.put(stage, entry)
-        (folder / "needs.json").write_text(json.dumps({stage: sorted(names) for stage, names in needs.items()}))
+        (folder / "needs.json").write_text(
+            json.dumps({stage: sorted(names) for stage, names in needs.items()})
+        )
         return made
 
     def path(self, stage: str) -> Path:
@@ -66,7 +73,11 @@ class Entries:
 
     def of(self, stages: Iterable[str]) -> dict[str, str]:
         """Those that are there."""
-        return {stage: path.read_text(encoding="utf-8") for stage in stages if (path := self.path(stage)).is_file()}
+        return {
+            stage: path.read_text(encoding="utf-8")
+            for stage in stages
+            if (path := self.path(stage)).is_file()
+        }
 
     def lock_for(self, stages: Iterable[str]) -> str | None:
         """A dvc.lock of what they need, as far as it is there; None if nothing is."""
@@ -76,8 +87,15 @@ class Entries:
 
 
 def files_of(root: Path) -> list[str]:
-    """What is under version control or would be, changes that are not committed included. Raises RuntimeError outside a repository."""
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=root, capture_output=True, text=True)
+    """What is under version control or would be, changes that are not committed included. Raises
+    RuntimeError outside a repository.
+    """
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "-z"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+    )
     if listed.returncode:
         raise RuntimeError(f"{root} must be a git repository: {listed.stderr.strip()}")
     names = [name for name in listed.stdout.split("\0") if name and not name.startswith(LEFT_OUT)]
@@ -86,7 +104,14 @@ def files_of(root: Path) -> list[str]:
 
 def cache_of(root: Path) -> Path:
     """The folder of ROOT's DVC cache."""
-    done = subprocess.run(dvc("cache", "dir", wait=False), cwd=root, capture_output=True, text=True, check=True, env=environment())
+    done = subprocess.run(
+        dvc("cache", "dir", wait=False),
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment(),
+    )
     return Path(done.stdout.strip())
 
 
@@ -95,10 +120,16 @@ def write_config(root: Path, folder: Path, cache: Path, remote: str | None) -> N
     local = root / ".dvc" / "config.local"
     config = configobj.ConfigObj(str(local) if local.is_file() else None, list_values=False)
     config.filename = str(folder / ".dvc" / "config.local")
-    config["core"] = dict(config.get("core", {})) | {"no_scm": "true", "site_cache_dir": str(folder / ".dvc" / "site")}
+    config["core"] = dict(config.get("core", {})) | {
+        "no_scm": "true",
+        "site_cache_dir": str(folder / ".dvc" / "site"),
+    }
     if remote:
         config["core"]["remote"] = remote
-    config["cache"] = dict(config.get("cache", {})) | {"dir": str(cache), "type": '"reflink,hardlink,symlink,copy"'}
+    config["cache"] = dict(config.get("cache", {})) | {
+        "dir": str(cache),
+        "type": '"reflink,hardlink,symlink,copy"',
+    }
     config.write()
 
 
@@ -117,9 +148,13 @@ def fill(root: Path, folder: Path, cache: Path, lock: str | None, remote: str | 
 
 @contextlib.contextmanager
 def workspace(root: Path, cache: Path, lock: str | None, remote: str | None) -> Iterator[Path]:
-    """A copy of `root` with this text as its dvc.lock, removed at the end. Its lock file is held as long as it is in use."""
+    """A copy of `root` with this text as its dvc.lock, removed at the end. Its lock file is held as
+    long as it is in use.
+    """
     (root / WORK).mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f"{socket.gethostname()}-{os.getpid()}-", dir=root / WORK))
+    folder = Path(
+        tempfile.mkdtemp(prefix=f"{socket.gethostname()}-{os.getpid()}-", dir=root / WORK)
+    )
     with FileLock(f"{folder}.lock"):  # not to be taken for a leftover
         try:
             fill(root, folder, cache, lock, remote)
@@ -169,29 +204,60 @@ class Logs:
 class Stages:
     """One worker's stages, in one workspace. `stop` may be called by a signal at any time."""
 
-    def __init__(self, stages: list[str], folder: Path, root: Path, remote: str | None, entries: Entries | None) -> None:
-        self.stages, self.folder, self.remote, self.logs, self.entries = stages, folder, remote, Logs(root), entries
+    def __init__(
+        self,
+        stages: list[str],
+        folder: Path,
+        root: Path,
+        remote: str | None,
+        entries: Entries | None,
+    ) -> None:
+        self.stages, self.folder, self.remote, self.logs, self.entries = (
+            stages,
+            folder,
+            remote,
+            Logs(root),
+            entries,
+        )
         self.environment = stage_environment(root, folder)
         self.process: subprocess.Popen | None = None
         self.failed: set[str] = set()
 
     def start(self, *arguments: str) -> subprocess.Popen:
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL}
-        how = {"text": True, "errors": "replace", "env": self.environment, "start_new_session": True}
+        pipes = {
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.STDOUT,
+            "stdin": subprocess.DEVNULL,
+        }
+        how = {
+            "text": True,
+            "errors": "replace",
+            "env": self.environment,
+            "start_new_session": True,
+        }
         self.process = subprocess.Popen(dvc(*arguments), cwd=self.folder, **pipes, **how)
         return self.process
 
     def run(self) -> int:
         """DVC's exit code; what it prints is printed and kept."""
         self.logs.start(self.stages)
-        if (self.folder / "dvc.lock").is_file():  # what is not in the run-cache but on record, as after `dvc pull`
-            self.start("checkout", "--quiet", "--allow-missing", "--with-deps", *self.stages).communicate()
-        code = self.follow("repro", "--keep-going", *(["--pull"] if self.remote else []), *self.stages)
+        if (
+            self.folder / "dvc.lock"
+        ).is_file():  # what is not in the run-cache but on record, as after `dvc pull`
+            self.start(
+                "checkout", "--quiet", "--allow-missing", "--with-deps", *self.stages
+            ).communicate()
+        code = self.follow(
+            "repro", "--keep-going", *(["--pull"] if self.remote else []), *self.stages
+        )
         done = [stage for stage in self.stages if stage not in self.failed]
         if code and not self.failed:
             done = []  # DVC itself failed
         if self.remote and done:
-            code = self.follow("push", "--run-cache", "--with-deps", "--remote", self.remote, *done) or code
+            code = (
+                self.follow("push", "--run-cache", "--with-deps", "--remote", self.remote, *done)
+                or code
+            )
         self.logs.remove(done if code == 0 or self.failed else [])
         return code
 
@@ -262,11 +328,17 @@ def run(root: Path, stages: list[str], cache: Path, entries: Entries | None) -> 
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Run stages in a workspace of their own, with ROOT's cache.")
+    parser = argparse.ArgumentParser(
+        description="Run stages in a workspace of their own, with ROOT's cache."
+    )
     parser.add_argument("root", type=Path)
     parser.add_argument("stages", nargs="+", metavar="STAGE")
     parser.add_argument("--cache", type=Path, help="ROOT's DVC cache, for a quicker start")
-    parser.add_argument("--entries", type=Path, help="ROOT/dvc.lock in a file a stage, to which this worker adds its own")
+    parser.add_argument(
+        "--entries",
+        type=Path,
+        help="ROOT/dvc.lock in a file a stage, to which this worker adds its own",
+    )
     arguments = parser.parse_args()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, interrupt)

@@ -1,4 +1,5 @@
-"""Stage `complexity`: critical n_q and LLC of one image classifier's runs, beside the measures of `evaluate` (method B4).
+"""Stage `complexity`: critical n_q and LLC of one image classifier's runs, beside the measures of
+`evaluate` (method B4).
 
 usage: complexity.py MODEL DATA.safetensors RUNS_DIR EVALUATION.csv OUT.csv
 """
@@ -13,34 +14,85 @@ import torch
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from momos import checkpoint, config, data, models, quantize, train
-from momos.complexity import estimates, schemes
-from momos.device import prepare_device
-from momos.scratch import Scratch
+from momos import config, models
+from momos.compute.device import prepare_device
+from momos.compute.seeds import generator_for
+from momos.files import atomic, run_folder
+from momos.images.dataset import Dataset, load_dataset
+from momos.images.inputs import Batches
+from momos.methods import quantize
+from momos.resume.scratch import Scratch
+from momos.slt import estimates, schemes
 
 KEPT = ("num_weights", "rac", "bdm_1d_ratio", "bdm_2d_ratio", "test_accuracy_last")
 
 
 def main(name: str, data_file: Path, runs_dir: Path, evaluation_csv: Path, out: Path) -> None:
-    settings, search, evaluate = config.load(config.Complexity), config.load(config.Compressibility), config.load(config.Evaluate)
-    loop, eps, dataset = config.load(config.Train), list(config.load(config.Slt).eps), data.load(data_file)
-    device, evaluation, rows = prepare_device(loop.device, loop.num_threads), pd.read_csv(evaluation_csv), []
-    wanted = [run for run in config.runs(name) if run.grid == "main" and run.method in settings.methods and run.seed in settings.seeds]
-    depends = {"eps": eps} | {kind.section: asdict(kind) for kind in (settings, search, evaluate, loop)}
-    files = [run.folder(runs_dir.parent) / file for run in wanted for file in (checkpoint.RUN, "last.safetensors")]
+    settings, search, evaluate = (
+        config.load(config.Complexity),
+        config.load(config.Compressibility),
+        config.load(config.Evaluate),
+    )
+    loop, eps, dataset = (
+        config.load(config.Train),
+        list(config.load(config.Slt).eps),
+        load_dataset(data_file),
+    )
+    device, evaluation, rows = (
+        prepare_device(loop.device, loop.num_threads),
+        pd.read_csv(evaluation_csv),
+        [],
+    )
+    wanted = [
+        run
+        for run in config.runs(name)
+        if run.grid == "main" and run.method in settings.methods and run.seed in settings.seeds
+    ]
+    depends = {"eps": eps} | {
+        kind.section: asdict(kind) for kind in (settings, search, evaluate, loop)
+    }
+    files = [
+        run.folder(runs_dir.parent) / file
+        for run in wanted
+        for file in (run_folder.RUN, "last.safetensors")
+    ]
     with Scratch("complexity", depends, data_file, *files) as finished:
         for run in tqdm(wanted, disable=None, desc=f"{name} complexity"):
             part = f"{run.method}-{run.seed}"
-            found = finished(part, partial(measure, run.folder(runs_dir.parent), dataset, settings, search, eps, device, part, finished))
-            mine = evaluation[(evaluation.method == run.method) & (evaluation.seed == run.seed) & (evaluation.weights == "deployed")]
+            found = finished(
+                part,
+                partial(
+                    measure,
+                    run.folder(runs_dir.parent),
+                    dataset,
+                    settings,
+                    search,
+                    eps,
+                    device,
+                    part,
+                    finished,
+                ),
+            )
+            mine = evaluation[
+                (evaluation.method == run.method)
+                & (evaluation.seed == run.seed)
+                & (evaluation.weights == "deployed")
+            ]
             beside = mine.iloc[0][[*KEPT, *evaluate.compressors]].to_dict()
-            rows.append({"model": run.model, "method": run.method, "seed": run.seed} | beside | found)
-    checkpoint.write_text(out, pd.DataFrame(rows, columns=None if rows else ["model", "method", "seed"]).to_csv(index=False))
+            rows.append(
+                {"model": run.model, "method": run.method, "seed": run.seed} | beside | found
+            )
+    atomic.write_text(
+        out,
+        pd.DataFrame(rows, columns=None if rows else ["model", "method", "seed"]).to_csv(
+            index=False
+        ),
+    )
 
 
 def measure(
     folder: Path,
-    dataset: data.Dataset,
+    dataset: Dataset,
     settings: config.Complexity,
     grid: config.Compressibility,
     eps: list[float],
@@ -48,13 +100,19 @@ def measure(
     name: str,
     finished: Scratch,
 ) -> dict:
-    """On training images as validation has them, at the last weights as deployed: fake quantisation is gone."""
-    about = checkpoint.load_run(folder)
-    model = models.restore(about, checkpoint.load_weights(folder, "last"))
-    model = quantize.deployed(model, about["bits"], about["exclude"], about["arch"]).to(device).eval()
+    """On training images as validation has them, at the last weights as deployed: fake quantisation
+    is gone.
+    """
+    about = run_folder.load_run(folder)
+    model = models.restore(about, run_folder.load_weights(folder, "last"))
+    model = (
+        quantize.deployed(model, about["bits"], about["exclude"], about["arch"]).to(device).eval()
+    )
     size = settings.batch_size
-    shape = train.Batches(size, about["image_size"], tuple(about["mean"]), tuple(about["std"]), device)
-    order = dataset.train[torch.randperm(len(dataset.train), generator=train.generator_for("complexity", 0))]
+    shape = Batches(size, about["image_size"], tuple(about["mean"]), tuple(about["std"]), device)
+    order = dataset.train[
+        torch.randperm(len(dataset.train), generator=generator_for("complexity", 0))
+    ]
     batches = [
         (shape.to_input(dataset.images[part]), dataset.labels[part].to(device))
         for part in order[: max(settings.num_images, size * settings.num_batches)].split(size)

@@ -8,28 +8,48 @@ from pathlib import Path
 
 import pandas as pd
 
-from momos import checkpoint, config, imported
+from momos import config
+from momos.files import atomic
+from momos.report.shared import imported
 
 
 def main(costs_dir: Path, imported_dir: Path, out_dir: Path) -> None:
     runs = config.runs()
-    rows = [dict(zip(imported.KEYS, run, strict=False)) | checkpoint.read_json(run.folder(costs_dir) / "cost.json") for run in runs]
+    rows = [
+        dict(zip(imported.KEYS, run, strict=False))
+        | atomic.read_json(run.folder(costs_dir) / "cost.json")
+        for run in runs
+    ]
     imports = imported.load(imported_dir, config.load(config.Report).imported or (), runs)
     costs = pd.concat([pd.DataFrame(rows), imported.costs(imports)], ignore_index=True)
-    checkpoint.write_text(out_dir / "cost.csv", costs.to_csv(index=False))
-    models = pd.DataFrame(checkpoint.read_json(costs_dir / "survey" / "cost.json")["models"])
-    checkpoint.write_text(out_dir / "cost.md", page(costs) + survey(models))
-    checkpoint.write_text(out_dir / "survey.csv", models.to_csv(index=False))
+    atomic.write_text(out_dir / "cost.csv", costs.to_csv(index=False))
+    models = pd.DataFrame(atomic.read_json(costs_dir / "survey" / "cost.json")["models"])
+    atomic.write_text(out_dir / "cost.md", page(costs) + survey(models))
+    atomic.write_text(out_dir / "survey.csv", models.to_csv(index=False))
 
 
 def page(costs: pd.DataFrame) -> str:
     totals = costs.groupby("model", sort=False).agg(
-        runs=("seconds", "size"), hours=("seconds", "sum"), median_seconds=("seconds", "median"), peak_GiB=("peak_memory_bytes", "max")
+        runs=("seconds", "size"),
+        hours=("seconds", "sum"),
+        median_seconds=("seconds", "median"),
+        peak_GiB=("peak_memory_bytes", "max"),
     )
-    totals.loc["all"] = [totals.runs.sum(), totals.hours.sum(), costs.seconds.median(), totals.peak_GiB.max()]
-    totals = totals.assign(hours=totals.hours / 3600, peak_GiB=totals.peak_GiB / 2**30).astype({"runs": int}).round(3)
+    totals.loc["all"] = [
+        totals.runs.sum(),
+        totals.hours.sum(),
+        costs.seconds.median(),
+        totals.peak_GiB.max(),
+    ]
+    totals = (
+        totals.assign(hours=totals.hours / 3600, peak_GiB=totals.peak_GiB / 2**30)
+        .astype({"runs": int})
+        .round(3)
+    )
     devices = ", ".join(sorted(costs.device.unique()))
-    note = f"Training alone, on: {devices}. Hours are summed over runs, however many ran side by side."
+    note = (
+        f"Training alone, on: {devices}. Hours are summed over runs, however many ran side by side."
+    )
     return f"# What it cost\n\n{totals.to_markdown()}\n\n{note}\n"
 
 

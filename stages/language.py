@@ -1,48 +1,73 @@
-"""Stage `language`: checkpoints of one language model along training.   usage: language.py MODEL SEED TEXT.safetensors TEXT.json DIR
+"""Stage `language`: checkpoints of one language model along training.   usage: language.py MODEL
+SEED TEXT.safetensors TEXT.json DIR
 
-A GPT-NeoX is trained here and saved at the listed steps; of a Pythia the revisions are looked up, and downloaded to the hub's cache. A
-training that was interrupted goes on from where it last was kept, in `scratch/`; the listed steps are there too until the end.
+A GPT-NeoX is trained here and saved at the listed steps; of a Pythia the revisions are looked up,
+and downloaded to the hub's cache. A training that was interrupted goes on from where it last was
+kept, in `scratch/`; the listed steps are there too until the end.
 """
 
 import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from momos import checkpoint, config, language, resume, text, tracking
-from momos.device import prepare_device
+from momos import config, tracking
+from momos.compute.device import prepare_device
+from momos.files import atomic, run_folder
+from momos.language import neox, text
+from momos.resume.checkpoints import Checkpoints
 
 
 def main(name: str, seed: int, text_file: Path, text_json: Path, folder: Path) -> None:
-    recipe, corpus, loop = config.load(config.LanguageModel, name), config.load(config.Text), config.load(config.Train)
-    about = {"profile": config.profile(), "model": name, "seed": seed, "source": recipe.source, "steps": list(recipe.steps)}
+    recipe, corpus, loop = (
+        config.load(config.LanguageModel, name),
+        config.load(config.Text),
+        config.load(config.Train),
+    )
+    about = {
+        "profile": config.profile(),
+        "model": name,
+        "seed": seed,
+        "source": recipe.source,
+        "steps": list(recipe.steps),
+    }
     about |= {"method": "language", "grid": "language", "context": corpus.context, "lr": recipe.lr}
     about |= {"fold": recipe.fold, "center": recipe.center}
     if recipe.source == "pythia":
-        revisions = language.find_revisions(recipe.name, recipe.steps)
-        checkpoint.write_json(folder / language.ABOUT, about | {"name": recipe.name, "revisions": revisions})
+        revisions = neox.find_revisions(recipe.name, recipe.steps)
+        atomic.write_json(
+            folder / neox.ABOUT, about | {"name": recipe.name, "revisions": revisions}
+        )
         return
     settings, device = config.load(config.Language), prepare_device(loop.device, loop.num_threads)
-    vocabulary = checkpoint.read_json(text_json)["vocabulary"]
-    model = language.build(recipe.kwargs, vocabulary=vocabulary, context=corpus.context, seed=seed).to(device)
-    about |= {"vocabulary": vocabulary, "kwargs": recipe.kwargs, "num_weights": sum(weight.numel() for weight in model.parameters())}
-    tokens = checkpoint.load_tensors(text_file)
+    vocabulary = atomic.read_json(text_json)["vocabulary"]
+    model = neox.build(recipe.kwargs, vocabulary=vocabulary, context=corpus.context, seed=seed).to(
+        device
+    )
+    about |= {
+        "vocabulary": vocabulary,
+        "kwargs": recipe.kwargs,
+        "num_weights": sum(weight.numel() for weight in model.parameters()),
+    }
+    tokens = atomic.load_tensors(text_file)
     shape = (corpus.context, settings.batch_size)
-    order, shape = language.generator_for("order", seed), (corpus.context, settings.batch_size)
+    order, shape = neox.generator_for("order", seed), (corpus.context, settings.batch_size)
     batches = text.stream(tokens["train"], *shape, order)
-    held_out = text.sequences(tokens["held_out"], corpus.context, settings.num_held_out, language.generator_for("held out", 0))
+    held_out = text.sequences(
+        tokens["held_out"], corpus.context, settings.num_held_out, neox.generator_for("held out", 0)
+    )
     depends = about | asdict(settings) | {"device": device.type, "num_threads": loop.num_threads}
     place = f"language/{about['profile']}/{name}/{seed}"
-    kept = resume.Checkpoints(place, depends, Path(__file__), text_file, seconds=loop.checkpoint_seconds)
+    kept = Checkpoints(place, depends, Path(__file__), text_file, seconds=loop.checkpoint_seconds)
     history: list[dict] = []
     with kept, tracking.run(config.load(config.Tracking), about) as log:
 
         def keep(trained, row) -> None:
             if trained is not None:
-                language.save_step(kept.folder, row["step"], trained)
+                neox.save_step(kept.folder, row["step"], trained)
             history.append(row)
             log(row | {"epoch": row["step"]})
 
-        language.train(
+        neox.train(
             model,
             (batch.to(device) for batch in batches),
             settings=settings,
@@ -54,9 +79,11 @@ def main(name: str, seed: int, text_file: Path, text_json: Path, folder: Path) -
             kept=kept,
         )
         for step in recipe.steps:
-            checkpoint.save_tensors(language.step_file(folder, step), checkpoint.load_tensors(language.step_file(kept.folder, step)))
-        checkpoint.save_history(folder, language.COLUMNS, history)
-        checkpoint.write_json(folder / language.ABOUT, about)
+            atomic.save_tensors(
+                neox.step_file(folder, step), atomic.load_tensors(neox.step_file(kept.folder, step))
+            )
+        run_folder.save_history(folder, neox.COLUMNS, history)
+        atomic.write_json(folder / neox.ABOUT, about)
         log.finish(folder)
 
 

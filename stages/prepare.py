@@ -1,14 +1,19 @@
-"""Stage `prepare`: a dataset as uint8 tensors with fixed splits.   usage: prepare.py OUT.safetensors OUT.json"""
+"""Stage `prepare`: a dataset as uint8 tensors with fixed splits.   usage: prepare.py
+OUT.safetensors OUT.json
+"""
 
 import sys
 from pathlib import Path
 
-from momos import checkpoint, config, data
+from momos import config
+from momos.files import atomic
+from momos.images.dataset import dataset_summary, save_dataset
+from momos.images.sources import read_dataset
 
 
 def main(out: Path, out_summary: Path) -> None:
     settings = config.load(config.Data)
-    dataset = data.read(
+    dataset = read_dataset(
         settings.source,
         path=settings.path,
         download=settings.download,
@@ -16,8 +21,8 @@ def main(out: Path, out_summary: Path) -> None:
         validation_fraction=settings.validation_fraction,
         split_seed=settings.split_seed,
     )
-    data.save(dataset, out)
-    checkpoint.write_json(out_summary, data.summary(dataset))
+    save_dataset(dataset, out)
+    atomic.write_json(out_summary, dataset_summary(dataset))
 
 
 if __name__ == "__main__":

@@ -1,14 +1,24 @@
-"""Stage `provenance`: the machine, commit and versions of a report.   usage: provenance.py RESULTS_JSON REQUIREMENTS_TXT OUT_JSON"""
+"""Stage `provenance`: the machine, commit and versions of a report.   usage: provenance.py
+RESULTS_JSON REQUIREMENTS_TXT OUT_JSON
+"""
 
 import sys
 from pathlib import Path
 
-from momos import checkpoint, device, provenance, rounding
+from momos.compute import device
+from momos.files import atomic
+from momos.provenance import collect as provenance
+from momos.provenance import rounding
 
 
 def main(results_json: Path, requirements: Path, out: Path) -> None:
-    settings = checkpoint.read_json(results_json)["settings"]
-    checkpoint.write_json(out, provenance.collect(settings, provenance.pinned(requirements), how_it_rounds(settings["train"])))
+    settings = atomic.read_json(results_json)["settings"]
+    atomic.write_json(
+        out,
+        provenance.collect(
+            settings, provenance.pinned(requirements), how_it_rounds(settings["train"])
+        ),
+    )
 
 
 def how_it_rounds(train: dict) -> str | None:

@@ -8,12 +8,29 @@ from pathlib import Path
 
 import pandas as pd
 
-from momos import checkpoint, config, imported, published, singular, singular_numbers, singular_report
+from momos import config
+from momos.files import atomic
+from momos.report.shared import imported, published
+from momos.report.slt import cells as singular_numbers
+from momos.report.slt import claims as singular
+from momos.report.slt import page as singular_report
 
 
-def main(paper_dir: Path, imported_dir: Path, slt_dir: Path, verdicts_json: Path, numbers_csv: Path, out_dir: Path) -> None:
+def main(
+    paper_dir: Path,
+    imported_dir: Path,
+    slt_dir: Path,
+    verdicts_json: Path,
+    numbers_csv: Path,
+    out_dir: Path,
+) -> None:
     slt, images = config.load(config.Slt), config.load(config.Complexity)
-    others = (config.load(config.Text), config.load(config.Language), config.load(config.Compressibility), config.load(config.Llc))
+    others = (
+        config.load(config.Text),
+        config.load(config.Language),
+        config.load(config.Compressibility),
+        config.load(config.Llc),
+    )
     results = singular.read(slt_dir, slt)
     wanted = [claim for claim in published.read_claims(paper_dir) if claim["id"] in singular.CLAIMS]
     models = config.load(config.Grid).models
@@ -24,13 +41,13 @@ def main(paper_dir: Path, imported_dir: Path, slt_dir: Path, verdicts_json: Path
         results=results,
         complexity=pd.concat(measured, ignore_index=True),
         verdicts=singular.judge(wanted, results),
-        text=checkpoint.read_json(slt_dir / "text.json"),
+        text=atomic.read_json(slt_dir / "text.json"),
         settings=(slt, *others, images),
     )
     singular_report.write(study, out_dir)
-    checkpoint.write_text(verdicts_json, singular.verdicts_json(study.verdicts))
+    atomic.write_text(verdicts_json, singular.verdicts_json(study.verdicts))
     found = singular_numbers.numbers(results, study.complexity, slt_dir, out_dir)
-    checkpoint.write_text(numbers_csv, found.to_csv(index=False))
+    atomic.write_text(numbers_csv, found.to_csv(index=False))
 
 
 if __name__ == "__main__":

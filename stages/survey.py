@@ -1,4 +1,5 @@
-"""Stage `survey`: complexity of trained against initial weights of models from elsewhere, a row a model (Figure 2).
+"""Stage `survey`: complexity of trained against initial weights of models from elsewhere, a row a
+model (Figure 2).
 
 usage: survey.py OUT.csv COST.json SCRATCH_DIR
 """
@@ -10,7 +11,10 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from momos import checkpoint, config, survey, zoo
+from momos import config
+from momos.files import atomic
+from momos.survey import candidates as zoo
+from momos.survey import run as survey
 
 
 def main(out: Path, cost: Path, scratch_dir: Path) -> None:
@@ -19,26 +23,37 @@ def main(out: Path, cost: Path, scratch_dir: Path) -> None:
     weights = scratch_dir / "weights"
     shutil.rmtree(weights, ignore_errors=True)  # of a survey that was killed
     candidates = chosen(settings)
-    needed = zoo.need(candidates, keep_weights=settings.keep_weights, num_workers=settings.num_workers)
+    needed = zoo.need(
+        candidates, keep_weights=settings.keep_weights, num_workers=settings.num_workers
+    )
     print(f"survey: {len(candidates)} models, {needed}", file=sys.stderr, flush=True)
     zoo.require_disk(needed, weights)
 
-    how = zoo.How(settings.init_seeds, settings.compressors, settings.seed, settings.keep_weights, weights)
+    how = zoo.How(
+        settings.init_seeds, settings.compressors, settings.seed, settings.keep_weights, weights
+    )
     scratch = survey.Scratch(scratch_dir / "survey.jsonl", survey.version(how))
     records = survey.run(candidates, how, scratch, num_workers=settings.num_workers)
     rows = [record.row for record in records]
     require_enough(rows, settings.min_models)
     table = pd.DataFrame(rows, columns=survey.columns(settings.compressors), dtype=object)
-    checkpoint.write_text(out, table.to_csv(index=False))
-    checkpoint.write_json(cost, {"models": [record.cost for record in records]})
+    atomic.write_text(out, table.to_csv(index=False))
+    atomic.write_json(cost, {"models": [record.cost for record in records]})
     scratch.remove()
 
 
 def chosen(settings: config.Survey) -> list[zoo.Candidate]:
     """The control, then the draw."""
-    lists = {"timm": lambda _: zoo.pretrained(), "folder": zoo.in_folder, "manifest": zoo.in_manifest, "none": lambda _: []}
+    lists = {
+        "timm": lambda _: zoo.pretrained(),
+        "folder": zoo.in_folder,
+        "manifest": zoo.in_manifest,
+        "none": lambda _: [],
+    }
     found = lists[settings.source](Path(settings.path or "."))
-    drawn = zoo.draw(found, settings.num_models, max_parameters=settings.max_parameters, seed=settings.seed)
+    drawn = zoo.draw(
+        found, settings.num_models, max_parameters=settings.max_parameters, seed=settings.seed
+    )
     return [*zoo.untrained(settings.untrained), *drawn]
 
 

@@ -1,4 +1,5 @@
-"""No stage of the pipeline but a look at it (`make track`): MLflow shows every run that params.yaml lists, and the report.
+"""No stage of the pipeline but a look at it (`make track`): MLflow shows every run that params.yaml
+lists, and the report.
 
 usage: track.py
 """
@@ -8,7 +9,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from momos import checkpoint, config, tracking
+from momos import config, tracking
+from momos.files import atomic, run_folder
 
 
 def main() -> None:
@@ -18,7 +20,9 @@ def main() -> None:
     records += languages(Path("slt") / profile / "checkpoints", missing)
     records += report(Path("reports") / profile, profile)
     counts = tracking.rebuild(settings, records)
-    print(f"{tracking.uri()}: {counts['created']} runs added ({counts['replaced']} had been cut off), {counts['kept']} already there.")
+    print(
+        f"{tracking.uri()}: {counts['created']} runs added ({counts['replaced']} had been cut off), {counts['kept']} already there."
+    )
     if missing:
         print(f"{len(missing)} runs have no results yet (`make repro`):", *missing, sep="\n  ")
 
@@ -28,11 +32,13 @@ def trainings(root: Path, missing: list[str]) -> Iterator[tracking.Record]:
     for run in config.runs():
         folder = run.folder(root)
         try:
-            about, history = checkpoint.load_run(folder), checkpoint.load_history(folder)
+            about, history = run_folder.load_run(folder), run_folder.load_history(folder)
         except ValueError as error:
             missing.append(f"{folder}: {error}")
             continue
-        yield tracking.Record.of_training(about, history=history, output_hash=tracking.output_hash(folder))
+        yield tracking.Record.of_training(
+            about, history=history, output_hash=tracking.output_hash(folder)
+        )
 
 
 def languages(root: Path, missing: list[str]) -> Iterator[tracking.Record]:
@@ -43,12 +49,17 @@ def languages(root: Path, missing: list[str]) -> Iterator[tracking.Record]:
         if config.load(config.LanguageModel, model).source != "local":
             continue
         try:
-            about, history = checkpoint.read_json(folder / checkpoint.RUN), checkpoint.load_history(folder)
+            about, history = (
+                atomic.read_json(folder / run_folder.RUN),
+                run_folder.load_history(folder),
+            )
         except ValueError as error:
             missing.append(f"{folder}: {error}")
             continue
         rows = [{"epoch": row["step"]} | row for row in history]
-        yield tracking.Record.of_training(about, history=rows, output_hash=tracking.output_hash(folder))
+        yield tracking.Record.of_training(
+            about, history=rows, output_hash=tracking.output_hash(folder)
+        )
 
 
 def report(folder: Path, profile: str) -> list[tracking.Record]:
@@ -59,8 +70,16 @@ def report(folder: Path, profile: str) -> list[tracking.Record]:
     kept = tuple(str(folder / name) for name in ("tables", "figures") if (folder / name).is_dir())
     about = {"key": f"{profile}/report", "name": f"{profile}/report", "group": None, "params": {}}
     tags = {"profile": profile, "stage": "report"}
-    row = {"epoch": 0, **tracking.flat_numbers(checkpoint.read_json(path))}
-    return [tracking.Record(**about, tags=tags, history=[row], output_hash=tracking.output_hash(folder), artifacts=kept)]
+    row = {"epoch": 0, **tracking.flat_numbers(atomic.read_json(path))}
+    return [
+        tracking.Record(
+            **about,
+            tags=tags,
+            history=[row],
+            output_hash=tracking.output_hash(folder),
+            artifacts=kept,
+        )
+    ]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""Hypothesis without its deadline of 200 ms: a first call may compile or import, and machines are shared. And what several files use."""
+"""Hypothesis without its deadline of 200 ms: a first call may compile or import, and machines are
+shared. And what several files use.
+"""
 
 import time
 
@@ -9,7 +11,12 @@ settings.register_profile("shared_machine", deadline=None)
 settings.load_profile("shared_machine")
 
 
-LONGEST_FIRST = ["test_pipeline", "test_benchmarks", "test_tracking", "test_stress"]  # else one core idles at the end
+LONGEST_FIRST = [
+    "test_pipeline",
+    "test_benchmarks",
+    "test_tracking",
+    "test_stress",
+]  # else one core idles at the end
 
 
 def pytest_collection_modifyitems(items):

@@ -1,4 +1,6 @@
-"""A page built by its stages from the synthetic study, every static figure a small one: drawing them is tested elsewhere."""
+"""A page built by its stages from the synthetic study, every static figure a small one: drawing
+them is tested elsewhere.
+"""
 
 import json
 import runpy
@@ -10,7 +12,9 @@ import pytest
 from matplotlib.figure import Figure
 from synthetic import ROOT, Tree
 
-from momos import config, figures, report
+from momos import config
+from momos.report.momos import study as report
+from momos.report.shared import figures
 
 
 def build(root: Path) -> Path:
@@ -21,7 +25,12 @@ def build(root: Path) -> Path:
         patch.setattr(report, "write_figures", _one_for_all)
         _stage("report", *tree.arguments)
     _write_costs(tree)
-    _stage("provenance", tree.reports / "results.json", ROOT / "requirements.txt", tree.reports / "provenance.json")
+    _stage(
+        "provenance",
+        tree.reports / "results.json",
+        ROOT / "requirements.txt",
+        tree.reports / "provenance.json",
+    )
     render(tree.reports)
     return tree.reports
 
@@ -45,7 +54,9 @@ def _one_for_all(study, folder: Path) -> None:
             shutil.copy(folder / f"blank.{kind}", folder / f"{name}.{kind}")
     for kind in figures.FORMATS:
         (folder / f"blank.{kind}").unlink()
-    (folder / "captions.json").write_text(json.dumps({name: drawing.caption for name, drawing in drawn.items()}))
+    (folder / "captions.json").write_text(
+        json.dumps({name: drawing.caption for name, drawing in drawn.items()})
+    )
 
 
 def _write_costs(tree: Tree) -> None:

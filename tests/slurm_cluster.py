@@ -1,4 +1,5 @@
-"""A real SLURM of one node on this machine, for tests: munged, slurmctld and slurmd on the loopback, all state in one folder.
+"""A real SLURM of one node on this machine, for tests: munged, slurmctld and slurmd on the
+loopback, all state in one folder.
 
 Jobs in the partition `urgent` preempt those in `main`, the default.
 """
@@ -67,7 +68,10 @@ def free_ports(number: int) -> list[int]:
 @contextlib.contextmanager
 def munge() -> Iterator[None]:
     """One that runs already is used and left running."""
-    if MUNGE.is_socket() and subprocess.run("munge -n | unmunge", shell=True, capture_output=True).returncode == 0:
+    if (
+        MUNGE.is_socket()
+        and subprocess.run("munge -n | unmunge", shell=True, capture_output=True).returncode == 0
+    ):
         yield
         return
     user = pwd.getpwnam("munge")
@@ -75,7 +79,14 @@ def munge() -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         os.chown(folder, user.pw_uid, user.pw_gid)
     MUNGE.parent.chmod(0o755)
-    command = ["setpriv", "--reuid=munge", "--regid=munge", "--clear-groups", "munged", "--foreground"]
+    command = [
+        "setpriv",
+        "--reuid=munge",
+        "--regid=munge",
+        "--clear-groups",
+        "munged",
+        "--foreground",
+    ]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             wait_for(MUNGE.is_socket, "munged")
@@ -105,7 +116,9 @@ def idle() -> bool:
 
 @contextlib.contextmanager
 def slurm(folder: Path) -> Iterator[None]:
-    """While it lasts, SLURM_CONF in the environment. Raises RuntimeError with the end of the logs if it does not start."""
+    """While it lasts, SLURM_CONF in the environment. Raises RuntimeError with the end of the logs
+    if it does not start.
+    """
     for name in ("state", "spool"):
         (folder / name).mkdir(parents=True)
     host = node()
@@ -115,11 +128,15 @@ def slurm(folder: Path) -> Iterator[None]:
         stack.callback(os.environ.pop, "SLURM_CONF")
         stack.enter_context(munge())
         for command in (["slurmctld", "-D"], ["slurmd", "-D", "-N", host]):
-            process = stack.enter_context(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+            process = stack.enter_context(
+                subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            )
             stack.callback(process.terminate)
         try:
             wait_for(idle, "SLURM")
         except RuntimeError as error:
-            logs = "\n".join("\n".join(path.read_text().splitlines()[-10:]) for path in folder.glob("*.log"))
+            logs = "\n".join(
+                "\n".join(path.read_text().splitlines()[-10:]) for path in folder.glob("*.log")
+            )
             raise RuntimeError(f"{error}:\n{logs}") from error
         yield

@@ -1,4 +1,6 @@
-"""A small DVC repository to be swept: trivial stages, the project's own scripts and settings; and who ran what, when, with which GPU."""
+"""A small DVC repository to be swept: trivial stages, the project's own scripts and settings; and
+who ran what, when, with which GPU.
+"""
 
 import contextlib
 import json
@@ -12,7 +14,7 @@ from collections import Counter
 from pathlib import Path
 
 import yaml
-from test_pipeline import Clone, merge
+from clones import Clone, merge
 
 ROOT = Path(__file__).parents[1]
 STAGE = """
@@ -35,7 +37,11 @@ pathlib.Path(out).write_text(name + "".join(sorted(p.read_text() for d in sys.ar
 def pipeline(models: str, seeds: int) -> dict:
     cell = "runs/${item.model}/${item.seed}"
     return {
-        "prepare": {"cmd": "python stage.py prepare data/prepared data/raw", "deps": ["data/raw"], "outs": ["data/prepared"]},
+        "prepare": {
+            "cmd": "python stage.py prepare data/prepared data/raw",
+            "deps": ["data/raw"],
+            "outs": ["data/prepared"],
+        },
         "train": {
             "matrix": {"model": list(models), "seed": list(range(seeds))},
             "cmd": f"python stage.py ${{item.model}}${{item.seed}} {cell} data/prepared",
@@ -48,12 +54,18 @@ def pipeline(models: str, seeds: int) -> dict:
             "deps": ["runs/${item.model}"],
             "outs": ["results/${item.model}"],
         },
-        "report": {"cmd": "python stage.py report report.md results", "deps": ["results"], "outs": [{"report.md": {"cache": False}}]},
+        "report": {
+            "cmd": "python stage.py report report.md results",
+            "deps": ["results"],
+            "outs": [{"report.md": {"cache": False}}],
+        },
     }
 
 
 def heed_ctrl_c() -> None:
-    """In a new process: jobs in the background of a shell are told to ignore it, and so would those that they start be."""
+    """In a new process: jobs in the background of a shell are told to ignore it, and so would those
+    that they start be.
+    """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
@@ -63,8 +75,14 @@ class Repository:
     def __init__(self, path: Path, models: str = "mn", seeds: int = 2, **sweep: object) -> None:
         self.path, self.trace = path, path.parent / f"{path.name}.trace"
         path.mkdir()
-        shutil.copytree(ROOT / "scripts", path / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copytree(ROOT / "src" / "momos" / "config", path / "src" / "momos" / "config", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            ROOT / "scripts", path / "scripts", ignore=shutil.ignore_patterns("__pycache__")
+        )
+        shutil.copytree(
+            ROOT / "src" / "momos" / "config",
+            path / "src" / "momos" / "config",
+            ignore=shutil.ignore_patterns("__pycache__"),
+        )
         for name in ("__init__", "tracking"):
             shutil.copy2(ROOT / "src" / "momos" / f"{name}.py", path / "src" / "momos")
         params = yaml.safe_load((ROOT / "profiles" / "digits.yaml").read_text())
@@ -78,7 +96,11 @@ class Repository:
         (path / "data" / "raw" / "folder").mkdir(parents=True)
         (path / "data" / "raw" / "folder" / "file").write_text("raw")
         bin_dir = Path(sys.executable).parent
-        self.env = os.environ | {"PATH": f"{bin_dir}{os.pathsep}{os.environ['PATH']}", "TRACE": str(self.trace), "DVC_NO_ANALYTICS": "1"}
+        self.env = os.environ | {
+            "PATH": f"{bin_dir}{os.pathsep}{os.environ['PATH']}",
+            "TRACE": str(self.trace),
+            "DVC_NO_ANALYTICS": "1",
+        }
         self.env |= {"PYTHONPATH": str(path / "src")}
         self.env.pop("CUDA_VISIBLE_DEVICES", None)
         self.run("git", "init", "-q")
@@ -89,7 +111,16 @@ class Repository:
 
     def commit(self) -> None:
         self.run("git", "add", "-A")
-        self.run("git", "-c", "user.name=test", "-c", "user.email=test@example.org", "commit", "-qm", "small")
+        self.run(
+            "git",
+            "-c",
+            "user.name=test",
+            "-c",
+            "user.email=test@example.org",
+            "commit",
+            "-qm",
+            "small",
+        )
 
     def run(self, *command: str, check: bool = True, **env: str) -> str:
         how = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "timeout": 300}
@@ -100,7 +131,9 @@ class Repository:
     def start(self, script: str, *arguments: str, **env: str) -> subprocess.Popen:
         command = [sys.executable, f"scripts/{script}.py", *arguments]
         how = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        return subprocess.Popen(command, cwd=self.path, env=self.env | env, preexec_fn=heed_ctrl_c, **how)
+        return subprocess.Popen(
+            command, cwd=self.path, env=self.env | env, preexec_fn=heed_ctrl_c, **how
+        )
 
     def sweep(self, jobs: int = 2, backend: str = "local", **env: str) -> tuple[int, str]:
         """Exit code and output."""
@@ -113,7 +146,11 @@ class Repository:
         (self.path / "behaviour.txt").write_text(" ".join(settings))
 
     def starts(self) -> list[dict]:
-        return [json.loads(line) for line in self.trace.read_text().splitlines()] if self.trace.exists() else []
+        return (
+            [json.loads(line) for line in self.trace.read_text().splitlines()]
+            if self.trace.exists()
+            else []
+        )
 
     def ran(self) -> Counter:
         """How often each stage's command has started."""
@@ -130,10 +167,14 @@ class Repository:
     def report(self) -> str:
         return (self.path / "report.md").read_text()
 
-    def wait_until(self, condition, process: subprocess.Popen | None = None, seconds: float = 120.0) -> None:
+    def wait_until(
+        self, condition, process: subprocess.Popen | None = None, seconds: float = 120.0
+    ) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
-            assert time.monotonic() < deadline and (process is None or process.poll() is None), process and process.communicate()
+            assert time.monotonic() < deadline and (process is None or process.poll() is None), (
+                process and process.communicate()
+            )
             time.sleep(0.2)
 
     def left_running(self) -> list[int]:
@@ -172,5 +213,9 @@ def micro(path: Path) -> Clone:
 def report_bytes(path: Path) -> dict[str, bytes]:
     """Every file of the report but those that show what this run cost and where it was."""
     root = path / "reports" / "micro"
-    files = [file for file in root.rglob("*") if file.is_file() and not file.relative_to(root).as_posix().startswith(APART)]
+    files = [
+        file
+        for file in root.rglob("*")
+        if file.is_file() and not file.relative_to(root).as_posix().startswith(APART)
+    ]
     return {file.relative_to(root).as_posix(): file.read_bytes() for file in files}

@@ -1,6 +1,8 @@
-"""Results of runs that never happened: rows like those of the measuring stages, built so that every verdict is known.
+"""Results of runs that never happened: rows like those of the measuring stages, built so that every
+verdict is known.
 
-By default each configuration of the paper has the accuracy, RAC and BDM ratio that the paper printed for it.
+By default each configuration of the paper has the accuracy, RAC and BDM ratio that the paper
+printed for it.
 """
 
 import csv
@@ -13,7 +15,9 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from momos import checkpoint, config, results
+from momos import config
+from momos.files import run_folder
+from momos.report.shared import results
 
 ROOT = Path(__file__).parents[1]
 PAPER = ROOT / "data" / "paper"
@@ -24,17 +28,31 @@ SIZES, CAPACITIES = (2, 4, 8), (0.1, 0.05, 0.005)
 COMPRESSORS = ("gzip", "bz2", "lzma", "zstd")
 EPOCHS = 5
 TREE_MODELS = ("mlp", "resnet20")
-TREE_METHODS = ("baseline", "qat8", "qat4", "momos_s2_c10", "momos_s4_c1", "momos_s4_c0_5", "momos_s2_c10_qat8")
+TREE_METHODS = (
+    "baseline",
+    "qat8",
+    "qat4",
+    "momos_s2_c10",
+    "momos_s4_c1",
+    "momos_s4_c0_5",
+    "momos_s2_c10_qat8",
+)
 
 
 def published() -> pd.DataFrame:
-    return pd.concat([pd.read_csv(PAPER / name) for name in ("table1.csv", "table2.csv")], ignore_index=True)
+    return pd.concat(
+        [pd.read_csv(PAPER / name) for name in ("table1.csv", "table2.csv")], ignore_index=True
+    )
 
 
 def method_name(row) -> str:
     if row.method == "baseline":
         return "baseline"
-    return f"qat{row.bits}" if row.method == "qat" else f"momos_s{row.block_size:.0f}_c{results.percent(row.capacity).replace('.', '_')}"
+    return (
+        f"qat{row.bits}"
+        if row.method == "qat"
+        else f"momos_s{row.block_size:.0f}_c{results.percent(row.capacity).replace('.', '_')}"
+    )
 
 
 def evaluation(*, models=MODELS, seeds=SEEDS) -> pd.DataFrame:
@@ -79,27 +97,52 @@ def described(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def ablation(drops: dict[int, float], *, model: str = "mlp") -> pd.DataFrame:
-    """Validation accuracy falls by drops[block_size] points from the largest to the smallest capacity."""
+    """Validation accuracy falls by drops[block_size] points from the largest to the smallest
+    capacity.
+    """
     base = evaluation(models=(model,), seeds=(0,)).iloc[[0]]
     parts = []
     for size, drop in drops.items():
         for index, capacity in enumerate(CAPACITIES):
             accuracy = 0.9 - drop / 100 * index / (len(CAPACITIES) - 1)
-            cell = {"grid": "ablation", "method": config.cell_name(size, capacity), "block_size": size, "capacity": capacity}
-            parts.append(base.assign(**cell, val_accuracy_last=accuracy, val_accuracy_best=accuracy))
+            cell = {
+                "grid": "ablation",
+                "method": config.cell_name(size, capacity),
+                "block_size": size,
+                "capacity": capacity,
+            }
+            parts.append(
+                base.assign(**cell, val_accuracy_last=accuracy, val_accuracy_best=accuracy)
+            )
     return described(pd.concat(parts, ignore_index=True))
 
 
 def distortion(evaluation: pd.DataFrame, *, first: float = 0.3, last: float = 0.02) -> pd.DataFrame:
-    """Relative distortion falls from first to last in a straight line, and so does validation loss, from 2 to 1."""
-    runs = evaluation[(evaluation.family.isin(["momos", "momos+qat"])) & (evaluation.weights == "deployed")]
+    """Relative distortion falls from first to last in a straight line, and so does validation loss,
+    from 2 to 1.
+    """
+    runs = evaluation[
+        (evaluation.family.isin(["momos", "momos+qat"])) & (evaluation.weights == "deployed")
+    ]
     path = np.linspace(first, last, EPOCHS)
     columns = ["model", "method", "seed", "grid", "bits", "block_size", "capacity", "num_motifs"]
     parts = []
     for row in runs.itertuples():
-        values = {"epoch": np.arange(1, EPOCHS + 1), "distortion": path**2 * 100, "relative_distortion": path}
-        values |= {"distortion_per_weight": path**2, "num_changed": 10, "motifs_used": 5, "val_accuracy": np.linspace(0.4, 0.9, EPOCHS)}
-        values |= {"val_loss": np.linspace(2, 1, EPOCHS), "best": np.arange(1, EPOCHS + 1) == EPOCHS}
+        values = {
+            "epoch": np.arange(1, EPOCHS + 1),
+            "distortion": path**2 * 100,
+            "relative_distortion": path,
+        }
+        values |= {
+            "distortion_per_weight": path**2,
+            "num_changed": 10,
+            "motifs_used": 5,
+            "val_accuracy": np.linspace(0.4, 0.9, EPOCHS),
+        }
+        values |= {
+            "val_loss": np.linspace(2, 1, EPOCHS),
+            "best": np.arange(1, EPOCHS + 1) == EPOCHS,
+        }
         parts.append(pd.DataFrame(values).assign(**{name: getattr(row, name) for name in columns}))
     return described(pd.concat(parts, ignore_index=True))
 
@@ -114,16 +157,33 @@ def survey(ratios, *, source: str = results.OWN_SOURCE) -> pd.DataFrame:
     }
     rows |= {"bdm_1d_ratio": ratios, "bdm_2d_ratio": ratios, "group": "Baseline", "title": "MLP"}
     rows |= {f"bdm_{n}d": ratios for n in (1, 2)} | {f"bdm_{n}d_shuffled": 0.99 for n in (1, 2)}
-    return pd.DataFrame(rows | {name: 1.0 for name in ("gzip", "lzma", "gzip_binary", "lzma_binary")})
+    return pd.DataFrame(
+        rows | {name: 1.0 for name in ("gzip", "lzma", "gzip_binary", "lzma_binary")}
+    )
 
 
 def packed(run: config.Run) -> list[dict]:
-    """Files of a run: MoMos at half of its bound, compressors and lossy levels of the first seed alone."""
+    """Files of a run: MoMos at half of its bound, compressors and lossy levels of the first seed
+    alone.
+    """
     codings = {"safetensors": 1_200_000, "fixed": 300_000, "entropy": 200_000 + 1000 * run.seed}
     codings |= {"gzip": 500_000, "zstd": 400_000} if run.seed == 0 else {}
-    codings |= {"motifs8": 150_000, "combined": 100_000} if run.seed == 0 and run.method.startswith("momos_s4") else {}
-    common = {"model": run.model, "method": run.method, "seed": run.seed, "num_weights": 250_000, "bound_bytes": 400_000.0}
-    rows = [common | {"coding": name, "file_bytes": size, "stored_bytes": size - 1000} for name, size in codings.items()]
+    codings |= (
+        {"motifs8": 150_000, "combined": 100_000}
+        if run.seed == 0 and run.method.startswith("momos_s4")
+        else {}
+    )
+    common = {
+        "model": run.model,
+        "method": run.method,
+        "seed": run.seed,
+        "num_weights": 250_000,
+        "bound_bytes": 400_000.0,
+    }
+    rows = [
+        common | {"coding": name, "file_bytes": size, "stored_bytes": size - 1000}
+        for name, size in codings.items()
+    ]
     return [row | {"test_accuracy": 0.7 if row["coding"] == "combined" else 0.75} for row in rows]
 
 
@@ -138,28 +198,54 @@ def history() -> list[dict]:
 
 
 class Tree:
-    """A project folder with params.yaml and all that the report reads: seeds 0 and 1, part of the grid, a small ablation."""
+    """A project folder with params.yaml and all that the report reads: seeds 0 and 1, part of the
+    grid, a small ablation.
+    """
 
     def __init__(self, root: Path):
-        self.root, self.params = root, yaml.safe_load((ROOT / "profiles" / "digits.yaml").read_text())
-        self.params["grid"] = {"models": list(TREE_MODELS), "methods": list(TREE_METHODS), "seeds": [0, 1]}
+        self.root, self.params = (
+            root,
+            yaml.safe_load((ROOT / "profiles" / "digits.yaml").read_text()),
+        )
+        self.params["grid"] = {
+            "models": list(TREE_MODELS),
+            "methods": list(TREE_METHODS),
+            "seeds": [0, 1],
+        }
         self.params["ablation"] |= {"block_sizes": list(SIZES), "capacities": list(CAPACITIES)}
         self.params["report"]["picture_size"] = 8
         self.write_params()
-        self.results, self.runs, self.reports = root / "results" / "digits", root / "runs" / "digits", root / "reports" / "digits"
+        self.results, self.runs, self.reports = (
+            root / "results" / "digits",
+            root / "runs" / "digits",
+            root / "reports" / "digits",
+        )
         self._write_measurements()
         (root / "digits.json").write_text(json.dumps(self._summary()))
 
     @property
     def arguments(self) -> tuple[Path, ...]:
-        return PAPER, self.root / "data" / "imported", self.root / "digits.json", self.runs, self.results, self.reports
+        return (
+            PAPER,
+            self.root / "data" / "imported",
+            self.root / "digits.json",
+            self.runs,
+            self.results,
+            self.reports,
+        )
 
     def write_params(self) -> None:
         (self.root / "params.yaml").write_text(yaml.safe_dump(self.params))
 
     def _summary(self) -> dict:
         sizes = {"train": 1293, "validation": 144, "test": 360}
-        return {"source": "digits", "sha256": "0" * 64, "image_shape": [1, 8, 8], "classes": list("0123456789"), "sizes": sizes}
+        return {
+            "source": "digits",
+            "sha256": "0" * 64,
+            "image_shape": [1, 8, 8],
+            "classes": list("0123456789"),
+            "sizes": sizes,
+        }
 
     def _write_measurements(self) -> None:
         runs = config.runs(path=self.root / "params.yaml")
@@ -178,32 +264,44 @@ class Tree:
             pd.DataFrame(rows).to_csv(self.results / model / "packing.csv", index=False)
         zoo = survey([1.0, 0.8, 0.9, np.nan], source="timm").drop(columns=["group", "title"])
         zoo.loc[0, ["source", "tags"]] = results.CONTROL, ""
-        zoo.assign(error=["", "", "", "OSError: hub away"]).to_csv(self.results / "zoo.csv", index=False)
+        zoo.assign(error=["", "", "", "OSError: hub away"]).to_csv(
+            self.results / "zoo.csv", index=False
+        )
         for run in runs:
             run.folder(self.runs).mkdir(parents=True)
-            (run.folder(self.runs) / checkpoint.RUN).write_text(json.dumps(self.params["train"]))
+            (run.folder(self.runs) / run_folder.RUN).write_text(json.dumps(self.params["train"]))
         for run in main:
             self._write_run(run)
 
     def _rows(self, run: config.Run) -> list[dict]:
         settings = run.settings
-        base = {"baseline": 80.0, "qat": 70.0, "momos": 75.0, "momos+qat": 74.0}[results.family(settings.bits, settings.block_size)]
+        base = {"baseline": 80.0, "qat": 70.0, "momos": 75.0, "momos+qat": 74.0}[
+            results.family(settings.bits, settings.block_size)
+        ]
         cell = published().iloc[0].copy()
         cell["model"], cell["bits"], cell["accuracy_mean"] = run.model, settings.bits, base
         views = ["deployed"] if settings.bits == 32 else ["deployed", "latent"]
-        own = {"method": run.method, "grid": run.grid, "block_size": settings.block_size, "capacity": settings.capacity}
+        own = {
+            "method": run.method,
+            "grid": run.grid,
+            "block_size": settings.block_size,
+            "capacity": settings.capacity,
+        }
         return [_row(cell, run.seed, float(run.seed), view) | own for view in views]
 
     def _write_run(self, run: config.Run) -> None:
         folder = run.folder(self.runs)
         rows = history()
-        with (folder / checkpoint.HISTORY).open("w", newline="") as file:
+        with (folder / run_folder.HISTORY).open("w", newline="") as file:
             writer = csv.DictWriter(file, rows[0])
             writer.writeheader()
             writer.writerows(rows)
         if run.model == self.params["report"]["picture_model"] and run.seed == 0:
-            for index, which in enumerate(checkpoint.WEIGHTS):
-                save_file({"hidden.1.weight": weights(index, run.settings.block_size)}, folder / f"{which}.safetensors")
+            for index, which in enumerate(run_folder.WEIGHTS):
+                save_file(
+                    {"hidden.1.weight": weights(index, run.settings.block_size)},
+                    folder / f"{which}.safetensors",
+                )
 
 
 def weights(seed: int, block_size: int | None) -> torch.Tensor:
@@ -211,5 +309,7 @@ def weights(seed: int, block_size: int | None) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     if block_size is None or seed == 0:
         return torch.randn(16, 16, generator=generator)
-    motifs = torch.cat([torch.zeros(1, block_size), torch.randn(2, block_size, generator=generator)])
+    motifs = torch.cat(
+        [torch.zeros(1, block_size), torch.randn(2, block_size, generator=generator)]
+    )
     return motifs[torch.randint(3, (256 // block_size,), generator=generator)].reshape(16, 16)

@@ -1,4 +1,6 @@
-"""The pipeline: what dvc.yaml declares against what the code imports and loads, and a micro profile run end to end."""
+"""The pipeline: what dvc.yaml declares against what the code imports and loads, and a micro profile
+run end to end.
+"""
 
 import ast
 import json
@@ -13,13 +15,18 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from clones import MICRO, Clone, merge
 from warm import Warm
 
 from momos import config
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "momos"
-EXEMPT = ("src/momos/__init__.py", "src/momos/config/", "src/momos/tracking.py")  # see docs of dvc.yaml and architecture
+EXEMPT = (
+    "src/momos/__init__.py",
+    "src/momos/config/",
+    "src/momos/tracking.py",
+)  # see docs of dvc.yaml and architecture
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 
 
@@ -27,7 +34,11 @@ def imported_files(file: Path) -> set[Path]:
     """Files of the package that `file` imports, directly."""
     found = set()
     for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "momos":
+        if (
+            isinstance(node, ast.ImportFrom)
+            and node.module
+            and node.module.split(".")[0] == "momos"
+        ):
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         elif isinstance(node, ast.Import):
             names = [alias.name for alias in node.names if alias.name.split(".")[0] == "momos"]
@@ -35,7 +46,11 @@ def imported_files(file: Path) -> set[Path]:
             continue
         for name in names:
             path = PACKAGE.joinpath(*name.split(".")[1:])
-            found |= {candidate for candidate in (path.with_suffix(".py"), path / "__init__.py") if candidate.is_file()}
+            found |= {
+                candidate
+                for candidate in (path.with_suffix(".py"), path / "__init__.py")
+                if candidate.is_file()
+            }
     return found
 
 
@@ -46,8 +61,12 @@ def transitive(file: Path) -> set[str]:
             if path not in seen:
                 seen.add(path)
                 waiting.append(path)
-    seen |= set((PACKAGE / "templates").iterdir()) if PACKAGE / "page.py" in seen else set()  # which it reads
-    return {name for path in seen if not (name := path.relative_to(ROOT).as_posix()).startswith(EXEMPT)}
+    seen |= (
+        set((PACKAGE / "templates").iterdir()) if PACKAGE / "page.py" in seen else set()
+    )  # which it reads
+    return {
+        name for path in seen if not (name := path.relative_to(ROOT).as_posix()).startswith(EXEMPT)
+    }
 
 
 def script_of(stage: dict) -> str:
@@ -75,7 +94,11 @@ SECTION_OF = {"Data": "data", "Augment": "augment", "Train": "train", "Mosaic": 
 def test_a_stage_declares_the_settings_it_loads(name):
     """config.load(config.X) in the script, and what config.runs() loads."""
     source = (ROOT / script_of(STAGES[name])).read_text()
-    loaded = {SECTION_OF[kind] for kind in re.findall(r"config\.load\(config\.(\w+)", source) if kind != "Tracking"}
+    loaded = {
+        SECTION_OF[kind]
+        for kind in re.findall(r"config\.load\(config\.(\w+)", source)
+        if kind != "Tracking"
+    }
     if "config.runs(" in source:
         loaded |= {"grid", "ablation", "methods"}
     declared = {param.split(".")[0] for param in STAGES[name].get("params", [])}
@@ -89,16 +112,22 @@ def test_a_stage_declares_the_settings_it_loads(name):
 @pytest.mark.parametrize("name", ["train", "ablation"])
 def test_a_training_depends_on_all_of_its_loop_but_how_often_it_is_kept(name):
     """Seeds are stacked in the main grid alone."""
-    without = {"train.checkpoint_seconds"} | ({"train.stacked_seeds"} if name == "ablation" else set())
+    without = {"train.checkpoint_seconds"} | (
+        {"train.stacked_seeds"} if name == "ablation" else set()
+    )
     settings = {f"train.{field.name}" for field in fields(config.Train)}
-    assert {param for param in STAGES[name]["params"] if param.startswith("train")} == settings - without
+    assert {
+        param for param in STAGES[name]["params"] if param.startswith("train")
+    } == settings - without
 
 
 def test_no_stage_imports_another_and_only_tracking_imports_mlflow():
     for file in [*(ROOT / "stages").glob("*.py"), *PACKAGE.rglob("*.py")]:
         text = file.read_text()
         assert not re.search(r"^\s*(from|import) stages\b", text, re.M), file
-        assert file.name == "tracking.py" or not re.search(r"^\s*(from|import) mlflow\b", text, re.M), file
+        assert file.name == "tracking.py" or not re.search(
+            r"^\s*(from|import) mlflow\b", text, re.M
+        ), file
 
 
 def test_leaves_import_nothing_of_the_project():
@@ -106,7 +135,9 @@ def test_leaves_import_nothing_of_the_project():
     leaves = "blocks data augment models quantize checkpoint plots tables theory pixels kdtree device linear nearest rounding".split()
     halves = {"augment": {PACKAGE / "pixels.py"}, "nearest": {PACKAGE / "kdtree.py"}}
     for leaf in leaves:
-        assert imported_files(PACKAGE / f"{leaf}.py") <= {PACKAGE / "__init__.py"} | halves.get(leaf, set()), leaf
+        assert imported_files(PACKAGE / f"{leaf}.py") <= {PACKAGE / "__init__.py"} | halves.get(
+            leaf, set()
+        ), leaf
     for file in (PACKAGE / "config").glob("*.py"):
         assert {path.parent for path in imported_files(file)} <= {PACKAGE, PACKAGE / "config"}, file
 
@@ -114,96 +145,33 @@ def test_leaves_import_nothing_of_the_project():
 def test_the_readme_shows_the_commands_and_links_to_what_is_there():
     readme = (ROOT / "README.md").read_text()
     assert all(f"make {target}" in readme for target in ("repro", "test", "use", "track", "ui"))
-    targets = [target for target in re.findall(r"\]\(([^)]+)\)", readme) if not target.startswith("http")]
+    targets = [
+        target for target in re.findall(r"\]\(([^)]+)\)", readme) if not target.startswith("http")
+    ]
     assert targets and all((ROOT / target).exists() for target in targets), targets
 
 
 # --- end to end on a micro profile
 
-MICRO = {
-    "profile": "micro",
-    "train": {"epochs": 2, "batch_size": 256},
-    "models": {"mlp": {"kwargs": {"hidden_layers": 2, "width": 16}}},
-    "grid": {"models": ["mlp"], "methods": ["baseline", "qat4", "momos_s4_c10"], "seeds": [0, 1]},
-    "ablation": {"models": ["mlp"], "block_sizes": [8], "capacities": [0.5], "seeds": [0]},
-    "survey": {"untrained": ["test_resnet"], "init_seeds": [0]},
-    "pack": {"seeds": [1]},  # not that of the README's tour: its lossy levels take minutes
-    "report": {"picture_method": "momos_s4_c10", "picture_size": 16},
-    "tracking": {"enabled": False},  # `make track` is what is tried here; imports of MLflow in every training would take minutes
-    "language": {"batch_size": 4, "warmup_steps": 2, "num_held_out": 4},
-    "language_models": {
-        "neox": {
-            "kwargs": {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32},
-            "steps": [2, 4, 6, 8],
-        }
-    },
-    "slt": {"seeds": [1], "schemes": ["quantization_max", "pruning"], "fit_steps": [2, 8]},
-    "compressibility": {"num_sequences": 4, "max_n_q": 9, "retraining_steps": 2, "num_coarse_heads": 2, "pruning_steps": 1},
-    "llc": {"num_chains": 2, "num_burnin_steps": 1, "batch_size": 2, "num_batches": 4, "num_probes": 2, "num_probe_batches": 1}
-    | {"num_draws": {"neox": 4}},
-    "complexity": {"num_images": 64, "num_burnin_steps": 1, "num_draws": 4, "num_probes": 1, "num_probe_batches": 1},
-}
 
 
 def tour() -> list[tuple[str, str]]:
     """The README's code blocks under "Go further": (language, text)."""
-    section = re.search(r"^## Go further.*?(?=^## )", (ROOT / "README.md").read_text(), re.M | re.S).group()
+    section = re.search(
+        r"^## Go further.*?(?=^## )", (ROOT / "README.md").read_text(), re.M | re.S
+    ).group()
     return re.findall(r"^```(\w+)\n(.*?)^```", section, re.M | re.S)
 
 
-def merge(base: dict, changes: dict) -> dict:
-    return base | {key: merge(base[key], value) if isinstance(value, dict) else value for key, value in changes.items()}
 
 
-class Clone:
-    """A copy of the working tree as a repository of its own."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        names = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, check=True, text=True)
-        for name in filter(None, names.stdout.split("\0")):
-            if (ROOT / name).is_file() and not name.startswith(("reports/", "tests/")) and name != "dvc.lock":
-                (path / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(ROOT / name, path / name)
-        params = merge(yaml.safe_load((ROOT / "profiles" / "digits.yaml").read_text()), MICRO)
-        self.write_params(params)
-        bin_dir = Path(sys.executable).parent
-        self.env = os.environ | {
-            "PATH": f"{bin_dir}{os.pathsep}{os.environ['PATH']}",
-            "PYTHONPATH": str(path / "src"),
-            "MLFLOW_TRACKING_URI": f"sqlite:///{path}/mlflow.db",
-            "DVC_NO_ANALYTICS": "1",
-        }
-        self.run("git", "init", "-q")
-        self.run("git", "-c", "core.autocrlf=false", "add", "-A")
-        self.run("git", "-c", "user.name=test", "-c", "user.email=test@example.org", "commit", "-qm", "micro")
-
-    def run(self, *command: str, check: bool = True) -> str:
-        done = subprocess.run(command, cwd=self.path, env=self.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        assert done.returncode == 0 or not check, done.stdout
-        return done.stdout
-
-    def write_params(self, params: dict) -> None:
-        (self.path / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
-
-    def params(self) -> dict:
-        return yaml.safe_load((self.path / "params.yaml").read_text())
-
-    def stale(self) -> set[str]:
-        """Stages that `dvc repro` would run."""
-        return set(re.findall(r"Running stage '([^']+)'", self.run("dvc", "repro", "--dry")))
-
-    def hashes(self) -> dict[str, str]:
-        """md5 of every output in dvc.lock but costs, provenance, and the page that shows them."""
-        apart = ("cost", "provenance", "index.html")
-        stages = yaml.safe_load((self.path / "dvc.lock").read_text())["stages"].values()
-        outs = [out for stage in stages for out in stage.get("outs", [])]
-        return {out["path"]: out["md5"] for out in outs if not any(name in out["path"] for name in apart)}
 
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory):
-    """Its stages are forks of one interpreter: what they import at their start would take most of the time."""
+    """Its stages are forks of one interpreter: what they import at their start would take most of
+    the time.
+    """
     clone = Clone(tmp_path_factory.mktemp("micro"))
     with Warm(hash_seed=1) as warm:
         clone.env["PATH"] = warm.path
@@ -211,7 +179,17 @@ def clone(tmp_path_factory):
         yield clone
 
 
-DOWNSTREAM = {"distortion@mlp", "evaluate@mlp", "survey", "cost", "complexity@mlp", "slt_report", "report", "provenance", "page"}
+DOWNSTREAM = {
+    "distortion@mlp",
+    "evaluate@mlp",
+    "survey",
+    "cost",
+    "complexity@mlp",
+    "slt_report",
+    "report",
+    "provenance",
+    "page",
+}
 
 
 LAST = {"report", "provenance", "page"}
@@ -234,7 +212,14 @@ def test_everything_is_there_and_a_second_repro_runs_nothing(clone):
         ["safetensors", "gzip", "lzma", "zstd", "fixed", "entropy"], 3 * 2) | dict.fromkeys(
         ["motifs16", "motifs8", "motifs4", "pruned", "refitted", "combined"], 1)  # fmt: skip
     run = clone.path / "runs" / "micro" / "mlp" / "momos_s4_c10" / "0"
-    expected = {"history.csv", "initial.safetensors", "best.safetensors", "last.safetensors", "motif_usage.safetensors", "run.json"}
+    expected = {
+        "history.csv",
+        "initial.safetensors",
+        "best.safetensors",
+        "last.safetensors",
+        "motif_usage.safetensors",
+        "run.json",
+    }
     assert {path.name for path in run.iterdir()} == expected
     assert (clone.path / "costs" / "micro" / "mlp" / "momos_s4_c10" / "0" / "cost.json").is_file()
 
@@ -242,17 +227,25 @@ def test_everything_is_there_and_a_second_repro_runs_nothing(clone):
 def test_the_second_papers_report_is_there_and_the_first_shows_its_verdicts(clone):
     reports = clone.path / "reports" / "micro"
     claims = (reports / "slt" / "claims.md").read_text()
-    assert all(re.search(rf"\| S{number} \| NOT RUN \|", claims) for number in range(1, 9)), "one run is too few for any verdict"
+    assert all(re.search(rf"\| S{number} \| NOT RUN \|", claims) for number in range(1, 9)), (
+        "one run is too few for any verdict"
+    )
     assert "neox 1: " in claims, "and what was measured is shown all the same"
     main = (reports / "claims.md").read_text()
     assert "Scheme quantization was not run" in main and "neox 1: " in main
     complexity = pd.read_csv(reports / "slt" / "complexity.csv")
-    assert list(complexity.method) == ["baseline"] and list(complexity.seed) == [0] and complexity.llc_mean.notna().all()
+    assert (
+        list(complexity.method) == ["baseline"]
+        and list(complexity.seed) == [0]
+        and complexity.llc_mean.notna().all()
+    )
     measures = clone.path / "slt" / "micro" / "measures" / "neox" / "1"
     assert list(pd.read_csv(measures / "llc" / "llc.csv").step) == [2, 4, 6, 8]
     assert len(pd.read_csv(measures / "llc" / "traces.csv")) == 4 * 2 * (1 + 4)
     assert set(pd.read_csv(measures / "pruning" / "critical.csv").step) == {8}
-    assert not (clone.path / "scratch").exists() or not list((clone.path / "scratch").rglob("*.json"))
+    assert not (clone.path / "scratch").exists() or not list(
+        (clone.path / "scratch").rglob("*.json")
+    )
 
 
 def test_mlflow_shows_the_language_models(clone):
@@ -264,8 +257,13 @@ def test_mlflow_shows_the_language_models(clone):
     import sqlite3
 
     with sqlite3.connect(clone.path / "mlflow.db") as store:
-        (run_id,) = store.execute("select run_uuid from tags where key = 'key' and value = 'micro/neox/language/1'").fetchone()
-        steps = store.execute("select step from metrics where run_uuid = ? and key = 'val_loss' order by step", [run_id]).fetchall()
+        (run_id,) = store.execute(
+            "select run_uuid from tags where key = 'key' and value = 'micro/neox/language/1'"
+        ).fetchone()
+        steps = store.execute(
+            "select step from metrics where run_uuid = ? and key = 'val_loss' order by step",
+            [run_id],
+        ).fetchall()
     assert steps == [(2,), (4,), (6,), (8,)]
 
 
@@ -273,7 +271,16 @@ def test_a_diverging_sampler_fails_the_stage_and_writes_nothing(clone):
     params = clone.params()
     clone.write_params(merge(params, {"llc": {"lr": {"neox": 1e4}}}))
     folder = "slt/micro/checkpoints/neox/1"
-    out = clone.run("python", "stages/llc.py", "neox", "1", "data/text/micro.safetensors", folder, "z/llc", check=False)
+    out = clone.run(
+        "python",
+        "stages/llc.py",
+        "neox",
+        "1",
+        "data/text/micro.safetensors",
+        folder,
+        "z/llc",
+        check=False,
+    )
     clone.write_params(params)
     assert "Diverged" in out and "lower lr" in out and "chain 0" in out
     assert not (clone.path / "z").exists()
@@ -284,7 +291,11 @@ def test_the_samplers_settings_retrain_no_language_model(clone):
     clone.write_params(merge(params, {"llc": {"nbeta": 100.0}}))
     assert clone.stale() - LAST == {"llc@neox-1", "slt_report"}
     clone.write_params(merge(params, {"slt": {"eps": [0.1, 0.3]}}))
-    assert {stage.split("@")[0] for stage in clone.stale()} - LAST == {"compressibility", "complexity", "slt_report"}
+    assert {stage.split("@")[0] for stage in clone.stale()} - LAST == {
+        "compressibility",
+        "complexity",
+        "slt_report",
+    }
     clone.write_params(params)
 
 
@@ -305,14 +316,18 @@ def test_changing_a_plot_retrains_nothing(clone):
     plots = clone.path / "src" / "momos" / "plots.py"
     text = plots.read_text()
     plots.write_text(text + "\n# another colour\n")
-    assert {"report", "slt_report"} <= clone.stale() <= {"report", "slt_report", "provenance", "page"}
+    assert (
+        {"report", "slt_report"} <= clone.stale() <= {"report", "slt_report", "provenance", "page"}
+    )
     plots.write_text(text)
 
 
 def test_changing_one_method_retrains_that_method_alone(clone):
     params = clone.params()
     clone.write_params(merge(params, {"methods": {"qat4": {"bits": 5}}}))
-    trained = {stage for stage in clone.stale() if stage.startswith(("train", "ablation", "prepare"))}
+    trained = {
+        stage for stage in clone.stale() if stage.startswith(("train", "ablation", "prepare"))
+    }
     assert trained == {"train@mlp-qat4-0", "train@mlp-qat4-1"}
     clone.write_params(merge(params, {"tracking": {"experiment": "other"}}))
     assert clone.stale() == set()
@@ -326,36 +341,78 @@ def test_an_experiment_retrains_what_changed_and_reports_only_what_is_listed(clo
     params = clone.params()
     before = json.loads((clone.path / "reports" / "micro" / "metrics.json").read_text())
     out = clone.run("dvc", "exp", "run", "-S", "grid.seeds=[0]")
-    assert not re.search(r"Running stage '(train|ablation|prepare)", out), "fewer seeds train nothing"
-    assert len(pd.read_csv(clone.path / "results" / "micro" / "mlp" / "evaluation.csv")) == (1 + 2 + 1) + 1
+    assert not re.search(r"Running stage '(train|ablation|prepare)", out), (
+        "fewer seeds train nothing"
+    )
+    assert (
+        len(pd.read_csv(clone.path / "results" / "micro" / "mlp" / "evaluation.csv"))
+        == (1 + 2 + 1) + 1
+    )
     clone.write_params(params)
-    clone.run("dvc", "repro")  # back to both seeds; then the same by hand: the run that is no longer listed stays in its folder
+    clone.run(
+        "dvc", "repro"
+    )  # back to both seeds; then the same by hand: the run that is no longer listed stays in its folder
     clone.write_params(merge(params, {"grid": {"seeds": [0]}}))
     clone.run("dvc", "repro")
     assert (clone.path / "runs" / "micro" / "mlp" / "baseline" / "1").is_dir()
-    assert len(pd.read_csv(clone.path / "results" / "micro" / "mlp" / "evaluation.csv")) == (1 + 2 + 1) + 1
+    assert (
+        len(pd.read_csv(clone.path / "results" / "micro" / "mlp" / "evaluation.csv"))
+        == (1 + 2 + 1) + 1
+    )
     assert json.loads((clone.path / "reports" / "micro" / "metrics.json").read_text()) != before
     clone.write_params(params)
     ran = re.findall(r"Running stage '([^'@]+)", clone.run("dvc", "repro"))
-    assert not {"prepare", "train", "ablation"} & set(ran), "trainings are restored from the run-cache"
+    assert not {"prepare", "train", "ablation"} & set(ran), (
+        "trainings are restored from the run-cache"
+    )
 
 
 @pytest.mark.stress
 def test_a_report_shows_what_is_listed_and_nothing_else(clone):
     params = clone.params()
-    mine = ["-S", "+methods.mine={bits: 32, block_size: 4, num_motifs: 9}", "-S", "report.picture_method=mine"]
-    clone.run("dvc", "exp", "run", "-S", "train.epochs=1", "-S", "grid.methods=[baseline,mine]", *mine)
-    history = (clone.path / "runs" / "micro" / "mlp" / "mine" / "0" / "history.csv").read_text().splitlines()
+    mine = [
+        "-S",
+        "+methods.mine={bits: 32, block_size: 4, num_motifs: 9}",
+        "-S",
+        "report.picture_method=mine",
+    ]
+    clone.run(
+        "dvc", "exp", "run", "-S", "train.epochs=1", "-S", "grid.methods=[baseline,mine]", *mine
+    )
+    history = (
+        (clone.path / "runs" / "micro" / "mlp" / "mine" / "0" / "history.csv")
+        .read_text()
+        .splitlines()
+    )
     assert len(history) == 2
     table = (clone.path / "reports" / "micro" / "tables" / "table1.md").read_text()
     assert "k=9" in table and "QAT" not in table
-    clone.run("dvc", "exp", "run", "-S", "grid.methods=[baseline]", "-S", "report.picture_method=baseline", "-S", "ablation.models=[]")
+    clone.run(
+        "dvc",
+        "exp",
+        "run",
+        "-S",
+        "grid.methods=[baseline]",
+        "-S",
+        "report.picture_method=baseline",
+        "-S",
+        "ablation.models=[]",
+    )
     assert "MoMos" not in (clone.path / "reports" / "micro" / "tables" / "table1.md").read_text()
     clone.write_params(params)
     clone.run("dvc", "repro")
 
 
-@pytest.mark.parametrize("setting", ["grid.seeds=[]", "grid.models=[mpl]", "methods.qat4.bits=1", "train.epohcs=1", "models.mlp.lr=fast"])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "grid.seeds=[]",
+        "grid.models=[mpl]",
+        "methods.qat4.bits=1",
+        "train.epohcs=1",
+        "models.mlp.lr=fast",
+    ],
+)
 def test_bad_settings_stop_before_any_work(clone, setting):
     params = clone.params()
     before = clone.hashes()
@@ -381,7 +438,14 @@ def test_a_missing_or_damaged_run_file_fails_the_stage(clone):
         path.unlink()
         if content is not None:
             path.write_text(content)
-        command = ["python", "stages/evaluate.py", "mlp", "data/prepared/micro.safetensors", "runs/micro/mlp", "out.csv"]
+        command = [
+            "python",
+            "stages/evaluate.py",
+            "mlp",
+            "data/prepared/micro.safetensors",
+            "runs/micro/mlp",
+            "out.csv",
+        ]
         out = clone.run(*command, check=False)
         assert f"baseline/0/{name} is" in out and not (clone.path / "out.csv").exists()
         path.unlink(missing_ok=True)
@@ -397,7 +461,16 @@ def test_a_missing_or_damaged_run_file_fails_the_stage(clone):
 def test_what_only_the_library_knows_stops_a_training_at_its_start(clone, change, expected):
     params = clone.params()
     clone.write_params(merge(params, change))
-    command = ["python", "stages/train.py", "mlp", "momos_s4_c10", "0", "data/prepared/micro.safetensors", "y/run", "y/cost.json"]
+    command = [
+        "python",
+        "stages/train.py",
+        "mlp",
+        "momos_s4_c10",
+        "0",
+        "data/prepared/micro.safetensors",
+        "y/run",
+        "y/cost.json",
+    ]
     out = clone.run(*command, check=False)
     clone.write_params(params)
     assert all(part in out for part in expected), out
@@ -407,7 +480,16 @@ def test_what_only_the_library_knows_stops_a_training_at_its_start(clone, change
 def test_divergence_fails_the_stage_and_keeps_the_history(clone):
     params = clone.params()
     clone.write_params(merge(params, {"models": {"mlp": {"optimizer": "sgd", "lr": 1e30}}}))
-    command = ["python", "stages/train.py", "mlp", "baseline", "0", "data/prepared/micro.safetensors", "x/run", "x/cost.json"]
+    command = [
+        "python",
+        "stages/train.py",
+        "mlp",
+        "baseline",
+        "0",
+        "data/prepared/micro.safetensors",
+        "x/run",
+        "x/cost.json",
+    ]
     out = clone.run(*command, check=False)
     clone.write_params(params)
     assert "training diverged" in out and "epoch 1" in out
@@ -422,6 +504,14 @@ def test_the_readmes_tour_works_word_for_word(clone):
             (clone.path / re.match(r"# (src/\S+\.py)\n", text).group(1)).write_text(text)
         else:
             clone.run("bash", "-ec", text)
-    cells = {cell["id"]: cell for cell in json.loads((clone.path / "reports" / "micro" / "results.json").read_text())["cells"]}
-    assert cells["table1/mlp/mine/rac"]["value"] > 2 and cells["table1/mobile/mine/test_accuracy_last"]["num_seeds"] == 1
+    cells = {
+        cell["id"]: cell
+        for cell in json.loads((clone.path / "reports" / "micro" / "results.json").read_text())[
+            "cells"
+        ]
+    }
+    assert (
+        cells["table1/mlp/mine/rac"]["value"] > 2
+        and cells["table1/mobile/mine/test_accuracy_last"]["num_seeds"] == 1
+    )
     assert 0 < cells["metrics/mobile/baseline/mean_magnitude"]["value"] < 1

@@ -1,4 +1,6 @@
-"""README.md: its numbers are the blessed and the measured ones, and none stands outside the blocks that are made from them."""
+"""README.md: its numbers are the blessed and the measured ones, and none stands outside the blocks
+that are made from them.
+"""
 
 import re
 import runpy
@@ -28,7 +30,12 @@ def test_the_numbers_are_those_of_the_files():
 
 
 def test_another_number_in_a_file_is_another_number_here(tmp_path):
-    made_from = ["benchmarks/results.json", "benchmarks/survey.json", "reports/expected/digits.json", "reports/cifar10/results.json"]
+    made_from = [
+        "benchmarks/results.json",
+        "benchmarks/survey.json",
+        "reports/expected/digits.json",
+        "reports/cifar10/results.json",
+    ]
     made_from += ["reports/cifar10_resnet20/results.json"]
     for name in ("README.md", "docs/performance.md", *made_from):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -41,11 +48,18 @@ def test_another_number_in_a_file_is_another_number_here(tmp_path):
     assert "0 supported" in after and "0 supported" not in README
     (tmp_path / "README.md").write_text("<!-- numbers: nothing -->\n<!-- end -->\n")
     with pytest.raises(ValueError, match="nothing makes the block 'nothing'"):
-        runpy.run_path(str(ROOT / "scripts" / "readme.py"))["rendered"]((tmp_path / "README.md").read_text())
+        runpy.run_path(str(ROOT / "scripts" / "readme.py"))["rendered"](
+            (tmp_path / "README.md").read_text()
+        )
 
 
 def test_no_result_stands_outside_the_blocks():
     """Decimals, percentages and shares; code, links and the blocks themselves aside."""
-    text = re.sub(r"<!-- numbers: .*?<!-- end -->|```.*?```|`[^`\n]*`|!?\[[^\]]*\]\([^)]*\)", " ", README, flags=re.S)
+    text = re.sub(
+        r"<!-- numbers: .*?<!-- end -->|```.*?```|`[^`\n]*`|!?\[[^\]]*\]\([^)]*\)",
+        " ",
+        README,
+        flags=re.S,
+    )
     found = set(re.findall(r"\d+\.\d+|\d+(?:\.\d+)? ?%|\d+ of (?:the )?\d+", text))
     assert found <= VERSIONS, found - VERSIONS

@@ -1,4 +1,6 @@
-"""A moved number is noticed, a tolerated one is not: `compare` on made-up results, and scripts/regress.py on files."""
+"""A moved number is noticed, a tolerated one is not: `compare` on made-up results, and
+scripts/regress.py on files.
+"""
 
 import contextlib
 import io
@@ -18,22 +20,48 @@ from momos import regression
 ROOT = Path(__file__).parents[1]
 
 
-def cell(name: str, kind: str, value: float | None, std: float | None = None, num_seeds: int = 3, **more) -> dict:
-    return {"id": name, "kind": kind, "value": value, "std": std, "num_seeds": num_seeds, "source": "x.csv", **more}
+def cell(
+    name: str, kind: str, value: float | None, std: float | None = None, num_seeds: int = 3, **more
+) -> dict:
+    return {
+        "id": name,
+        "kind": kind,
+        "value": value,
+        "std": std,
+        "num_seeds": num_seeds,
+        "source": "x.csv",
+        **more,
+    }
 
 
-def results(*cells: dict, claims=(("M1", "SUPPORTED"),), data=(("sha256", "abc"),), profile="digits") -> dict:
+def results(
+    *cells: dict, claims=(("M1", "SUPPORTED"),), data=(("sha256", "abc"),), profile="digits"
+) -> dict:
     told = [{"id": name, "verdict": verdict, "claim": "..."} for name, verdict in claims]
-    return {"schema": 1, "profile": profile, "data": dict(data), "cells": list(cells), "claims": told}
+    return {
+        "schema": 1,
+        "profile": profile,
+        "data": dict(data),
+        "cells": list(cells),
+        "claims": told,
+    }
 
 
 def verdicts(before: dict, after: dict, *, elsewhere: bool = False) -> dict[str, str]:
-    table = regression.compare(regression.bless(before, "a1"), regression.bless(after, "b2" if elsewhere else "a1"))
+    table = regression.compare(
+        regression.bless(before, "a1"), regression.bless(after, "b2" if elsewhere else "a1")
+    )
     return dict(zip(table.id, table.verdict, strict=True))
 
 
-def verdict(kind: str, before: float | None, after: float | None, *, elsewhere: bool = False, **more) -> str:
-    return verdicts(results(cell("a", kind, before, **more)), results(cell("a", kind, after, **more)), elsewhere=elsewhere)["a"]
+def verdict(
+    kind: str, before: float | None, after: float | None, *, elsewhere: bool = False, **more
+) -> str:
+    return verdicts(
+        results(cell("a", kind, before, **more)),
+        results(cell("a", kind, after, **more)),
+        elsewhere=elsewhere,
+    )["a"]
 
 
 @pytest.mark.parametrize(("kind", "before", "after", "more", "expected"), [
@@ -86,28 +114,42 @@ def test_bands_are_wider_on_a_machine_that_rounds_otherwise(kind, before, after,
 def test_wider_and_not_narrower(kind):
     for std in (None, 0.1, 3.0):
         for num_seeds in (1, 3):
-            here, there = (regression.allowed(kind, 5.0, std, num_seeds, elsewhere=elsewhere) for elsewhere in (False, True))
+            here, there = (
+                regression.allowed(kind, 5.0, std, num_seeds, elsewhere=elsewhere)
+                for elsewhere in (False, True)
+            )
             assert here == there if kind in regression.UNTRAINED else here <= there
 
 
-@pytest.mark.parametrize(("before", "after"), [(None, None), (None, "a1"), ("a1", None), ("a1", "b2")])
+@pytest.mark.parametrize(
+    ("before", "after"), [(None, None), (None, "a1"), ("a1", None), ("a1", "b2")]
+)
 def test_machines_round_alike_only_if_both_are_known_to(before, after):
     one, two = (regression.bless(results(cell("a", "ratio", value, num_seeds=1)), rounding) for value, rounding in
                 ((1.5, before), (1.6, after)))  # fmt: skip
-    assert not regression.rounds_alike(one, two) and not regression.failed(regression.compare(one, two))
+    assert not regression.rounds_alike(one, two) and not regression.failed(
+        regression.compare(one, two)
+    )
     assert regression.failed(regression.compare(one | {"rounding": "a1"}, two | {"rounding": "a1"}))
     del one["rounding"]  # as it was blessed before machines were told apart
     assert not regression.rounds_alike(one, two)
 
 
-def family(num: int, broken: int = 0, *, change=-80.0, where="t/mlp", kind="accuracy", num_seeds=3) -> list[dict]:
+def family(
+    num: int, broken: int = 0, *, change=-80.0, where="t/mlp", kind="accuracy", num_seeds=3
+) -> list[dict]:
     """Cells of `num` methods that are alike, some of them changed."""
     more = {"std": 0.5, "num_seeds": num_seeds} if num_seeds > 1 else {"num_seeds": 1}
-    return [cell(f"{where}/m{index}/measure", kind, 90.0 + (change if index < broken else 0.0), **more) for index in range(num)]
+    return [
+        cell(f"{where}/m{index}/measure", kind, 90.0 + (change if index < broken else 0.0), **more)
+        for index in range(num)
+    ]
 
 
 def broken_of(before: list[dict], after: list[dict], *, elsewhere: bool) -> int:
-    return list(verdicts(results(*before), results(*after), elsewhere=elsewhere).values()).count("REGRESSION")
+    return list(verdicts(results(*before), results(*after), elsewhere=elsewhere).values()).count(
+        "REGRESSION"
+    )
 
 
 @pytest.mark.parametrize("num_seeds", [1, 3])
@@ -117,7 +159,9 @@ def test_elsewhere_a_few_of_those_that_are_alike_may_break(num, few, num_seeds):
     for broken in range(num + 1):
         after = family(num, broken, num_seeds=num_seeds)
         assert broken_of(before, after, elsewhere=True) == (0 if broken <= few else broken)
-        assert broken_of(before, after, elsewhere=False) == broken, "on a machine that rounds alike there are no excuses"
+        assert broken_of(before, after, elsewhere=False) == broken, (
+            "on a machine that rounds alike there are no excuses"
+        )
 
 
 def test_each_side_counts_for_itself_and_larger_changes_are_no_better():
@@ -131,8 +175,15 @@ def test_each_side_counts_for_itself_and_larger_changes_are_no_better():
 
 
 def test_other_tables_models_measures_and_numbers_of_seeds_are_not_alike():
-    others = [*family(9, where="u/mlp"), *family(9, where="t/vit"), *family(9, where="t/mlp/x", num_seeds=1)]
-    others = [other if index % 3 else other | {"id": f"t/mlp/m{index}/other"} for index, other in enumerate(others)]
+    others = [
+        *family(9, where="u/mlp"),
+        *family(9, where="t/vit"),
+        *family(9, where="t/mlp/x", num_seeds=1),
+    ]
+    others = [
+        other if index % 3 else other | {"id": f"t/mlp/m{index}/other"}
+        for index, other in enumerate(others)
+    ]
     assert broken_of([*family(3), *others], [*family(3, 1), *others], elsewhere=True) == 1
 
 
@@ -140,53 +191,98 @@ def test_what_vanished_is_never_excused():
     """A sparsity that falls to exactly 0: no zero block was there to be drawn.."""
     before = family(8)
     for now, broken in ((0.0, 1), (1e-3, 0)):
-        assert broken_of(before, [before[0] | {"value": now}, *before[1:]], elsewhere=True) == broken
+        assert (
+            broken_of(before, [before[0] | {"value": now}, *before[1:]], elsewhere=True) == broken
+        )
 
 
 @pytest.mark.parametrize("kind", sorted(regression.UNTRAINED))
 def test_what_no_training_touches_is_never_excused(kind):
-    assert broken_of(family(13, kind=kind), family(13, 1, kind=kind, change=1e-3), elsewhere=True) == 1
+    assert (
+        broken_of(family(13, kind=kind), family(13, 1, kind=kind, change=1e-3), elsewhere=True) == 1
+    )
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])
 def test_a_method_that_breaks_on_every_model_and_seed_is_noticed(elsewhere):
-    """Four methods of thirteen, as those with blocks of 4: two seeds of three fall to chance level, so that the spread is large, too."""
+    """Four methods of thirteen, as those with blocks of 4: two seeds of three fall to chance level,
+    so that the spread is large, too.
+    """
     before = [each for model in ("mlp", "vit") for each in family(13, where=f"t/{model}")]
-    after = [each | {"std": 45.0} for model in ("mlp", "vit") for each in family(13, 4, where=f"t/{model}")]
+    after = [
+        each | {"std": 45.0}
+        for model in ("mlp", "vit")
+        for each in family(13, 4, where=f"t/{model}")
+    ]
     assert broken_of(before, after, elsewhere=elsewhere) == 8
 
 
 def test_what_is_resampled_over_models_and_seeds_has_its_interval_for_a_spread():
-    """Half of 95 % is 1.96 standard errors of a mean over 3 seeds: sqrt(3) times as much is a standard deviation over seeds."""
+    """Half of 95 % is 1.96 standard errors of a mean over 3 seeds: sqrt(3) times as much is a
+    standard deviation over seeds.
+    """
+
     def told(value, **more):
         return results(cell("a", "accuracy", value, interval_method="bootstrap", **more))
 
     band = 4 * math.sqrt(3)
     for moved, expected in ((band - 0.01, "moved"), (band + 0.01, "REGRESSION")):
         interval = [-20 - 1.96, -20 + 1.96]
-        assert verdicts(told(-20.0, interval=interval), told(-20.0 + moved, interval=interval))["a"] == expected
+        assert (
+            verdicts(told(-20.0, interval=interval), told(-20.0 + moved, interval=interval))["a"]
+            == expected
+        )
     assert verdicts(told(-20.0, interval=None), told(-18.9, interval=None))["a"] == "REGRESSION"
 
 
 def test_seeds_that_agree_by_chance_are_allowed_the_usual_spread():
-    """The median over methods of the same table, model and measure; other models and measures have no part in it."""
-    spreads = {"t/mlp/a/acc": 0.01, "t/mlp/b/acc": 2.0, "t/mlp/c/acc": 3.0, "t/vit/a/acc": 50.0, "t/mlp/a/best": 50.0}
+    """The median over methods of the same table, model and measure; other models and measures have
+    no part in it.
+    """
+    spreads = {
+        "t/mlp/a/acc": 0.01,
+        "t/mlp/b/acc": 2.0,
+        "t/mlp/c/acc": 3.0,
+        "t/vit/a/acc": 50.0,
+        "t/mlp/a/best": 50.0,
+    }
     before = results(*(cell(name, "accuracy", 80.0, std) for name, std in spreads.items()))
     moved = dict(zip(spreads, [7.9, 8.1, 12.1, 0.0, 0.0], strict=True))
-    after = results(*(cell(name, "accuracy", 80.0 + moved[name], std) for name, std in spreads.items()))
+    after = results(
+        *(cell(name, "accuracy", 80.0 + moved[name], std) for name, std in spreads.items())
+    )
     found = verdicts(before, after)
-    assert [found[name] for name in spreads] == ["moved", "REGRESSION", "REGRESSION", "same", "same"]
+    assert [found[name] for name in spreads] == [
+        "moved",
+        "REGRESSION",
+        "REGRESSION",
+        "same",
+        "same",
+    ]
 
 
 def test_cells_come_and_go():
-    found = verdicts(results(cell("a", "rac", 1.0), cell("b", "rac", 2.0)), results(cell("b", "rac", 2.0), cell("c", "rac", 3.0)))
-    assert found == {"a": "MISSING", "b": "same", "c": "NEW", "claims/M1": "same", "data/sha256": "same"}
+    found = verdicts(
+        results(cell("a", "rac", 1.0), cell("b", "rac", 2.0)),
+        results(cell("b", "rac", 2.0), cell("c", "rac", 3.0)),
+    )
+    assert found == {
+        "a": "MISSING",
+        "b": "same",
+        "c": "NEW",
+        "claims/M1": "same",
+        "data/sha256": "same",
+    }
 
 
 def test_other_data_is_a_regression_and_another_verdict_is_not():
     before = results(claims=[("M1", "SUPPORTED"), ("M2", "NOT RUN")])
     after = results(claims=[("M1", "NOT SUPPORTED")], data=[("sha256", "xyz")])
-    assert verdicts(before, after) == {"claims/M1": "moved", "claims/M2": "MISSING", "data/sha256": "REGRESSION"}
+    assert verdicts(before, after) == {
+        "claims/M1": "moved",
+        "claims/M2": "MISSING",
+        "data/sha256": "REGRESSION",
+    }
 
 
 def test_unknown_kinds_and_other_profiles_are_errors():
@@ -196,21 +292,35 @@ def test_unknown_kinds_and_other_profiles_are_errors():
         verdicts(results(), results(profile="cifar10"))
 
 
-@given(st.sampled_from(sorted(regression.TOLERANCES)), st.floats(-1e6, 1e6), st.floats(0, 100), st.integers(1, 5), st.floats(0, 3))
+@given(
+    st.sampled_from(sorted(regression.TOLERANCES)),
+    st.floats(-1e6, 1e6),
+    st.floats(0, 100),
+    st.integers(1, 5),
+    st.floats(0, 3),
+)
 def test_the_band_is_where_the_verdict_turns(kind, value, std, num_seeds, share):
-    """Inside the band: no regression; outside: a regression. The band contains the value itself and never shrinks with the spread."""
+    """Inside the band: no regression; outside: a regression. The band contains the value itself and
+    never shrinks with the spread.
+    """
     band = regression.allowed(kind, value, std, num_seeds)
     assert band >= 0 and band >= regression.allowed(kind, value, None, num_seeds)
     after = value + share * band
     moved = abs(after - value)  # as rounded
     if not math.isclose(moved, band, rel_tol=1e-6) and after != value:
-        assert verdict(kind, value, after, std=std, num_seeds=num_seeds) == ("moved" if moved < band else "REGRESSION")
+        assert verdict(kind, value, after, std=std, num_seeds=num_seeds) == (
+            "moved" if moved < band else "REGRESSION"
+        )
 
 
 def regress(folder: Path, *arguments: str) -> tuple[int, str]:
     """The script as a process would run it, without a process's imports."""
     out = io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(out),
+    ):
         patch.chdir(folder)
         patch.setattr(sys, "argv", ["regress.py", *arguments])
         with pytest.raises(SystemExit) as ended:
@@ -224,7 +334,13 @@ def test_the_script_blesses_compares_and_says_what_moved(tmp_path):
     assert code == 2 and "reports/digits/results.json is missing (`make repro` writes it)" in out
     fresh = tmp_path / "reports" / "digits" / "results.json"
     fresh.parent.mkdir(parents=True)
-    fresh.write_text(json.dumps(results(cell("table1/mlp/baseline/rac", "rac", 1.0), cell("b", "accuracy", 88.0, std=0.1))))
+    fresh.write_text(
+        json.dumps(
+            results(
+                cell("table1/mlp/baseline/rac", "rac", 1.0), cell("b", "accuracy", 88.0, std=0.1)
+            )
+        )
+    )
     code, out = regress(tmp_path)
     assert code == 2 and "reports/digits/provenance.json is missing (`make repro` writes it)" in out
     machine = tmp_path / "reports" / "digits" / "provenance.json"
@@ -234,15 +350,31 @@ def test_the_script_blesses_compares_and_says_what_moved(tmp_path):
     code, out = regress(tmp_path, "--bless")
     assert code == 0 and "2 NEW" not in out and "4 NEW" in out
     code, out = regress(tmp_path)
-    assert code == 0 and out.splitlines()[-1] == "0 REGRESSION, 0 MISSING, 0 NEW, 0 moved, 4 same: no regression."
+    assert (
+        code == 0
+        and out.splitlines()[-1]
+        == "0 REGRESSION, 0 MISSING, 0 NEW, 0 moved, 4 same: no regression."
+    )
     assert "of a machine that rounds like this one" in out
     machine.write_text(json.dumps({"rounding": "b2"}))
     code, out = regress(tmp_path)
     assert code == 0 and "of a machine that rounds otherwise" in out
-    fresh.write_text(json.dumps(results(cell("table1/mlp/baseline/rac", "rac", 1.1), cell("b", "accuracy", 88.5, std=0.1))))
+    fresh.write_text(
+        json.dumps(
+            results(
+                cell("table1/mlp/baseline/rac", "rac", 1.1), cell("b", "accuracy", 88.5, std=0.1)
+            )
+        )
+    )
     code, out = regress(tmp_path)
     first, second = [line for line in out.splitlines() if line.startswith("|")][2:]
-    assert code == 1 and "table1/mlp/baseline/rac" in first and "REGRESSION" in first and "b" in second and "moved" in second
+    assert (
+        code == 1
+        and "table1/mlp/baseline/rac" in first
+        and "REGRESSION" in first
+        and "b" in second
+        and "moved" in second
+    )
     code, out = regress(tmp_path, "--bless")
     assert code == 0 and "table1/mlp/baseline/rac" in out
     assert regress(tmp_path)[0] == 0

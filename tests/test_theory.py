@@ -1,4 +1,6 @@
-"""Counts of components against enumeration of every partition, dimensions against the rank of the span."""
+"""Counts of components against enumeration of every partition, dimensions against the rank of the
+span.
+"""
 
 import inspect
 from itertools import product
@@ -9,14 +11,17 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from momos import theory
-from momos.mosaic import num_motifs
+from momos.weights.blocks import num_motifs
 
 
 def components_by_enumeration(num_blocks: int, num_motifs: int) -> set[frozenset]:
     """Every mosaic of k motifs, reduced to which blocks it sets equal (Prop. 3.7)."""
     found = set()
     for mosaic in product(range(num_motifs), repeat=num_blocks):
-        classes = {label: frozenset(i for i, other in enumerate(mosaic) if other == label) for label in mosaic}
+        classes = {
+            label: frozenset(i for i, other in enumerate(mosaic) if other == label)
+            for label in mosaic
+        }
         found.add(frozenset(classes.values()))
     return found
 
@@ -45,14 +50,30 @@ def test_stirling2_equals_the_closed_form(n, j):
 
 
 def test_all_motifs_give_the_bell_numbers():
-    assert [theory.num_components(n, n) for n in range(1, 11)] == [1, 2, 5, 15, 52, 203, 877, 4140, 21147, 115975]
+    assert [theory.num_components(n, n) for n in range(1, 11)] == [
+        1,
+        2,
+        5,
+        15,
+        52,
+        203,
+        877,
+        4140,
+        21147,
+        115975,
+    ]
     assert theory.num_components(5, 100) == 52
 
 
 @given(st.integers(1, 80), st.integers(2, 80))
 def test_components_grow_exponentially(n, k):
     """Cor. 3.9; two motifs reach the bound exactly."""
-    assert theory.num_components(n, k) >= 2 ** (n - 1) == theory.growth_bound(n) == theory.num_components(n, 2)
+    assert (
+        theory.num_components(n, k)
+        >= 2 ** (n - 1)
+        == theory.growth_bound(n)
+        == theory.num_components(n, 2)
+    )
 
 
 @given(st.integers(1, 60), st.integers(1, 60))
@@ -72,14 +93,20 @@ def test_a_component_has_the_dimension_of_its_span(n, k, block_size, data):
 
 
 def test_the_dimension_bound_is_reached():
-    assert np.linalg.matrix_rank(span([0, 1, 2, 1], 3, 5)) == theory.component_dimension_bound(3, 5) == 15
+    assert (
+        np.linalg.matrix_rank(span([0, 1, 2, 1], 3, 5))
+        == theory.component_dimension_bound(3, 5)
+        == 15
+    )
 
 
 @given(st.integers(1, 200), st.integers(1, 200), st.floats(0.001, 1))
 @example(num_weights=100, block_size=1, capacity=0.07)  # whose float product is 7.000000000000001
 @example(num_weights=100, block_size=1, capacity=0.29)  # 28.999999999999996
 @settings(deadline=None)
-def test_block_size_sets_blocks_and_motifs_as_the_projection_does(num_weights, block_size, capacity):
+def test_block_size_sets_blocks_and_motifs_as_the_projection_does(
+    num_weights, block_size, capacity
+):
     block_size = min(block_size, num_weights)
     blocks = -(-num_weights // block_size)
     expected = theory.num_components(blocks, num_motifs(blocks, capacity))
@@ -90,11 +117,19 @@ def test_block_size_sets_blocks_and_motifs_as_the_projection_does(num_weights, b
 @settings(max_examples=30, deadline=None)
 def test_components_fall_as_blocks_grow(num_weights, capacity):
     """Prop. 3.10."""
-    counts = [theory.num_components_for_block_size(num_weights, size, capacity) for size in range(1, num_weights + 1)]
+    counts = [
+        theory.num_components_for_block_size(num_weights, size, capacity)
+        for size in range(1, num_weights + 1)
+    ]
     assert counts == sorted(counts, reverse=True)
 
 
-GRID = {"max_blocks": 25, "num_weights": [1, 7, 48, 200], "block_sizes": [1, 2, 3, 4, 8, 300], "capacities": [0.01, 0.1, 1.0]}
+GRID = {
+    "max_blocks": 25,
+    "num_weights": [1, 7, 48, 200],
+    "block_sizes": [1, 2, 3, 4, 8, 300],
+    "capacities": [0.01, 0.1, 1.0],
+}
 
 
 def test_no_counterexample_on_the_grid():
@@ -104,11 +139,15 @@ def test_no_counterexample_on_the_grid():
 def test_the_check_finds_a_broken_bound(monkeypatch):
     monkeypatch.setattr(theory, "growth_bound", lambda n: 2 ** (n - 1) + 1)
     broken = theory.check(**GRID)
-    assert {(one.statement, one.case) for one in broken} == {("Cor. 3.9", f"n={n}, k=2") for n in range(2, 26)}
+    assert {(one.statement, one.case) for one in broken} == {
+        ("Cor. 3.9", f"n={n}, k=2") for n in range(2, 26)
+    }
     assert all(one.left == one.right - 1 for one in broken)
 
 
-@pytest.mark.parametrize("wrong", [lambda d, s, c: s, lambda d, s, c: 1], ids=["rising", "constant"])
+@pytest.mark.parametrize(
+    "wrong", [lambda d, s, c: s, lambda d, s, c: 1], ids=["rising", "constant"]
+)
 def test_the_check_finds_broken_monotonicity(monkeypatch, wrong):
     monkeypatch.setattr(theory, "num_components_for_block_size", wrong)
     broken = theory.check(**GRID)
@@ -125,7 +164,10 @@ def test_the_check_finds_broken_monotonicity(monkeypatch, wrong):
         (lambda: theory.growth_bound(0), "num_blocks must be at least 1"),
         (lambda: theory.component_dimension([1], 0), "block_size must be at least 1"),
         (lambda: theory.component_dimension_bound(0, 2), "num_motifs must be at least 1"),
-        (lambda: theory.num_components_for_block_size(4, 5, 0.5), "block_size must be in 1..4 .* got block_size=5"),
+        (
+            lambda: theory.num_components_for_block_size(4, 5, 0.5),
+            "block_size must be in 1..4 .* got block_size=5",
+        ),
         (lambda: theory.num_components_for_block_size(4, 2, 0), "capacity=0"),
         (lambda: theory.num_components_for_block_size(4, 2, 1.5), "capacity=1.5"),
     ],

@@ -1,7 +1,9 @@
-"""A Python that has imported the heavy libraries already: each `python SCRIPT.py` of a pipeline under test is a fork of it.
+"""A Python that has imported the heavy libraries already: each `python SCRIPT.py` of a pipeline
+under test is a fork of it.
 
-Only what is installed is imported beforehand, nothing of the project: a script imports that itself, from the folder that its own
-PYTHONPATH names. No thread has been started when it forks. Whatever is not a script (`python -c`, `-m`) goes to the real interpreter.
+Only what is installed is imported beforehand, nothing of the project: a script imports that itself,
+from the folder that its own PYTHONPATH names. No thread has been started when it forks. Whatever is
+not a script (`python -c`, `-m`) goes to the real interpreter.
 
 usage: with Warm(hash_seed=1) as warm: warm.path (a PATH that begins with its `python`)
 """
@@ -45,19 +47,38 @@ class Warm:
         self.hash_seed = hash_seed
 
     def __enter__(self) -> Self:
-        self.folder = Path(tempfile.mkdtemp(prefix="momos-"))  # a socket's path may have 100 characters, and pytest's folders are deep
-        launcher, client, address = self.folder / "python", self.folder / "client.py", str(self.folder / "socket")
+        self.folder = Path(
+            tempfile.mkdtemp(prefix="momos-")
+        )  # a socket's path may have 100 characters, and pytest's folders are deep
+        launcher, client, address = (
+            self.folder / "python",
+            self.folder / "client.py",
+            str(self.folder / "socket"),
+        )
         client.write_text(CLIENT.format(python=sys.executable, address=address))
         launcher.write_text(LAUNCHER.format(python=sys.executable, client=client))
         launcher.chmod(0o755)
         environment = {**os.environ, "PYTHONPATH": "", "PYTHONHASHSEED": str(self.hash_seed)}
         command = [sys.executable, __file__, address]
-        self.server = subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, env=environment, start_new_session=True)
+        self.server = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+            env=environment,
+            start_new_session=True,
+        )
         assert self.server.stdout.readline() == b"ready\n"
-        self.path = os.pathsep.join([str(self.folder), str(Path(sys.executable).parent), os.environ["PATH"]])
+        self.path = os.pathsep.join(
+            [str(self.folder), str(Path(sys.executable).parent), os.environ["PATH"]]
+        )
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         os.killpg(self.server.pid, signal.SIGKILL)
         self.server.wait()
         self.server.stdout.close()
@@ -69,7 +90,9 @@ def serve(address: str) -> None:
     for name in LIBRARIES:
         importlib.import_module(name)
     assert threading.active_count() == 1
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the forks: their client hears from them
+    signal.signal(
+        signal.SIGCHLD, signal.SIG_IGN
+    )  # nobody waits for the forks: their client hears from them
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)
         listener.listen()

@@ -1,1 +1,3 @@
-"""Mosaic-of-Motifs and singular MDL: why neural networks are compressible, and how simple their weights can be made."""
+"""Mosaic-of-Motifs and singular MDL: why neural networks are compressible, and how simple their
+weights can be made.
+"""

@@ -1,4 +1,6 @@
-"""Section 3 of the MoMos paper as exact functions: how many weight spaces a mosaic can choose from, and how large each is."""
+"""Section 3 of the MoMos paper as exact functions: how many weight spaces a mosaic can choose from,
+and how large each is.
+"""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -8,7 +10,9 @@ from typing import NamedTuple
 
 
 class Counterexample(NamedTuple):
-    """A case that breaks a statement of the paper; `left` and `right` are the two numbers that do not compare as stated."""
+    """A case that breaks a statement of the paper; `left` and `right` are the two numbers that do
+    not compare as stated.
+    """
 
     statement: str  # "Cor. 3.9" or "Prop. 3.10"
     case: str
@@ -24,7 +28,8 @@ def stirling2(n: int, j: int) -> int:
 
 
 def num_components(num_blocks: int, num_motifs: int) -> int:
-    """N(n, k) = sum over j = 1 .. min(n, k) of Stirling2(n, j): distinct linear components (Eq. 17).
+    """N(n, k) = sum over j = 1 .. min(n, k) of Stirling2(n, j): distinct linear components (Eq.
+    17).
 
     Raises ValueError unless both are at least 1.
     """
@@ -33,25 +38,32 @@ def num_components(num_blocks: int, num_motifs: int) -> int:
 
 
 def growth_bound(num_blocks: int) -> int:
-    """2^(n - 1), which N(n, k) reaches for every k >= 2 (Cor. 3.9). Raises ValueError below one block."""
+    """2^(n - 1), which N(n, k) reaches for every k >= 2 (Cor. 3.9). Raises ValueError below one
+    block.
+    """
     _at_least_one(num_blocks=num_blocks)
     return 2 ** (num_blocks - 1)
 
 
 def component_dimension(mosaic: Sequence[int], block_size: int) -> int:
-    """Dimension of the component of one mosaic, d = n * s: distinct motifs used, times s (Lemma 3.5, Eq. 11)."""
+    """Dimension of the component of one mosaic, d = n * s: distinct motifs used, times s (Lemma
+    3.5, Eq. 11).
+    """
     _at_least_one(block_size=block_size)
     return len(set(mosaic)) * block_size
 
 
 def component_dimension_bound(num_motifs: int, block_size: int) -> int:
-    """k * s, the largest dimension that any component has (Lemma 3.5). Raises ValueError unless both are at least 1."""
+    """k * s, the largest dimension that any component has (Lemma 3.5). Raises ValueError unless
+    both are at least 1.
+    """
     _at_least_one(num_motifs=num_motifs, block_size=block_size)
     return num_motifs * block_size
 
 
 def num_components_for_block_size(num_weights: int, block_size: int, capacity: float) -> int:
-    """N(n, k) with n = ceil(d / s) and k = floor(C n), at least 1: a function of s that falls (Prop. 3.10).
+    """N(n, k) with n = ceil(d / s) and k = floor(C n), at least 1: a function of s that falls
+    (Prop. 3.10).
 
     Raises ValueError unless d and s are at least 1, s <= d and capacity is in (0, 1].
     """
@@ -59,14 +71,22 @@ def num_components_for_block_size(num_weights: int, block_size: int, capacity: f
 
 
 def check(
-    *, max_blocks: int, num_weights: Sequence[int], block_sizes: Sequence[int], capacities: Sequence[float]
+    *,
+    max_blocks: int,
+    num_weights: Sequence[int],
+    block_sizes: Sequence[int],
+    capacities: Sequence[float],
 ) -> list[Counterexample]:
     """Counterexamples to Cor. 3.9 and Prop. 3.10 on a grid, in exact integers; none expected.
 
-    Cor. 3.9: N(n, k) >= 2^(n-1) for 2 <= k <= n <= max_blocks. Prop. 3.10: for every d, C and two neighbouring block sizes
-    up to d, the larger has no more components, and strictly fewer where it has fewer blocks and the smaller two motifs or more.
+    Cor. 3.9: N(n, k) >= 2^(n-1) for 2 <= k <= n <= max_blocks. Prop. 3.10: for every d, C and two
+    neighbouring block sizes up to d, the larger has no more components, and strictly fewer where it
+    has fewer blocks and the smaller two motifs or more.
     """
-    return [*_growth_failures(max_blocks), *_monotonicity_failures(num_weights, block_sizes, capacities)]
+    return [
+        *_growth_failures(max_blocks),
+        *_monotonicity_failures(num_weights, block_sizes, capacities),
+    ]
 
 
 def _growth_failures(max_blocks: int) -> Iterator[Counterexample]:
@@ -84,9 +104,13 @@ def _monotonicity_failures(
     for d, capacity in product(num_weights, capacities):
         sizes = sorted({size for size in block_sizes if size <= d})
         for small, large in zip(sizes, sizes[1:], strict=False):
-            more, fewer = (num_components_for_block_size(d, size, capacity) for size in (small, large))
+            more, fewer = (
+                num_components_for_block_size(d, size, capacity) for size in (small, large)
+            )
             if fewer > more or (fewer == more and _must_fall(d, small, large, capacity)):
-                yield Counterexample("Prop. 3.10", f"d={d}, C={capacity}, s={small} and {large}", fewer, more)
+                yield Counterexample(
+                    "Prop. 3.10", f"d={d}, C={capacity}, s={small} and {large}", fewer, more
+                )
 
 
 def _must_fall(num_weights: int, small: int, large: int, capacity: float) -> bool:
@@ -100,7 +124,9 @@ def _blocks_and_motifs(num_weights: int, block_size: int, capacity: float) -> tu
         expected = f"block_size must be in 1..{num_weights} and capacity in (0, 1]"
         raise ValueError(f"{expected}, got block_size={block_size}, capacity={capacity}")
     blocks = -(-num_weights // block_size)
-    return blocks, max(math.floor(Fraction(repr(float(capacity))) * blocks), 1)  # the decimal as written: 0.07 * 100 is 7
+    return blocks, max(
+        math.floor(Fraction(repr(float(capacity))) * blocks), 1
+    )  # the decimal as written: 0.07 * 100 is 7
 
 
 def _stirling_row(n: int, width: int) -> list[int]:

@@ -1,4 +1,6 @@
-"""A second reader of the .momos file, written from its description with Python's integers and lists; no speed, no checks."""
+"""A second reader of the .momos file, written from its description with Python's integers and
+lists; no speed, no checks.
+"""
 
 import hashlib
 import json
@@ -12,7 +14,10 @@ ITEM = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "float8_e4m3fn"
 
 
 def bits(data: bytes, count: int, width: int) -> list[int]:
-    groups = (int.from_bytes(data[i * width : (i + 1) * width], "little") for i in range(math.ceil(count / 8)))  # 8 values in `width` bytes
+    groups = (
+        int.from_bytes(data[i * width : (i + 1) * width], "little")
+        for i in range(math.ceil(count / 8))
+    )  # 8 values in `width` bytes
     return [number >> i * width & (1 << width) - 1 for number in groups for i in range(8)][:count]
 
 
@@ -36,14 +41,20 @@ def motifs(data: bytes, k: int, block: int, word: int) -> list[bytes]:
     value, found = 0, []
     for i in range(k):
         value = (value + int.from_bytes(steps[i * word : (i + 1) * word], "little")) % 256**word
-        found.append(value.to_bytes(word, "little") + others[i * (block - word) : (i + 1) * (block - word)])
+        found.append(
+            value.to_bytes(word, "little") + others[i * (block - word) : (i + 1) * (block - word)]
+        )
     return found
 
 
 def on_grid(codes: list[int], width: int, step: float) -> bytes:
-    """float32 values: whole multiples of the step, whose product float64 holds exactly, rounded once; the last code is -0."""
+    """float32 values: whole multiples of the step, whose product float64 holds exactly, rounded
+    once; the last code is -0.
+    """
     half = 2 ** (width - 1) - 1
-    return b"".join(struct.pack("<f", -0.0 if code == 2 * half + 1 else (code - half) * step) for code in codes)
+    return b"".join(
+        struct.pack("<f", -0.0 if code == 2 * half + 1 else (code - half) * step) for code in codes
+    )
 
 
 def grids(coding: str, data: bytes, sizes: list[int]) -> bytes:
@@ -58,7 +69,9 @@ def grids(coding: str, data: bytes, sizes: list[int]) -> bytes:
         else:
             word = 4 if width == 0 else 1 if width <= 8 else 2
             part, data = planes(data, size, word)
-            codes = [int.from_bytes(part[i : i + word], "little") for i in range(0, len(part), word)]
+            codes = [
+                int.from_bytes(part[i : i + word], "little") for i in range(0, len(part), word)
+            ]
             out += part if width == 0 else on_grid(codes, width, step)
     return out
 
@@ -73,7 +86,9 @@ def table_of(coding: str, data: bytes, k: int, block: int, word: int) -> list[by
             codes = bits(data[5:], k * block // 4, width)
         else:
             rows = b"".join(motifs(data[5:], k, block // 4 * word, word))
-            codes = [int.from_bytes(rows[i : i + word], "little") for i in range(0, len(rows), word)]
+            codes = [
+                int.from_bytes(rows[i : i + word], "little") for i in range(0, len(rows), word)
+            ]
         data = on_grid(codes, width, step)
     return [data[i * block : (i + 1) * block] for i in range(k)]
 
@@ -117,7 +132,11 @@ def tensors(content: bytes) -> dict[str, bytes]:
     found = {}
     for weight in (True, False):
         for dtype in dict.fromkeys(entry[1] for entry in about["tensors"] if entry[3] is weight):
-            members = [(name, math.prod(shape)) for name, kind, shape, among in about["tensors"] if (kind, among) == (dtype, weight)]
+            members = [
+                (name, math.prod(shape))
+                for name, kind, shape, among in about["tensors"]
+                if (kind, among) == (dtype, weight)
+            ]
             stream = group(about, sections, dtype, [size for _, size in members], weight)
             for name, size in members:
                 found[name], stream = stream[: size * ITEM[dtype]], stream[size * ITEM[dtype] :]

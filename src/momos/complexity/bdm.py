@@ -2,11 +2,12 @@
 
     BDM(x) = sum over distinct blocks b of [ CTM(b) + log2(count of b) ]        in bits
 
-Blocks are 12 bits (1-D) or 4x4 bits (2-D); incomplete ones are ignored. The CTM tables are those of the package pybdm
-(CTM-B2-D12, CTM-B2-D4x4), and the numbers equal its own; a table lookup on block counts takes the place of its dictionaries.
+Blocks are 12 bits (1-D) or 4x4 bits (2-D); incomplete ones are ignored. The CTM tables are those of
+the package pybdm (CTM-B2-D12, CTM-B2-D4x4), and the numbers equal its own; a table lookup on block
+counts takes the place of its dictionaries.
 
-With only 4,096 one-dimensional blocks BDM saturates near 1.5e5 bits beyond about a million weights: read the 2-D value
-(65,536 blocks) and the normalised one beside it.
+With only 4,096 one-dimensional blocks BDM saturates near 1.5e5 bits beyond about a million weights:
+read the 2-D value (65,536 blocks) and the normalised one beside it.
 """
 
 import functools
@@ -36,18 +37,23 @@ def bdm(bits: np.ndarray, ndim: int = 1) -> float:
 
 
 def bdm_normalized(bits: np.ndarray, ndim: int = 1) -> float:
-    """BDM on pybdm's scale from 0 (one simple block repeated) to 1; see `normalized`. Arguments and errors as `bdm`."""
+    """BDM on pybdm's scale from 0 (one simple block repeated) to 1; see `normalized`. Arguments and
+    errors as `bdm`.
+    """
     return normalized(_count(bits, ndim))
 
 
 def bdm_ratio(trained_weights: np.ndarray, init_weights: np.ndarray) -> float:
     """BDM(trained) / BDM(initial) in 1-D, bit = 1 where weight > 0 (Eq. 22).
 
-    Both (num_weights,) float. Raises ValueError for other shapes, unequal lengths, NaN or infinity, and fewer than 12 weights.
+    Both (num_weights,) float. Raises ValueError for other shapes, unequal lengths, NaN or infinity,
+    and fewer than 12 weights.
     """
     trained, initial = np.asarray(trained_weights), np.asarray(init_weights)
     if trained.ndim != 1 or trained.shape != initial.shape:
-        raise ValueError(f"bdm_ratio needs two flat arrays of equal length, got shapes {trained.shape} and {initial.shape}")
+        raise ValueError(
+            f"bdm_ratio needs two flat arrays of equal length, got shapes {trained.shape} and {initial.shape}"
+        )
     for name, weights in (("trained", trained), ("initial", initial)):
         if not np.isfinite(weights).all():
             raise ValueError(f"bdm_ratio: the {name} weights hold NaN or infinity")
@@ -58,7 +64,8 @@ class BlockCounts:
     """Counts of the binary blocks of a model, filled tensor by tensor in model order.
 
     words (4096,) int64: 12-bit blocks of all tensors joined end to end, cut across tensor borders.
-    squares (65536,) int64: 4x4 blocks of every tensor with at least two axes, seen as (shape[0], rest) and pooled.
+    squares (65536,) int64: 4x4 blocks of every tensor with at least two axes, seen as (shape[0],
+    rest) and pooled.
     """
 
     def __init__(self, tensors: Iterable[np.ndarray] = ()):
@@ -69,7 +76,9 @@ class BlockCounts:
             self.add(bits)
 
     def add(self, bits: np.ndarray) -> None:
-        """Count one tensor's bits (bool, any shape); what is left of its last word waits for the next tensor."""
+        """Count one tensor's bits (bool, any shape); what is left of its last word waits for the
+        next tensor.
+        """
         flat = bits.reshape(-1)
         for start in range(0, flat.size, CHUNK_BITS):
             joined = np.concatenate([self._carry, flat[start : start + CHUNK_BITS]])
@@ -82,7 +91,9 @@ class BlockCounts:
 
 
 def complexity(counts: np.ndarray) -> float:
-    """BDM in bits of block counts: (4096,) of 12-bit words or (65536,) of 4x4 squares. Raises ValueError if all are zero."""
+    """BDM in bits of block counts: (4096,) of 12-bit words or (65536,) of 4x4 squares. Raises
+    ValueError if all are zero.
+    """
     _require_blocks(counts)
     return _sum(counts, _table_of(counts))
 
@@ -90,8 +101,9 @@ def complexity(counts: np.ndarray) -> float:
 def normalized(counts: np.ndarray) -> float:
     """(BDM - min) / (max - min) for the same number of blocks n, pybdm's `normalized=True`.
 
-    min: the simplest block n times over. max: the blocks of the table in falling order of CTM, each used once before any is used
-    again. For a model in 2-D, n is the number of squares pooled over its tensors. Raises ValueError if all counts are zero.
+    min: the simplest block n times over. max: the blocks of the table in falling order of CTM, each
+    used once before any is used again. For a model in 2-D, n is the number of squares pooled over
+    its tensors. Raises ValueError if all counts are zero.
     """
     _require_blocks(counts)
     table = np.sort(_table_of(counts))[::-1]
@@ -103,7 +115,8 @@ def normalized(counts: np.ndarray) -> float:
 
 
 def shuffled(tensors: Iterable[np.ndarray], seed: int) -> Iterator[np.ndarray]:
-    """Each tensor's bits permuted within it: the control that keeps the share of ones and destroys their order.
+    """Each tensor's bits permuted within it: the control that keeps the share of ones and destroys
+    their order.
 
     Tensor number i draws from its own generator of (seed, i).
     """
@@ -115,8 +128,9 @@ def shuffled(tensors: Iterable[np.ndarray], seed: int) -> Iterator[np.ndarray]:
 def ctm(ndim: int) -> np.ndarray:
     """CTM complexity in bits of every block: (4096,) for ndim=1, (65536,) for ndim=2, read-only.
 
-    A block's place is its bits read row by row as a number, first bit highest. pybdm keeps one of a block and its complement,
-    the one that begins with 0. Raises ModuleNotFoundError without pybdm, ValueError for another ndim or a table with gaps.
+    A block's place is its bits read row by row as a number, first bit highest. pybdm keeps one of a
+    block and its complement, the one that begins with 0. Raises ModuleNotFoundError without pybdm,
+    ValueError for another ndim or a table with gaps.
     """
     if ndim not in TABLES:
         raise ValueError(f"ndim must be 1 or 2, got {ndim!r}")
@@ -126,7 +140,9 @@ def ctm(ndim: int) -> np.ndarray:
     table = np.full(1 << int(np.prod(shape)), np.nan)
     table[codes] = table[table.size - 1 - codes] = list(entries.values())
     if np.isnan(table).any():
-        raise ValueError(f"pybdm's {file} lacks {int(np.isnan(table).sum())} of {table.size} blocks; expected pybdm 0.1.0")
+        raise ValueError(
+            f"pybdm's {file} lacks {int(np.isnan(table).sum())} of {table.size} blocks; expected pybdm 0.1.0"
+        )
     table.flags.writeable = False
     return table
 
@@ -134,19 +150,28 @@ def ctm(ndim: int) -> np.ndarray:
 class _TableUnpickler(pickle.Unpickler):
     """Reads pybdm's tables, which are dictionaries of numbers, and can construct nothing else."""
 
-    allowed = {("collections", "defaultdict"): defaultdict, ("collections", "OrderedDict"): OrderedDict}
+    allowed = {
+        ("collections", "defaultdict"): defaultdict,
+        ("collections", "OrderedDict"): OrderedDict,
+    }
 
     def find_class(self, module: str, name: str) -> type:
         if (module, name) not in self.allowed:
-            raise pickle.UnpicklingError(f"a CTM table holds dictionaries of numbers only, found {module}.{name}")
+            raise pickle.UnpicklingError(
+                f"a CTM table holds dictionaries of numbers only, found {module}.{name}"
+            )
         return self.allowed[module, name]
 
 
 def _read_table(file: str) -> dict[tuple, dict[str, float]]:
-    """Block shape -> {bits as text: CTM}. Found without importing pybdm, whose import is slow and warns of pkg_resources."""
+    """Block shape -> {bits as text: CTM}. Found without importing pybdm, whose import is slow and
+    warns of pkg_resources.
+    """
     spec = importlib.util.find_spec("pybdm")
     if spec is None or not spec.origin:
-        raise ModuleNotFoundError("BDM needs the CTM tables of the package pybdm: pip install pybdm==0.1.0", name="pybdm")
+        raise ModuleNotFoundError(
+            "BDM needs the CTM tables of the package pybdm: pip install pybdm==0.1.0", name="pybdm"
+        )
     packed = (Path(spec.origin).parent / "ctmdata" / file).read_bytes()
     return _TableUnpickler(io.BytesIO(gzip.decompress(packed))).load()
 
@@ -177,7 +202,9 @@ def _word_codes(bits: np.ndarray) -> np.ndarray:
 
 
 def _tiles(matrix: np.ndarray) -> Iterator[np.ndarray]:
-    """(rows, columns) -> pieces of at most CHUNK_BITS whose sides are multiples of 4; incomplete edges are left out."""
+    """(rows, columns) -> pieces of at most CHUNK_BITS whose sides are multiples of 4; incomplete
+    edges are left out.
+    """
     rows, columns = (size - size % SIDE for size in matrix.shape)
     width = max(min(columns, CHUNK_BITS // SIDE), 1)
     height = max(CHUNK_BITS // width // SIDE * SIDE, SIDE)
@@ -191,7 +218,9 @@ def _square_codes(bits: np.ndarray) -> np.ndarray:
     rows, columns = bits.shape
     packed = np.packbits(bits, axis=1)
     nibbles = np.stack([packed >> 4, packed & 15], axis=2).reshape(rows, -1)[:, : columns // SIDE]
-    first, second, third, fourth = nibbles.reshape(rows // SIDE, SIDE, -1).astype(np.uint16).transpose(1, 0, 2)
+    first, second, third, fourth = (
+        nibbles.reshape(rows // SIDE, SIDE, -1).astype(np.uint16).transpose(1, 0, 2)
+    )
     return (first << 12 | second << 8 | third << 4 | fourth).reshape(-1)
 
 
@@ -200,7 +229,9 @@ def _table_of(counts: np.ndarray) -> np.ndarray:
 
 
 def _sum(counts: np.ndarray, table: np.ndarray) -> float:
-    """counts and table in the same order -> sum of CTM + log2(count) over the blocks that occur, in bits."""
+    """counts and table in the same order -> sum of CTM + log2(count) over the blocks that occur, in
+    bits.
+    """
     present = counts > 0
     return float(np.sum(table[present] + np.log2(counts[present])))
 

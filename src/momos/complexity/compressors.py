@@ -1,6 +1,7 @@
 """General-purpose compressors as a measure of regularity: raw bytes / compressed bytes.
 
-Levels are fixed, and the same data gives the same ratio anywhere: gzip 9, bz2 9, xz preset 6, zstd 19 (one thread).
+Levels are fixed, and the same data gives the same ratio anywhere: gzip 9, bz2 9, xz preset 6, zstd
+19 (one thread).
 """
 
 import bz2
@@ -36,4 +37,9 @@ def _zstd(data: bytes) -> bytes:
     return zstandard.ZstdCompressor(level=19, threads=0).compress(data)
 
 
-COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {"gzip": _gzip, "bz2": _bz2, "lzma": _lzma, "zstd": _zstd}
+COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": _gzip,
+    "bz2": _bz2,
+    "lzma": _lzma,
+    "zstd": _zstd,
+}

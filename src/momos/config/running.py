@@ -25,7 +25,9 @@ class Sweep(Settings):
         require(self.gpus >= 0, f"{where}.gpus", "0 or more", self.gpus)
         require(self.memory_gb > 0, f"{where}.memory_gb", "positive", self.memory_gb)
         for key in ("remote", "partition"):
-            require(getattr(self, key) != "", f"{where}.{key}", "a name or null", getattr(self, key))
+            require(
+                getattr(self, key) != "", f"{where}.{key}", "a name or null", getattr(self, key)
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

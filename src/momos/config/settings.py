@@ -1,4 +1,6 @@
-"""What all sections of params.yaml share: types, and errors that name the key, the value and what was expected."""
+"""What all sections of params.yaml share: types, and errors that name the key, the value and what
+was expected.
+"""
 
 import difflib
 import types
@@ -8,25 +10,35 @@ from typing import Any, ClassVar, Literal, Self
 
 
 class Settings:
-    """What all sections share: reading from a mapping with type checks. Subclasses are frozen dataclasses."""
+    """What all sections share: reading from a mapping with type checks. Subclasses are frozen
+    dataclasses.
+    """
 
     section: ClassVar[str]
-    optional: ClassVar[frozenset[str]] = frozenset()  # keys that may be left out: null then, "does not apply"
+    optional: ClassVar[frozenset[str]] = (
+        frozenset()
+    )  # keys that may be left out: null then, "does not apply"
 
     @classmethod
     def from_mapping(cls, values: Any, where: str) -> Self:
-        """Raises ValueError for anything but a mapping with exactly this section's keys, each of its type."""
+        """Raises ValueError for anything but a mapping with exactly this section's keys, each of
+        its type.
+        """
         if not isinstance(values, dict):
             raise ValueError(f"{where} must be a mapping of settings, got {values!r}")
         hints = typing.get_type_hints(cls)
         known = {field.name: hints[field.name] for field in fields(cls)}
         for key in values:
             if key not in known:
-                raise ValueError(f"{where}.{key}: unknown key{suggestion(key, known)}; expected {', '.join(known)}")
+                raise ValueError(
+                    f"{where}.{key}: unknown key{suggestion(key, known)}; expected {', '.join(known)}"
+                )
         for key in known.keys() - cls.optional:
             if key not in values:
                 raise ValueError(f"{where}.{key} is missing; expected {_describe(known[key])}")
-        checked = {key: _typed(values.get(key), hint, f"{where}.{key}") for key, hint in known.items()}
+        checked = {
+            key: _typed(values.get(key), hint, f"{where}.{key}") for key, hint in known.items()
+        }
         settings = cls(**checked)
         settings.check(where)
         return settings
@@ -48,7 +60,13 @@ def _describe(hint: Any) -> str:
         return " or ".join("null" if arg is type(None) else _describe(arg) for arg in args)
     if origin is tuple:
         return f"a list of {_describe(args[0])}"
-    return {int: "an integer", float: "a number", str: "text", bool: "true or false", dict: "a mapping"}.get(hint, str(hint))
+    return {
+        int: "an integer",
+        float: "a number",
+        str: "text",
+        bool: "true or false",
+        dict: "a mapping",
+    }.get(hint, str(hint))
 
 
 def _typed(value: Any, hint: Any, where: str) -> Any:
@@ -71,7 +89,9 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
 def fits(value: Any, hint: Any) -> bool:
     origin = typing.get_origin(hint)
     if origin is Literal:
-        return any(value == choice and type(value) is type(choice) for choice in typing.get_args(hint))
+        return any(
+            value == choice and type(value) is type(choice) for choice in typing.get_args(hint)
+        )
     if origin is tuple:
         return isinstance(value, list)
     if isinstance(value, bool):

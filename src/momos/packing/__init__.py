@@ -4,10 +4,11 @@
     sections    in the order and with the sizes that the directory gives; integers are little-endian
     directory   JSON, compressed: what the tensors are called, their shapes and dtypes, which are tied, and the sections
 
-The weights are cut as `momos.blocks` cuts them. Per dtype they are either a table of distinct blocks (`motifs`), an index per whole
-block (`mosaic`) and what is left of each piece (`tails`), or, where that would not be smaller, one tensor after the other (`weights`).
-Everything else in a state dict is `other`. Two blocks are the same motif if all their bits are: 0 and -0 differ. Codings of a section,
-level "fixed":
+The weights are cut as `momos.weights.blocks` cuts them. Per dtype they are either a table of
+distinct blocks (`motifs`), an index per whole block (`mosaic`) and what is left of each piece
+(`tails`), or, where that would not be smaller, one tensor after the other (`weights`). Everything
+else in a state dict is `other`. Two blocks are the same motif if all their bits are: 0 and -0
+differ. Codings of a section, level "fixed":
     raw      the bytes
     bits     ceil(log2 k) bits per index, from the lowest bit up
     grid     motifs: a grid, then codes of its number of bits
@@ -18,12 +19,14 @@ level "entropy":
     ranks    per 2^17 indices: a byte each for the index's three leading bits and length, compressed; then the bits that follow these
     grid motifs, grid planes    as grid and grids, with codes of one or two bytes in place of words, coded as motifs and planes are
 
-A grid is a byte (its bits, 2 to 16) and a float32 (its step): code c stands for (c - Q) * step, Q = 2^(bits - 1) - 1, and the last code
-for -0. Quantised weights lie on one, each tensor on its own, and that costs them fewer bits than motifs of the whole model would.
+A grid is a byte (its bits, 2 to 16) and a float32 (its step): code c stands for (c - Q) * step, Q =
+2^(bits - 1) - 1, and the last code for -0. Quantised weights lie on one, each tensor on its own,
+and that costs them fewer bits than motifs of the whole model would.
 
-Where the mosaic is entropy-coded, a motif's index is its rank by use. Motifs that share a byte code are nearly equally frequent, so
-that the code of the bytes alone comes within half a percent of the entropy of the counts, which need not be stored. Their order
-among themselves is free: they are sorted by value, which makes their differences small.
+Where the mosaic is entropy-coded, a motif's index is its rank by use. Motifs that share a byte code
+are nearly equally frequent, so that the code of the bytes alone comes within half a percent of the
+entropy of the counts, which need not be stored. Their order among themselves is free: they are
+sorted by value, which makes their differences small.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,7 +37,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from momos.blocks import trainable
 from momos.complexity import code_length
 from momos.packing.coding import pack_bits, unpack_bits
 from momos.packing.layout import (
@@ -52,6 +54,7 @@ from momos.packing.layout import (
 )
 from momos.packing.reading import Opened, opened_file, store
 from momos.packing.writing import Writer, atomically, write
+from momos.weights.blocks import trainable
 
 __all__ = [
     "DTYPES", "LEVELS", "Contents", "Group", "differences", "inspect", "pack", "pack_bits", "pack_tensors", "read", "unpack", "unpack_bits",
@@ -79,15 +82,26 @@ class Contents(NamedTuple):
     slicing: str
     num_tensors: int  # names of the state dict
     file_bytes: int
-    sections: dict[str, int]  # kind -> bytes: directory (with the preamble), motifs, mosaic, tails, weights, other
+    sections: dict[
+        str, int
+    ]  # kind -> bytes: directory (with the preamble), motifs, mosaic, tails, weights, other
     groups: list[Group]
 
 
-def pack(model: nn.Module, path: Path | str, block_size: int, *, level: str = "fixed", slicing: str = "tensor") -> None:
-    """Write the model's state dict to `path`, its trainable weights as a mosaic of blocks of `block_size` (s).
+def pack(
+    model: nn.Module,
+    path: Path | str,
+    block_size: int,
+    *,
+    level: str = "fixed",
+    slicing: str = "tensor",
+) -> None:
+    """Write the model's state dict to `path`, its trainable weights as a mosaic of blocks of
+    `block_size` (s).
 
-    level: "fixed" or "entropy", the smaller. The file appears whole or not at all. Raises ValueError for bad arguments and for state
-    that is no dense tensor of a known dtype, OSError naming the file that can't be written.
+    level: "fixed" or "entropy", the smaller. The file appears whole or not at all. Raises
+    ValueError for bad arguments and for state that is no dense tensor of a known dtype, OSError
+    naming the file that can't be written.
     """
     state = model.state_dict(keep_vars=True)
     parameters = {id(parameter) for parameter in trainable(model).values()}
@@ -104,7 +118,9 @@ def pack_tensors(
     level: str = "fixed",
     slicing: str = "tensor",
 ) -> None:
-    """`pack` for a state dict without its module. weights: the names that become the mosaic. Raises as `pack` does."""
+    """`pack` for a state dict without its module. weights: the names that become the mosaic. Raises
+    as `pack` does.
+    """
     check_settings(block_size, level, slicing)
     for name, tensor in tensors.items():
         check_tensor(name, tensor)
@@ -129,9 +145,10 @@ def pack_tensors(
 def unpack(path: Path | str, model: nn.Module) -> None:
     """Load the file into the model, in place and on its devices, bit for bit.
 
-    Holds the table of motifs and a buffer beside the model; a tensor that is not contiguous or not on the CPU passes through a copy of
-    itself. The whole file is checked and decoded once before the model is touched. Raises ValueError naming the file and what is wrong
-    if it is missing, damaged, of another version, or does not fit the model.
+    Holds the table of motifs and a buffer beside the model; a tensor that is not contiguous or not
+    on the CPU passes through a copy of itself. The whole file is checked and decoded once before
+    the model is touched. Raises ValueError naming the file and what is wrong if it is missing,
+    damaged, of another version, or does not fit the model.
     """
     unpack_tensors(path, model.state_dict(keep_vars=True))
 
@@ -153,20 +170,26 @@ def unpack_tensors(path: Path | str, tensors: Mapping[str, Tensor]) -> None:
 def read(path: Path | str, *, max_bytes: int | None = None) -> dict[str, Tensor]:
     """The state dict in the file, on the CPU; tied names share one tensor.
 
-    max_bytes: refuse more than these (default: 1 GiB and a thousand times the file). Raises ValueError as `unpack` does.
+    max_bytes: refuse more than these (default: 1 GiB and a thousand times the file). Raises
+    ValueError as `unpack` does.
     """
     with opened_file(path) as opened:
         opened.check_total(max_bytes)
         opened.check()
         directory = opened.directory
-        tensors = {name: torch.empty(shape, dtype=DTYPES[directory.dtypes[name]]) for name, shape in directory.shapes.items()}
+        tensors = {
+            name: torch.empty(shape, dtype=DTYPES[directory.dtypes[name]])
+            for name, shape in directory.shapes.items()
+        }
         for name, parts in opened.walk():
             store(parts, tensors[name])
         return tensors | {name: tensors[origin] for name, origin in directory.aliases.items()}
 
 
 def differences(path: Path | str, tensors: Mapping[str, Tensor]) -> list[str]:
-    """Names of the tensors that differ from the file's in any bit. Raises ValueError as `unpack` does, also for other names or shapes."""
+    """Names of the tensors that differ from the file's in any bit. Raises ValueError as `unpack`
+    does, also for other names or shapes.
+    """
     different = set()
     with opened_file(path) as opened:
         opened.check_fit(tensors, tied=False)
@@ -178,7 +201,11 @@ def differences(path: Path | str, tensors: Mapping[str, Tensor]) -> list[str]:
             views = {name: as_bytes(tensors[name]) for name in names[origin]}
             start = 0
             for part in parts:
-                different |= {name for name, view in views.items() if not np.array_equal(view[start : start + len(part)], part)}
+                different |= {
+                    name
+                    for name, view in views.items()
+                    if not np.array_equal(view[start : start + len(part)], part)
+                }
                 start += len(part)
     return [name for name in tensors if name in different]
 
@@ -213,5 +240,9 @@ def _group(opened: Opened, dtype: str) -> Group:
     if k:
         for indices in opened.mosaic(dtype, layout):
             usage += np.bincount(indices, minlength=k)
-    bits = code_length.momos_bits(num_blocks, directory.block_size, k, 8 * item) if k else 8 * num_bytes
+    bits = (
+        code_length.momos_bits(num_blocks, directory.block_size, k, 8 * item)
+        if k
+        else 8 * num_bytes
+    )
     return Group(dtype, num_bytes // item, num_bytes, num_blocks, k, usage, -(-bits // 8))

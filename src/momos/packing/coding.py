@@ -10,21 +10,34 @@ from scipy.special import xlogy
 CHUNK = 2**17  # words or indices that are coded together: one block of zstandard
 SMALL = 2**20  # bytes up to which the slow level of zstandard is worth its time
 GRID = struct.Struct("<Bf")  # bits, step; 0 bits: the values as they are
-WORTHWHILE, MOST_PARTS = 32, 256  # indices, about, below which a tensor is not worth a code of its own; tensors that are considered
-BLOCK_BYTES, TABLE_BYTES = 10, 0.5  # what a block of zstandard takes beside its content, about: headers, and a symbol of its Huffman code
+WORTHWHILE, MOST_PARTS = (
+    32,
+    256,
+)  # indices, about, below which a tensor is not worth a code of its own; tensors that are considered
+BLOCK_BYTES, TABLE_BYTES = (
+    10,
+    0.5,
+)  # what a block of zstandard takes beside its content, about: headers, and a symbol of its Huffman code
 LEADING = 3  # bits of an index, below its highest, that its byte code holds
 
 
-def coded_ranks(indices: np.ndarray, starts: np.ndarray, codes: np.ndarray, width: int, num_bytes: int) -> bytes:
-    """The length of the compressed byte codes, these, and the bits that follow; or length 0 and fixed width where that is smaller.
+def coded_ranks(
+    indices: np.ndarray, starts: np.ndarray, codes: np.ndarray, width: int, num_bytes: int
+) -> bytes:
+    """The length of the compressed byte codes, these, and the bits that follow; or length 0 and
+    fixed width where that is smaller.
 
-    starts: among the indices, of tensors. codes: of each rank. num_bytes: byte codes in the section.
+    starts: among the indices, of tensors. codes: of each rank. num_bytes: byte codes in the
+    section.
     """
     chosen = codes[indices]
     coded, follow = compress(chosen, num_bytes), FOLLOWING[chosen]
     if len(cuts := cheapest_cuts(chosen, starts)):
         coded = min(coded, compress_apart(np.split(chosen, cuts)), key=len)
-    bits = [pack_bits(indices[follow == size] & ((1 << size) - 1), size) for size in range(1, width - LEADING)]
+    bits = [
+        pack_bits(indices[follow == size] & ((1 << size) - 1), size)
+        for size in range(1, width - LEADING)
+    ]
     fixed = pack_bits(indices, width)
     if len(coded) + sum(map(len, bits)) < len(fixed):
         return b"".join([struct.pack("<I", len(coded)), coded, *bits])
@@ -32,22 +45,32 @@ def coded_ranks(indices: np.ndarray, starts: np.ndarray, codes: np.ndarray, widt
 
 
 def compress(data, num_bytes: int) -> bytes:
-    """The smaller of the fastest and the slowest usual level, which either may be, as part of a section of num_bytes; else the fastest."""
+    """The smaller of the fastest and the slowest usual level, which either may be, as part of a
+    section of num_bytes; else the fastest.
+    """
     levels = (1, 19) if num_bytes <= SMALL else (1,)
     return min((zstandard.ZstdCompressor(level=level).compress(data) for level in levels), key=len)
 
 
 def compress_apart(parts: list[np.ndarray]) -> bytes:
-    """One frame of zstandard in which each part of bytes begins a block, which has a Huffman code of its own."""
+    """One frame of zstandard in which each part of bytes begins a block, which has a Huffman code
+    of its own.
+    """
     coder = zstandard.ZstdCompressor(level=1).compressobj(size=sum(map(len, parts)))
-    coded = [piece for part in parts[:-1] for piece in (coder.compress(part), coder.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK))]
+    coded = [
+        piece
+        for part in parts[:-1]
+        for piece in (coder.compress(part), coder.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK))
+    ]
     return b"".join([*coded, coder.compress(parts[-1]), coder.flush()])
 
 
 def cheapest_cuts(codes: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """Those of the starts where bytes begin that are worth a Huffman code of their own: least entropy and tables together.
+    """Those of the starts where bytes begin that are worth a Huffman code of their own: least
+    entropy and tables together.
 
-    Found by dynamic programming over all ways to join neighbours. codes: (n,) uint8. starts: ascending.
+    Found by dynamic programming over all ways to join neighbours. codes: (n,) uint8. starts:
+    ascending.
     """
     starts = starts[(starts > 0) & (starts < len(codes))]
     starts = starts[np.diff(starts // max(WORTHWHILE, len(codes) // MOST_PARTS), prepend=0) > 0]
@@ -73,7 +96,9 @@ def first_word(motifs: np.ndarray, word: int) -> np.ndarray:
 
 
 def rank_codes(k: int) -> np.ndarray:
-    """(k,) uint8: the byte code of each rank. Ranks with the same code differ in the bits that follow."""
+    """(k,) uint8: the byte code of each rank. Ranks with the same code differ in the bits that
+    follow.
+    """
     ranks = np.arange(k)
     follow = np.maximum(np.frexp(ranks.astype(np.float64))[1] - 1 - LEADING, 0)
     return ((follow << LEADING) + (ranks >> follow)).astype(np.uint8)
@@ -85,7 +110,9 @@ SMALLEST = (_CODES - (FOLLOWING << LEADING)) << FOLLOWING  # (256,): its first r
 
 
 def pack_bits(values: np.ndarray, width: int) -> bytes:
-    """(count,) integers below 2^width -> ceil(count * width / 8) bytes: value i at bits i*width .. (i+1)*width - 1, lowest first."""
+    """(count,) integers below 2^width -> ceil(count * width / 8) bytes: value i at bits i*width ..
+    (i+1)*width - 1, lowest first.
+    """
     count, groups = len(values), -(-len(values) // 64)
     lanes = np.zeros((groups, 64), dtype=np.uint64)  # 64 values fill `width` words
     lanes.reshape(-1)[:count] = values
@@ -101,7 +128,11 @@ def pack_bits(values: np.ndarray, width: int) -> bytes:
 def unpack_bits(data: bytes, count: int, width: int) -> np.ndarray:
     """The inverse of `pack_bits`: (count,) int64."""
     groups = -(-count // 64)
-    words = np.frombuffer(data.ljust(groups * width * 8, b"\0"), dtype="<u8").reshape(groups, width).T.astype(np.uint64, order="C")
+    words = (
+        np.frombuffer(data.ljust(groups * width * 8, b"\0"), dtype="<u8")
+        .reshape(groups, width)
+        .T.astype(np.uint64, order="C")
+    )
     lanes, mask = np.zeros((64, groups), dtype=np.uint64), np.uint64((1 << width) - 1)
     for lane in range(64 if width else 0):
         word, shift = divmod(lane * width, 64)
@@ -113,14 +144,18 @@ def unpack_bits(data: bytes, count: int, width: int) -> np.ndarray:
 
 
 def decompress(coded: bytes, num_bytes: int) -> bytes:
-    """Raises ValueError or ZstdError unless it is one frame of num_bytes; checked before anything of that size is allocated."""
+    """Raises ValueError or ZstdError unless it is one frame of num_bytes; checked before anything
+    of that size is allocated.
+    """
     if zstandard.frame_content_size(coded) != num_bytes:
         raise ValueError(f"expected {num_bytes} bytes")
     return zstandard.ZstdDecompressor().decompress(coded)
 
 
 class Grid(NamedTuple):
-    """float32 values that are whole multiples of a step, as quantisation leaves them: code k + Q for k * step, |k| <= Q; 2Q + 1 for -0."""
+    """float32 values that are whole multiples of a step, as quantisation leaves them: code k + Q
+    for k * step, |k| <= Q; 2Q + 1 for -0.
+    """
 
     bits: int  # Q = 2^(bits - 1) - 1
     step: np.float32
@@ -137,19 +172,25 @@ class Grid(NamedTuple):
         """(n,) float32 -> (n,) of `word` bytes"""
         half = (1 << self.bits - 1) - 1
         found = np.clip(np.rint(values / self.step), -half, half) + half
-        return np.where((values == 0) & np.signbit(values), 2 * half + 1, found).astype(f"<u{self.word}")
+        return np.where((values == 0) & np.signbit(values), 2 * half + 1, found).astype(
+            f"<u{self.word}"
+        )
 
     def values(self, codes: np.ndarray) -> np.ndarray:
         """The inverse of `codes`. Raises IndexError for a code that is none."""
         half = (1 << self.bits - 1) - 1
-        table = np.append(np.arange(-half, half + 1).astype(np.float32) * self.step, np.float32(-0.0))
+        table = np.append(
+            np.arange(-half, half + 1).astype(np.float32) * self.step, np.float32(-0.0)
+        )
         return table[codes].astype("<f4")
 
 
 def find_grid(values: np.ndarray) -> Grid | None:
-    """The grid of the fewest bits, 2 to 16, that gives back (n,) float32 bit for bit, if there is one whose largest code is taken.
+    """The grid of the fewest bits, 2 to 16, that gives back (n,) float32 bit for bit, if there is
+    one whose largest code is taken.
 
-    A few values exclude most grids. The step is known up to rounding: quantisation rounded it, and then the largest value.
+    A few values exclude most grids. The step is known up to rounding: quantisation rounded it, and
+    then the largest value.
     """
     peak = np.abs(values).max(initial=0)
     if not 0 < peak < np.inf:
@@ -159,7 +200,9 @@ def find_grid(values: np.ndarray) -> Grid | None:
     near = (peak / largest)[:, None].view(np.int32) + np.arange(-2, 3, dtype=np.int32)
     steps = np.maximum(near, 1).view(np.float32)  # (bits, 5)
     with np.errstate(over="ignore"):
-        fits = (np.rint(few / steps[..., None]) * steps[..., None] == few).all(-1) & (steps.T * largest < np.inf).T
+        fits = (np.rint(few / steps[..., None]) * steps[..., None] == few).all(-1) & (
+            steps.T * largest < np.inf
+        ).T
     for row, column in np.argwhere(fits):
         grid = Grid(int(bits[row]), steps[row, column])
         if np.array_equal(grid.values(grid.codes(values)).view(np.uint32), values.view(np.uint32)):

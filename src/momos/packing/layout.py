@@ -1,4 +1,6 @@
-"""What a file is made of: tensors, the directory that describes them, and the sizes that follow from it."""
+"""What a file is made of: tensors, the directory that describes them, and the sizes that follow
+from it.
+"""
 
 import math
 import struct
@@ -9,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from momos.blocks import SLICINGS
+from momos.weights.blocks import SLICINGS
 
 LEVELS = ("fixed", "entropy")
 CODINGS = {
@@ -55,7 +57,9 @@ class Layout(NamedTuple):
     """How the weights of one dtype are cut."""
 
     block_bytes: int
-    pieces: list[tuple[int, int]]  # (bytes in whole blocks, bytes of the tail) of what is cut together
+    pieces: list[
+        tuple[int, int]
+    ]  # (bytes in whole blocks, bytes of the tail) of what is cut together
 
     @property
     def num_blocks(self) -> int:
@@ -76,9 +80,17 @@ def dtype_name(tensor: Tensor) -> str:
 
 def check_tensor(name: str, tensor: object) -> None:
     if not isinstance(tensor, Tensor):
-        raise ValueError(f"{name} is no tensor but {type(tensor).__name__}: a .momos file holds tensors alone")
-    if tensor.layout is not torch.strided or dtype_name(tensor) not in DTYPES or tensor.device.type == "meta":
-        raise ValueError(f"{name} can't be packed: expected a dense tensor with data, got {tensor.dtype}, {tensor.layout}, {tensor.device}")
+        raise ValueError(
+            f"{name} is no tensor but {type(tensor).__name__}: a .momos file holds tensors alone"
+        )
+    if (
+        tensor.layout is not torch.strided
+        or dtype_name(tensor) not in DTYPES
+        or tensor.device.type == "meta"
+    ):
+        raise ValueError(
+            f"{name} can't be packed: expected a dense tensor with data, got {tensor.dtype}, {tensor.layout}, {tensor.device}"
+        )
 
 
 def check_settings(block_size: int, level: str, slicing: str) -> None:
@@ -94,27 +106,56 @@ def memory_of(tensor: Tensor) -> tuple:
     """Equal for two tensors that are the same values in the same memory."""
     if tensor.numel() == 0:
         return (id(tensor),)
-    return (tensor.device, tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride(), tensor.is_conj(), tensor.is_neg())
+    return (
+        tensor.device,
+        tensor.data_ptr(),
+        tensor.dtype,
+        tuple(tensor.shape),
+        tensor.stride(),
+        tensor.is_conj(),
+        tensor.is_neg(),
+    )
 
 
 def aliases_of(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """Every further name of a tensor -> its first name."""
     first: dict[tuple, str] = {}
-    return {name: origin for name, tensor in tensors.items() if (origin := first.setdefault(memory_of(tensor), name)) != name}
+    return {
+        name: origin
+        for name, tensor in tensors.items()
+        if (origin := first.setdefault(memory_of(tensor), name)) != name
+    }
 
 
 def as_bytes(tensor: Tensor) -> np.ndarray:
-    """(num_bytes,) uint8 in logical order: the tensor's own memory if it is contiguous and on the CPU, else a copy."""
+    """(num_bytes,) uint8 in logical order: the tensor's own memory if it is contiguous and on the
+    CPU, else a copy.
+    """
     if tensor.numel() == 0:  # whose strides may be any
         return np.empty(0, dtype=np.uint8)
-    return tensor.detach().resolve_conj().resolve_neg().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return (
+        tensor.detach()
+        .resolve_conj()
+        .resolve_neg()
+        .cpu()
+        .contiguous()
+        .reshape(-1)
+        .view(torch.uint8)
+        .numpy()
+    )
 
 
 def layout_of(directory: Directory, dtype: str) -> Layout:
-    sizes = [math.prod(directory.shapes[name]) for name in directory.weights if directory.dtypes[name] == dtype]
+    sizes = [
+        math.prod(directory.shapes[name])
+        for name in directory.weights
+        if directory.dtypes[name] == dtype
+    ]
     block, item = directory.block_size, DTYPES[dtype].itemsize
     cut = sizes if directory.slicing == "tensor" else [sum(sizes)]
-    return Layout(block * item, [(size // block * block * item, size % block * item) for size in cut])
+    return Layout(
+        block * item, [(size // block * block * item, size % block * item) for size in cut]
+    )
 
 
 def word_of(dtype: str) -> int:
@@ -124,8 +165,14 @@ def word_of(dtype: str) -> int:
 
 def to_json(directory: Directory) -> dict:
     weights = set(directory.weights)
-    tensors = [[name, directory.dtypes[name], list(shape), name in weights] for name, shape in directory.shapes.items()]
-    kept = {key: getattr(directory, key) for key in ("level", "block_size", "slicing", "aliases", "num_motifs", "sections")}
+    tensors = [
+        [name, directory.dtypes[name], list(shape), name in weights]
+        for name, shape in directory.shapes.items()
+    ]
+    kept = {
+        key: getattr(directory, key)
+        for key in ("level", "block_size", "slicing", "aliases", "num_motifs", "sections")
+    }
     return kept | {"tensors": tensors}
 
 
@@ -134,16 +181,34 @@ def from_json(values: dict) -> Directory:
     check_settings(values["block_size"], values["level"], values["slicing"])
     shapes, dtypes, weights = {}, {}, []
     for name, dtype, shape, weight in values["tensors"]:
-        if not isinstance(name, str) or name in shapes or dtype not in DTYPES or not isinstance(weight, bool):
+        if (
+            not isinstance(name, str)
+            or name in shapes
+            or dtype not in DTYPES
+            or not isinstance(weight, bool)
+        ):
             raise ValueError(f"tensor {name!r} of {dtype!r}")
         shapes[name], dtypes[name] = tuple(_count(size) for size in shape), dtype
         weights += [name] * weight
     aliases = dict(values["aliases"])
     if any(origin not in shapes or name in shapes for name, origin in aliases.items()):
         raise ValueError("tied names")
-    sections = [Section(kind, dtype, coding, _count(size)) for kind, dtype, coding, size in values["sections"]]
+    sections = [
+        Section(kind, dtype, coding, _count(size))
+        for kind, dtype, coding, size in values["sections"]
+    ]
     num_motifs = {dtype: _count(k) for dtype, k in values["num_motifs"].items()}
-    directory = Directory(values["level"], values["block_size"], values["slicing"], shapes, dtypes, weights, aliases, num_motifs, sections)
+    directory = Directory(
+        values["level"],
+        values["block_size"],
+        values["slicing"],
+        shapes,
+        dtypes,
+        weights,
+        aliases,
+        num_motifs,
+        sections,
+    )
     _check_sections(directory)
     return directory
 
@@ -155,17 +220,26 @@ def _count(value: object) -> int:
 
 
 def _check_sections(directory: Directory) -> None:
-    """Raises ValueError unless the sections are those that the tensors need, of the sizes that their codings fix."""
+    """Raises ValueError unless the sections are those that the tensors need, of the sizes that
+    their codings fix.
+    """
     expected = [
         (kind, dtype)
         for dtype in dict.fromkeys(directory.dtypes[name] for name in directory.weights)
         for kind in (("motifs", "mosaic", "tails") if directory.num_motifs[dtype] else ("weights",))
     ]
     weights = set(directory.weights)
-    expected += [("other", dtype) for dtype in dict.fromkeys(dtype for name, dtype in directory.dtypes.items() if name not in weights)]
+    expected += [
+        ("other", dtype)
+        for dtype in dict.fromkeys(
+            dtype for name, dtype in directory.dtypes.items() if name not in weights
+        )
+    ]
     if [(section.kind, section.dtype) for section in directory.sections] != expected:
         raise ValueError("its sections")
-    if list(directory.num_motifs) != list(dict.fromkeys(directory.dtypes[name] for name in directory.weights)):
+    if list(directory.num_motifs) != list(
+        dict.fromkeys(directory.dtypes[name] for name in directory.weights)
+    ):
         raise ValueError("its groups of weights")
     for section in directory.sections:
         k = directory.num_motifs.get(section.dtype, 0)
@@ -175,7 +249,9 @@ def _check_sections(directory: Directory) -> None:
             raise ValueError(f"a grid of {section.dtype}")
         if section.kind == "motifs" and k > layout_of(directory, section.dtype).num_blocks:
             raise ValueError(f"{k} motifs")
-        if section.coding in ("raw", "bits") and section.num_bytes != fixed_bytes(directory, section):
+        if section.coding in ("raw", "bits") and section.num_bytes != fixed_bytes(
+            directory, section
+        ):
             raise ValueError(f"{section.num_bytes} bytes of {section.kind}")
 
 
@@ -184,7 +260,11 @@ def fixed_bytes(directory: Directory, section: Section) -> int:
     dtype = section.dtype
     if section.kind == "other":
         names = set(directory.weights)
-        sizes = [math.prod(shape) for name, shape in directory.shapes.items() if name not in names and directory.dtypes[name] == dtype]
+        sizes = [
+            math.prod(shape)
+            for name, shape in directory.shapes.items()
+            if name not in names and directory.dtypes[name] == dtype
+        ]
         return sum(sizes) * DTYPES[dtype].itemsize
     layout, k = layout_of(directory, dtype), directory.num_motifs[dtype]
     return {
@@ -196,4 +276,6 @@ def fixed_bytes(directory: Directory, section: Section) -> int:
 
 
 def some(names: Sequence[str]) -> str:
-    return (", ".join(names[:5]) or "nothing") + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return (", ".join(names[:5]) or "nothing") + (
+        f" and {len(names) - 5} more" if len(names) > 5 else ""
+    )

@@ -1,4 +1,6 @@
-"""Reading a .momos file: checked whole before anything is given out, in parts that the caller takes one by one."""
+"""Reading a .momos file: checked whole before anything is given out, in parts that the caller takes
+one by one.
+"""
 
 import contextlib
 import hashlib
@@ -15,8 +17,17 @@ import torch
 import zstandard
 from torch import Tensor
 
-from momos.packing.coding import CHUNK, FOLLOWING, GRID, LEADING, SMALLEST, Grid, decompress, unpack_bits
-from momos.packing.layout import (
+from momos.packing.coding import (
+    CHUNK,
+    FOLLOWING,
+    GRID,
+    LEADING,
+    SMALLEST,
+    Grid,
+    decompress,
+    unpack_bits,
+)
+from momos.packing.layout import (  # fmt: skip
     DIGEST,
     DTYPES,
     MAGIC,
@@ -36,13 +47,17 @@ from momos.packing.layout import (
     layout_of,
     some,
     word_of,
-)  # fmt: skip
+)
 
 BUFFER = 2**20  # bytes moved at a time
 
 
 def store(parts: Iterator[np.ndarray], tensor: Tensor) -> None:
-    own = tensor.device.type == "cpu" and tensor.is_contiguous() and not (tensor.is_conj() or tensor.is_neg())
+    own = (
+        tensor.device.type == "cpu"
+        and tensor.is_contiguous()
+        and not (tensor.is_conj() or tensor.is_neg())
+    )
     target = tensor if own else torch.empty(tensor.shape, dtype=tensor.dtype)
     view, start = as_bytes(target), 0
     for part in parts:
@@ -76,12 +91,16 @@ class Opened:
             self.starts.append(position)
             position += section.num_bytes
         if position != self.file_bytes - directory_bytes:
-            raise Bad("its directory is inconsistent: the sizes of its sections do not add up to the file's")
+            raise Bad(
+                "its directory is inconsistent: the sizes of its sections do not add up to the file's"
+            )
 
     def _check_preamble(self) -> int:
         start = self.file.read(PREAMBLE.size)
         if not start.startswith(MAGIC):
-            raise Bad("is no .momos file" if not MAGIC.startswith(start[: len(MAGIC)]) else "is cut short")
+            raise Bad(
+                "is no .momos file" if not MAGIC.startswith(start[: len(MAGIC)]) else "is cut short"
+            )
         digest = self.file.read(DIGEST)
         if len(digest) < DIGEST:
             raise Bad("is cut short")
@@ -89,7 +108,9 @@ class Opened:
         if version != VERSION:
             raise Bad(f"has version {version}, expected {VERSION}")
         if file_bytes != self.file_bytes:
-            raise Bad(f"has {self.file_bytes} bytes and should have {file_bytes}: it is cut short or damaged")
+            raise Bad(
+                f"has {self.file_bytes} bytes and should have {file_bytes}: it is cut short or damaged"
+            )
         if directory_bytes > file_bytes - PREAMBLE.size - DIGEST:
             raise Bad(f"declares a directory of {directory_bytes} bytes in a file of {file_bytes}")
         self._check_digest(start, digest)
@@ -111,16 +132,30 @@ class Opened:
             if not 0 < size <= MAX_DIRECTORY:
                 raise ValueError(f"{size} bytes long")
             return from_json(json.loads(decompress(coded, size)))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, zstandard.ZstdError) as error:
+        except (
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+            zstandard.ZstdError,
+        ) as error:
             raise Bad(f"its directory is inconsistent: {error}") from error
 
     def check_fit(self, tensors: Mapping[str, Tensor], *, tied: bool = True) -> None:
-        """tied: whether tensors that share memory must do so in the file, as they must where it is loaded into them."""
+        """tied: whether tensors that share memory must do so in the file, as they must where it is
+        loaded into them.
+        """
         directory = self.directory
         origins = {name: name for name in directory.shapes} | directory.aliases
-        missing, unexpected = [name for name in tensors if name not in origins], [name for name in origins if name not in tensors]
+        missing, unexpected = (
+            [name for name in tensors if name not in origins],
+            [name for name in origins if name not in tensors],
+        )
         if missing or unexpected:
-            raise Bad(f"holds another model: it lacks {some(missing)}; the model lacks {some(unexpected)}")
+            raise Bad(
+                f"holds another model: it lacks {some(missing)}; the model lacks {some(unexpected)}"
+            )
         wrong = []
         for name, origin in origins.items():
             check_tensor(name, tensors[name])
@@ -133,19 +168,32 @@ class Opened:
             self._check_writable(tensors, origins)
 
     def _check_writable(self, tensors: Mapping[str, Tensor], origins: Mapping[str, str]) -> None:
-        folded = [name for name, tensor in tensors.items() if 0 in tensor.stride() and tensor.numel() > 1 and not tensor.is_contiguous()]
+        folded = [
+            name
+            for name, tensor in tensors.items()
+            if 0 in tensor.stride() and tensor.numel() > 1 and not tensor.is_contiguous()
+        ]
         if folded:
             raise Bad(f"can't be loaded into tensors whose elements share memory: {some(folded)}")
-        apart = [f"{name} and {other}" for name, other in aliases_of(tensors).items() if origins[name] != origins[other]]
+        apart = [
+            f"{name} and {other}"
+            for name, other in aliases_of(tensors).items()
+            if origins[name] != origins[other]
+        ]
         if apart:
             raise Bad(f"holds another model: it keeps apart what the model ties, {some(apart)}")
 
     def check_total(self, max_bytes: int | None) -> None:
         limit = 2**30 + 1000 * self.file_bytes if max_bytes is None else max_bytes
         directory = self.directory
-        total = sum(math.prod(shape) * DTYPES[directory.dtypes[name]].itemsize for name, shape in directory.shapes.items())
+        total = sum(
+            math.prod(shape) * DTYPES[directory.dtypes[name]].itemsize
+            for name, shape in directory.shapes.items()
+        )
         if total > limit:
-            raise Bad(f"declares {total} bytes of tensors in a file of {self.file_bytes}; up to {limit} are read without a model")
+            raise Bad(
+                f"declares {total} bytes of tensors in a file of {self.file_bytes}; up to {limit} are read without a model"
+            )
 
     def check(self) -> None:
         """Decode everything once and keep nothing."""
@@ -153,20 +201,35 @@ class Opened:
             pass
 
     def walk(self) -> Iterator[tuple[str, Iterator[np.ndarray]]]:
-        """Name and bytes, in parts of uint8, of each tensor; parts that the caller leaves are passed over."""
+        """Name and bytes, in parts of uint8, of each tensor; parts that the caller leaves are
+        passed over.
+        """
         directory, weights = self.directory, set(self.directory.weights)
         for dtype, k in directory.num_motifs.items():
             names = [name for name in directory.weights if directory.dtypes[name] == dtype]
             layout = layout_of(directory, dtype)
-            yield from self._tensors(names, self._mosaic_bytes(dtype, layout) if k else self._apart(dtype, names))
-        for dtype in dict.fromkeys(dtype for name, dtype in directory.dtypes.items() if name not in weights):
-            names = [name for name in directory.shapes if directory.dtypes[name] == dtype and name not in weights]
+            yield from self._tensors(
+                names, self._mosaic_bytes(dtype, layout) if k else self._apart(dtype, names)
+            )
+        for dtype in dict.fromkeys(
+            dtype for name, dtype in directory.dtypes.items() if name not in weights
+        ):
+            names = [
+                name
+                for name in directory.shapes
+                if directory.dtypes[name] == dtype and name not in weights
+            ]
             yield from self._tensors(names, self._plain("other", dtype))
 
-    def _tensors(self, names: Sequence[str], stream: Iterator[np.ndarray]) -> Iterator[tuple[str, Iterator[np.ndarray]]]:
+    def _tensors(
+        self, names: Sequence[str], stream: Iterator[np.ndarray]
+    ) -> Iterator[tuple[str, Iterator[np.ndarray]]]:
         source = _Source(stream)
         for name in names:
-            parts = source.take(math.prod(self.directory.shapes[name]) * DTYPES[self.directory.dtypes[name]].itemsize)
+            parts = source.take(
+                math.prod(self.directory.shapes[name])
+                * DTYPES[self.directory.dtypes[name]].itemsize
+            )
             yield name, parts
             for _ in parts:
                 pass
@@ -175,7 +238,10 @@ class Opened:
     def _mosaic_bytes(self, dtype: str, layout: Layout) -> Iterator[np.ndarray]:
         """The bytes of the weights of one dtype: each piece's whole blocks, then its tail."""
         motifs = self._motifs(dtype, layout)
-        blocks, tails = _Source(self._blocks(motifs, self.mosaic(dtype, layout))), _Source(self._plain("tails", dtype))
+        blocks, tails = (
+            _Source(self._blocks(motifs, self.mosaic(dtype, layout))),
+            _Source(self._plain("tails", dtype)),
+        )
         for whole, tail in layout.pieces:
             yield from blocks.take(whole)
             yield from tails.take(tail)
@@ -185,7 +251,9 @@ class Opened:
     def _blocks(self, motifs: np.ndarray, mosaic: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
         step = max(BUFFER // motifs.shape[1], 1)
         # rows of one scalar are gathered several times faster than rows of bytes
-        rows = motifs.view(f"V{motifs.shape[1]}" if motifs.shape[1] not in (1, 2, 4, 8) else f"<u{motifs.shape[1]}")[:, 0]
+        rows = motifs.view(
+            f"V{motifs.shape[1]}" if motifs.shape[1] not in (1, 2, 4, 8) else f"<u{motifs.shape[1]}"
+        )[:, 0]
         for indices in mosaic:
             for start in range(0, len(indices), step):
                 yield rows[indices[start : start + step]].view(np.uint8)
@@ -207,7 +275,9 @@ class Opened:
         cursor, section = self._section("motifs", dtype)
         k, word = self.directory.num_motifs[dtype], word_of(dtype)
         if section.coding == "raw":
-            motifs = np.frombuffer(cursor.read(section.num_bytes), dtype=np.uint8).reshape(k, layout.block_bytes)
+            motifs = np.frombuffer(cursor.read(section.num_bytes), dtype=np.uint8).reshape(
+                k, layout.block_bytes
+            )
         elif section.coding == "motifs":
             motifs = _sums(cursor, k, layout.block_bytes, word)
         else:
@@ -238,7 +308,11 @@ class Opened:
         for start in range(0, layout.num_blocks, CHUNK):
             count = min(CHUNK, layout.num_blocks - start)
             coded = cursor.read_size(count) if section.coding == "ranks" else 0
-            read = cursor.read_ranks(coded, count, width) if coded else unpack_bits(cursor.read(-(-count * width // 8)), count, width)
+            read = (
+                cursor.read_ranks(coded, count, width)
+                if coded
+                else unpack_bits(cursor.read(-(-count * width // 8)), count, width)
+            )
             if read.max() >= k:
                 raise Bad(f"names motif {read.max()} of {k}")
             yield read
@@ -249,7 +323,12 @@ class _Cursor:
     """Reads a section in order and never beyond its end. Raises Bad."""
 
     def __init__(self, file: BinaryIO, start: int, section: Section):
-        self.file, self.position, self.rest, self.kind = file, start, section.num_bytes, section.kind
+        self.file, self.position, self.rest, self.kind = (
+            file,
+            start,
+            section.num_bytes,
+            section.kind,
+        )
 
     def read(self, num_bytes: int) -> bytes:
         if num_bytes > self.rest:
@@ -290,7 +369,9 @@ class _Cursor:
 
     def _bytes(self, plain: bytes | None, coded: bytes, count: int) -> np.ndarray:
         try:
-            return np.frombuffer(decompress(coded, count) if plain is None else plain, dtype=np.uint8)
+            return np.frombuffer(
+                decompress(coded, count) if plain is None else plain, dtype=np.uint8
+            )
         except (zstandard.ZstdError, ValueError) as error:
             raise Bad(f"section {self.kind} can't be decompressed: {error}") from error
 
@@ -351,7 +432,9 @@ def _grid_parts(cursor: _Cursor, count: int, grid: Grid, *, packed: bool) -> Ite
         if packed:
             codes = unpack_bits(cursor.read(-(-size * grid.bits // 8)), size, grid.bits)
         else:
-            codes = next(_plain_parts(cursor, size * grid.word, grid.word, "planes")).view(f"<u{grid.word}")
+            codes = next(_plain_parts(cursor, size * grid.word, grid.word, "planes")).view(
+                f"<u{grid.word}"
+            )
         yield _values(grid, codes, cursor.kind)
 
 

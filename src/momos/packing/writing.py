@@ -12,7 +12,7 @@ from typing import BinaryIO
 import numpy as np
 from torch import Tensor
 
-from momos.packing.coding import (
+from momos.packing.coding import (  # fmt: skip
     CHUNK,
     GRID,
     Grid,
@@ -23,8 +23,8 @@ from momos.packing.coding import (
     first_word,
     pack_bits,
     rank_codes,
-)  # fmt: skip
-from momos.packing.layout import (
+)
+from momos.packing.layout import (  # fmt: skip
     DIGEST,
     MAGIC,
     PREAMBLE,
@@ -36,7 +36,7 @@ from momos.packing.layout import (
     layout_of,
     to_json,
     word_of,
-)  # fmt: skip
+)
 
 TINY = 256  # bytes that are not worth coding
 
@@ -63,7 +63,9 @@ class Writer:
 
 @contextlib.contextmanager
 def atomically(path: Path) -> Iterator[BinaryIO]:
-    """A file beside the target, synced and renamed over it if all went well. Raises OSError naming the target."""
+    """A file beside the target, synced and renamed over it if all went well. Raises OSError naming
+    the target.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -76,7 +78,9 @@ def atomically(path: Path) -> Iterator[BinaryIO]:
         with contextlib.suppress(OSError):
             temporary.unlink()
         if isinstance(error, OSError):
-            raise OSError(error.errno, f"{path} can't be written: {error.strerror or error}") from error
+            raise OSError(
+                error.errno, f"{path} can't be written: {error.strerror or error}"
+            ) from error
         raise
 
 
@@ -89,17 +93,28 @@ def write(writer: Writer, tensors: Mapping[str, Tensor], directory: Directory) -
     rest = [name for name in tensors if name not in weights]
     for dtype in dict.fromkeys(directory.dtypes[name] for name in rest):
         members = [tensors[name] for name in rest if directory.dtypes[name] == dtype]
-        _write_section(writer, directory, "other", dtype, map(as_bytes, members), sum(tensor.nbytes for tensor in members))
+        _write_section(
+            writer,
+            directory,
+            "other",
+            dtype,
+            map(as_bytes, members),
+            sum(tensor.nbytes for tensor in members),
+        )
     content = json.dumps(to_json(directory), separators=(",", ":")).encode()
     writer.finish(compress(content, len(content)))
 
 
-def _write_weights(writer: Writer, directory: Directory, dtype: str, tensors: Sequence[Tensor]) -> None:
+def _write_weights(
+    writer: Writer, directory: Directory, dtype: str, tensors: Sequence[Tensor]
+) -> None:
     layout, flat = layout_of(directory, dtype), [as_bytes(tensor) for tensor in tensors]
     grids = [_grid(values, dtype) for values in flat]
     blocks, tails = _cut(flat, layout)
     apart = _bits_apart(flat, grids, directory.level) - 8 * layout.tail_bytes
-    motifs, mosaic = _mosaic(blocks, dtype, apart, "fixed" if not any(grids) else directory.level, hasty=not any(grids))
+    motifs, mosaic = _mosaic(
+        blocks, dtype, apart, "fixed" if not any(grids) else directory.level, hasty=not any(grids)
+    )
     directory.num_motifs[dtype] = len(motifs)
     if len(motifs):
         if directory.level == "entropy":
@@ -115,7 +130,9 @@ def _write_weights(writer: Writer, directory: Directory, dtype: str, tensors: Se
 
 
 @contextlib.contextmanager
-def _section(writer: Writer, directory: Directory, kind: str, dtype: str, coding: str) -> Iterator[None]:
+def _section(
+    writer: Writer, directory: Directory, kind: str, dtype: str, coding: str
+) -> Iterator[None]:
     """What is written meanwhile."""
     start = writer.num_bytes
     yield
@@ -128,28 +145,47 @@ def _grid(values: np.ndarray, dtype: str) -> Grid | None:
 
 
 def _bits_apart(flat: Sequence[np.ndarray], grids: Sequence[Grid | None], level: str) -> float:
-    """What tensors take without a mosaic: the entropy of their codes where these are entropy-coded, else fixed widths."""
+    """What tensors take without a mosaic: the entropy of their codes where these are entropy-coded,
+    else fixed widths.
+    """
     total = 0.0
     for values, grid in zip(flat, grids, strict=True):
         codes = None if grid is None else grid.codes(values.view("<f4"))
-        total += 8 * len(values) if grid is None else len(codes) * grid.bits if level == "fixed" else entropy_bits(np.bincount(codes))
+        total += (
+            8 * len(values)
+            if grid is None
+            else len(codes) * grid.bits
+            if level == "fixed"
+            else entropy_bits(np.bincount(codes))
+        )
     return total
 
 
-def _mosaic(blocks: np.ndarray, dtype: str, apart: float, level: str, *, hasty: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Motifs (num_motifs, block_bytes) uint8 and mosaic (num_blocks,) int64; none where they would not be smaller than `apart` bits.
+def _mosaic(
+    blocks: np.ndarray, dtype: str, apart: float, level: str, *, hasty: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Motifs (num_motifs, block_bytes) uint8 and mosaic (num_blocks,) int64; none where they would
+    not be smaller than `apart` bits.
 
-    hasty: give up where a lower bound on the number of motifs is too many, which is known far sooner than the number itself.
+    hasty: give up where a lower bound on the number of motifs is too many, which is known far
+    sooner than the number itself.
     """
     nothing = blocks[:0], np.empty(0, dtype=np.int64)
     least = fewest(blocks) if hasty else 0
-    if not len(blocks) or 8 * least * blocks.shape[1] + len(blocks) * max(least - 1, 0).bit_length() >= apart:
+    if (
+        not len(blocks)
+        or 8 * least * blocks.shape[1] + len(blocks) * max(least - 1, 0).bit_length() >= apart
+    ):
         return nothing
     mosaic, first = distinct(blocks)
     motifs = blocks[first]
     grid = _grid(motifs.reshape(-1), dtype)
     entries = 8 * motifs.nbytes if grid is None else motifs.nbytes // 4 * grid.bits
-    indices = len(mosaic) * (len(motifs) - 1).bit_length() if level == "fixed" else entropy_bits(np.bincount(mosaic))
+    indices = (
+        len(mosaic) * (len(motifs) - 1).bit_length()
+        if level == "fixed"
+        else entropy_bits(np.bincount(mosaic))
+    )
     return (motifs, mosaic) if entries + indices < apart else nothing
 
 
@@ -163,7 +199,8 @@ def _cut(flat: Sequence[np.ndarray], layout: Layout) -> tuple[np.ndarray, list[n
 
 
 def distinct(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(n, block_bytes) uint8 -> (n,) int64 number of each block in the order of first appearance, (k,) int64 where each appears first.
+    """(n, block_bytes) uint8 -> (n,) int64 number of each block in the order of first appearance,
+    (k,) int64 where each appears first.
 
     Exact: blocks are told apart 64 bits at a time, by hash tables of integers.
     """
@@ -183,7 +220,9 @@ def distinct(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def fewest(blocks: np.ndarray) -> int:
-    """A number of distinct blocks that there are at least: of the cells that their hashes fall into. Far faster than the exact one."""
+    """A number of distinct blocks that there are at least: of the cells that their hashes fall
+    into. Far faster than the exact one.
+    """
     bits = max(4 * len(blocks), 2).bit_length()
     hit = np.zeros(1 << bits, dtype=bool)
     for start in range(0, len(blocks), CHUNK):
@@ -196,7 +235,9 @@ def fewest(blocks: np.ndarray) -> int:
 
 
 def _columns(blocks: np.ndarray) -> np.ndarray:
-    """(n, block_bytes) uint8 -> (columns, n) unsigned integers of at most 64 bits, padded with zeros."""
+    """(n, block_bytes) uint8 -> (columns, n) unsigned integers of at most 64 bits, padded with
+    zeros.
+    """
     width = blocks.shape[1]
     if width in (1, 2, 4):
         return blocks.view(f"<u{width}").T
@@ -205,14 +246,29 @@ def _columns(blocks: np.ndarray) -> np.ndarray:
     return blocks.view("<u8").T
 
 
-def _write_section(writer: Writer, directory: Directory, kind: str, dtype: str, arrays: Iterable[np.ndarray], num_bytes: int) -> None:
+def _write_section(
+    writer: Writer,
+    directory: Directory,
+    kind: str,
+    dtype: str,
+    arrays: Iterable[np.ndarray],
+    num_bytes: int,
+) -> None:
     coding = "planes" if directory.level == "entropy" and num_bytes >= TINY else "raw"
     with _section(writer, directory, kind, dtype, coding):
         for part in _regrouped(arrays, CHUNK * word_of(dtype)):
-            writer.write(part) if coding == "raw" else _write_planes(writer, part, word_of(dtype), num_bytes)
+            writer.write(part) if coding == "raw" else _write_planes(
+                writer, part, word_of(dtype), num_bytes
+            )
 
 
-def _write_grids(writer: Writer, directory: Directory, dtype: str, flat: Sequence[np.ndarray], grids: Sequence[Grid | None]) -> None:
+def _write_grids(
+    writer: Writer,
+    directory: Directory,
+    dtype: str,
+    flat: Sequence[np.ndarray],
+    grids: Sequence[Grid | None],
+) -> None:
     """Tensor after tensor: the grid, then codes; or no grid, then the values."""
     fixed, num_bytes = directory.level == "fixed", sum(map(len, flat))
     with _section(writer, directory, "weights", dtype, "grids" if fixed else "grid planes"):
@@ -222,7 +278,9 @@ def _write_grids(writer: Writer, directory: Directory, dtype: str, flat: Sequenc
             if fixed:
                 writer.write(values if grid is None else pack_bits(codes, grid.bits))
                 continue
-            data, word = (values, word_of(dtype)) if grid is None else (codes.view(np.uint8), grid.word)
+            data, word = (
+                (values, word_of(dtype)) if grid is None else (codes.view(np.uint8), grid.word)
+            )
             for part in _regrouped([data], CHUNK * word):
                 _write_planes(writer, part, word, num_bytes)
 
@@ -248,13 +306,18 @@ def _write_motifs(writer: Writer, directory: Directory, dtype: str, motifs: np.n
 def _write_differences(writer: Writer, motifs: np.ndarray, word: int) -> None:
     """motifs: (num_motifs, bytes) of words, the first of which are close to each other."""
     value = first_word(motifs, word)
-    steps, others = np.diff(value, prepend=value.dtype.type(0)), np.ascontiguousarray(motifs[:, word:])
+    steps, others = (
+        np.diff(value, prepend=value.dtype.type(0)),
+        np.ascontiguousarray(motifs[:, word:]),
+    )
     for column in (steps.view(np.uint8), others.reshape(-1)):
         for part in _regrouped([column], CHUNK * word):
             _write_planes(writer, part, word, motifs.nbytes)
 
 
-def _write_mosaic(writer: Writer, directory: Directory, dtype: str, mosaic: np.ndarray, starts: np.ndarray, k: int) -> None:
+def _write_mosaic(
+    writer: Writer, directory: Directory, dtype: str, mosaic: np.ndarray, starts: np.ndarray, k: int
+) -> None:
     """starts: of each tensor's indices."""
     width = (k - 1).bit_length()
     coding = "ranks" if directory.level == "entropy" and len(mosaic) * width >= 8 * TINY else "bits"
@@ -262,7 +325,11 @@ def _write_mosaic(writer: Writer, directory: Directory, dtype: str, mosaic: np.n
     with _section(writer, directory, "mosaic", dtype, coding):
         for start in range(0, len(mosaic), CHUNK):
             part = mosaic[start : start + CHUNK]
-            writer.write(pack_bits(part, width) if coding == "bits" else coded_ranks(part, starts - start, codes, width, len(mosaic)))
+            writer.write(
+                pack_bits(part, width)
+                if coding == "bits"
+                else coded_ranks(part, starts - start, codes, width, len(mosaic))
+            )
 
 
 def _regrouped(arrays: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:

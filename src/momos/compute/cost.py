@@ -1,0 +1,51 @@
+"""What a computation costs: seconds and peak memory. Kept apart from results, which must not depend
+on a clock.
+"""
+
+import resource
+import sys
+import time
+from types import TracebackType
+from typing import Self
+
+import torch
+
+
+class Meter:
+    """Context manager around the work; `read()` afterwards."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+
+    def __enter__(self) -> Self:
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        self.start, self.cpu_start = time.perf_counter(), time.process_time()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.seconds, self.cpu_seconds = (
+            time.perf_counter() - self.start,
+            time.process_time() - self.cpu_start,
+        )
+
+    def read(self) -> dict[str, str | float | int | None]:
+        """seconds (wall), cpu_seconds, peak_memory_bytes of the process so far, device and its peak
+        memory (null off CUDA).
+        """
+        unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
+        on_gpu = self.device.type == "cuda"
+        return {
+            "seconds": round(self.seconds, 3),
+            "cpu_seconds": round(self.cpu_seconds, 3),
+            "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
+            "device": torch.cuda.get_device_name(self.device) if on_gpu else self.device.type,
+            "peak_device_memory_bytes": torch.cuda.max_memory_allocated(self.device)
+            if on_gpu
+            else None,
+        }

@@ -1,0 +1,440 @@
+"""Sections of the first paper (MoMos): data, training, methods, measures, report."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from momos.config.settings import Settings, not_empty_and_distinct, require
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data(Settings):
+    """Which images, and how they are split."""
+
+    section: ClassVar[str] = "data"
+    source: Literal["digits", "cifar10", "mnist", "fashion_mnist", "images"]
+    path: str | None  # an archive or folder inside data/raw; null for digits
+    download: bool  # may torchvision's loaders use the network
+    test_fraction: float | None  # digits alone: the other sources bring their own test set
+    validation_fraction: float  # of what is not test
+    split_seed: int
+    mean: tuple[float, ...]  # per channel, of pixels in [0, 1]
+    std: tuple[float, ...]
+
+    def check(self, where: str) -> None:
+        require(
+            0 < self.validation_fraction < 1,
+            f"{where}.validation_fraction",
+            "in (0, 1)",
+            self.validation_fraction,
+        )
+        require(
+            0 <= self.split_seed < 2**32, f"{where}.split_seed", "in 0..2^32-1", self.split_seed
+        )
+        require(
+            len(self.mean) == len(self.std) > 0,
+            f"{where}.std",
+            f"as long as mean ({len(self.mean)})",
+            list(self.std),
+        )
+        require(all(std > 0 for std in self.std), f"{where}.std", "positive", list(self.std))
+        if self.source == "digits":
+            fraction = self.test_fraction
+            require(
+                fraction is not None and 0 < fraction < 1,
+                f"{where}.test_fraction",
+                "in (0, 1) for digits",
+                fraction,
+            )
+            return
+        require(
+            self.test_fraction is None,
+            f"{where}.test_fraction",
+            "null: this source has its own test set",
+            self.test_fraction,
+        )
+        inside = (
+            self.path is not None
+            and Path(self.path).parts[:2] == ("data", "raw")
+            and ".." not in Path(self.path).parts
+        )
+        require(
+            inside,
+            f"{where}.path",
+            "a relative path inside data/raw (copy or link the files there)",
+            self.path,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augment(Settings):
+    """Augmentation of training images (MoMos, Sec. 4)."""
+
+    section: ClassVar[str] = "augment"
+    flip: bool  # horizontal, with probability 1/2
+    crop_padding: (
+        int  # pixels of zero padding before a random crop to the original size; 0: no crop
+    )
+    rand_augment_ops: int  # operations per image; 0: none
+    rand_augment_magnitude: int  # 0 to 30
+
+    def check(self, where: str) -> None:
+        require(
+            self.crop_padding >= 0, f"{where}.crop_padding", "0 or more pixels", self.crop_padding
+        )
+        require(
+            self.rand_augment_ops >= 0,
+            f"{where}.rand_augment_ops",
+            "0 or more",
+            self.rand_augment_ops,
+        )
+        require(
+            0 <= self.rand_augment_magnitude <= 30,
+            f"{where}.rand_augment_magnitude",
+            "in 0..30",
+            self.rand_augment_magnitude,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(Settings):
+    """The training loop (MoMos, Sec. 4)."""
+
+    section: ClassVar[str] = "train"
+    epochs: int  # at most; also the cosine schedule's T_max
+    batch_size: int
+    patience: int | None  # stop after this many epochs without a lower validation loss; null: never
+    device: str  # auto | cpu | cuda | cuda:N | mps
+    num_threads: (
+        int  # of the CPU: results depend on it, so it is set here and never taken from the machine
+    )
+    precision: Literal[
+        "float32", "tf32", "bf16"
+    ]  # of the training step's products; weights, losses and evaluation stay float32
+    compile: bool  # by torch.compile, which needs a C++ compiler
+    cuda_graphs: bool  # record the training step once, replay it for every batch
+    stacked_seeds: int  # of the grid's seeds, so many are trained together, see `together`
+    # at most so far apart, if epochs are no longer, is what an interrupted training goes on from
+    checkpoint_seconds: float
+
+    def together(self, seed: int) -> tuple[int, ...]:
+        """The seeds of one stack, this one among them: 0 to n - 1, n to 2 n - 1 and so on,
+        whichever the grid has.
+        """
+        first = seed // self.stacked_seeds * self.stacked_seeds
+        return tuple(range(first, first + self.stacked_seeds))
+
+    def check(self, where: str) -> None:
+        require(self.epochs >= 1, f"{where}.epochs", "1 or more", self.epochs)
+        require(self.batch_size >= 1, f"{where}.batch_size", "1 or more", self.batch_size)
+        require(
+            self.patience is None or self.patience >= 1,
+            f"{where}.patience",
+            "null, or 1 or more epochs",
+            self.patience,
+        )
+        require(self.num_threads >= 1, f"{where}.num_threads", "1 or more", self.num_threads)
+        kind, _, index = self.device.partition(":")
+        known = kind in ("auto", "cpu", "cuda", "mps") and (
+            not index or (kind == "cuda" and index.isdigit())
+        )
+        require(known, f"{where}.device", "auto, cpu, cuda, cuda:N or mps", self.device)
+        graphs = not self.cuda_graphs or kind == "cuda"
+        require(
+            graphs,
+            f"{where}.cuda_graphs",
+            f"false where train.device is {self.device}",
+            self.cuda_graphs,
+        )
+        require(self.stacked_seeds >= 1, f"{where}.stacked_seeds", "1 or more", self.stacked_seeds)
+        require(
+            self.checkpoint_seconds >= 0,
+            f"{where}.checkpoint_seconds",
+            "0 or more",
+            self.checkpoint_seconds,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mosaic(Settings):
+    """How MoMos projects (Algorithm 1); which blocks and how many motifs is each method's own
+    setting.
+    """
+
+    section: ClassVar[str] = "mosaic"
+    projection_every: str | int  # epoch (the authors' code) | step (the paper) | a number of steps
+    force_zero: bool  # the zero block is always a motif
+    slicing: Literal[
+        "tensor", "model"
+    ]  # cut each tensor by itself (the authors' code), or the flattened model (the paper)
+
+    def check(self, where: str) -> None:
+        every = self.projection_every
+        valid = every in ("epoch", "step") if isinstance(every, str) else every >= 1
+        require(
+            valid,
+            f"{where}.projection_every",
+            "epoch, step, or a number of steps of 1 or more",
+            every,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantize(Settings):
+    """Which weights quantisation-aware training leaves out, beside all biases (method A4)."""
+
+    section: ClassVar[str] = "quantize"
+    exclude: Literal[
+        "type", "names", "none"
+    ]  # normalisation modules | the authors' name tokens | nothing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model(Settings):
+    """One entry of `models`: an architecture and its optimiser."""
+
+    section: ClassVar[str] = "models"
+    arch: str  # mlp, resnet20, tiny_vit, mobilevit, or any timm name
+    image_size: int  # pixels; images of another size are resized
+    kwargs: dict  # to the architecture
+    optimizer: Literal["sgd", "adamw"]
+    lr: float
+    momentum: float  # sgd alone
+    weight_decay: float
+
+    def check(self, where: str) -> None:
+        require(self.image_size >= 1, f"{where}.image_size", "1 or more pixels", self.image_size)
+        require(self.lr > 0, f"{where}.lr", "positive", self.lr)
+        require(0 <= self.momentum < 1, f"{where}.momentum", "in [0, 1)", self.momentum)
+        require(self.weight_decay >= 0, f"{where}.weight_decay", "0 or more", self.weight_decay)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method(Settings):
+    """One entry of `methods`: baseline (32 bits), QAT (fewer), MoMos (a block size), or the last
+    two together.
+    """
+
+    section: ClassVar[str] = "methods"
+    optional: ClassVar[frozenset[str]] = frozenset({"block_size", "capacity", "num_motifs"})
+    bits: int  # per weight in the forward pass (q); 32: no quantisation
+    block_size: int | None  # weights per block (s); null: no MoMos
+    capacity: float | None  # num_motifs / num_blocks (C)
+    num_motifs: int | None  # instead of capacity (k)
+
+    @property
+    def is_momos(self) -> bool:
+        return self.block_size is not None
+
+    def check(self, where: str) -> None:
+        require(
+            self.bits == 32 or 2 <= self.bits <= 16,
+            f"{where}.bits",
+            "in 2..16, or 32 for none",
+            self.bits,
+        )
+        if not self.is_momos:
+            for key in ("capacity", "num_motifs"):
+                require(
+                    getattr(self, key) is None,
+                    f"{where}.{key}",
+                    "left out where there is no block_size",
+                    getattr(self, key),
+                )
+            return
+        require(self.block_size >= 1, f"{where}.block_size", "1 or more", self.block_size)
+        given = (self.capacity is not None) + (self.num_motifs is not None)
+        require(
+            given == 1,
+            f"{where}",
+            "given either capacity or num_motifs beside block_size",
+            vars(self),
+        )
+        require(
+            self.capacity is None or 0 < self.capacity <= 1,
+            f"{where}.capacity",
+            "in (0, 1]",
+            self.capacity,
+        )
+        require(
+            self.num_motifs is None or self.num_motifs >= 1,
+            f"{where}.num_motifs",
+            "1 or more",
+            self.num_motifs,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid(Settings):
+    """The runs of Table 1: every model x method x seed."""
+
+    section: ClassVar[str] = "grid"
+    models: tuple[str, ...]  # may be empty: every run is imported (report.imported)
+    methods: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+    def check(self, where: str) -> None:
+        require(
+            len(set(self.models)) == len(self.models),
+            f"{where}.models",
+            "a list without repeats",
+            list(self.models),
+        )
+        for key in ("methods", "seeds"):
+            not_empty_and_distinct(getattr(self, key), f"{where}.{key}")
+        require(min(self.seeds) >= 0, f"{where}.seeds", "integers of 0 or more", list(self.seeds))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ablation(Settings):
+    """The runs of Figures 4 and B.2: every model x block size x capacity, MoMos in full precision."""
+
+    section: ClassVar[str] = "ablation"
+    models: tuple[str, ...]  # may be empty: no ablation
+    block_sizes: tuple[int, ...]
+    capacities: tuple[int | float, ...]  # as written: they name folders
+    seeds: tuple[int, ...]
+
+    def check(self, where: str) -> None:
+        for key in ("block_sizes", "capacities", "seeds"):
+            not_empty_and_distinct(getattr(self, key), f"{where}.{key}")
+        require(
+            min(self.block_sizes) >= 1,
+            f"{where}.block_sizes",
+            "integers of 1 or more",
+            list(self.block_sizes),
+        )
+        inside = all(0 < capacity <= 1 for capacity in self.capacities)
+        require(inside, f"{where}.capacities", "numbers in (0, 1]", list(self.capacities))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(Settings):
+    """What is measured on trained weights."""
+
+    section: ClassVar[str] = "evaluate"
+    checkpoint: Literal[
+        "last", "best"
+    ]  # the weights whose complexity is measured (the authors' code: last)
+    compressors: tuple[Literal["gzip", "bz2", "lzma", "zstd"], ...]
+    shuffle_seed: int  # of the shuffled-bits control
+
+    def check(self, where: str) -> None:
+        not_empty_and_distinct(self.compressors, f"{where}.compressors")
+        require(self.shuffle_seed >= 0, f"{where}.shuffle_seed", "0 or more", self.shuffle_seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pack(Settings):
+    """Runs as files: ordinary ones, and .momos files of each level."""
+
+    section: ClassVar[str] = "pack"
+    block_size: int  # where the method has none
+    seeds: tuple[
+        int, ...
+    ]  # of these, MoMos runs in full precision at lossy levels too; may be empty
+    compressors: tuple[Literal["gzip", "bz2", "lzma", "zstd"], ...]  # of the safetensors file
+    motif_bits: tuple[int, ...]  # motifs rounded to so many
+    min_usage: int  # motifs that fewer blocks use are pruned
+    refit_epochs: int  # in which the motifs alone are trained
+    refit_lr: float
+    combined_bits: int  # of motifs that are refitted and pruned before
+
+    def check(self, where: str) -> None:
+        for key in ("compressors", "motif_bits"):
+            not_empty_and_distinct(getattr(self, key), f"{where}.{key}")
+        for bits in (*self.motif_bits, self.combined_bits):
+            require(
+                2 <= bits <= 16,
+                f"{where}.{'motif_bits' if bits in self.motif_bits else 'combined_bits'}",
+                "in 2..16",
+                bits,
+            )
+        for key in ("block_size", "min_usage", "refit_epochs"):
+            require(getattr(self, key) >= 1, f"{where}.{key}", "1 or more", getattr(self, key))
+        require(self.refit_lr > 0, f"{where}.refit_lr", "positive", self.refit_lr)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Survey(Settings):
+    """Figure 2's models from elsewhere: trained ones, and as a control some that nobody trained."""
+
+    section: ClassVar[str] = "survey"
+    untrained: tuple[str, ...]  # timm architectures, of the control
+    source: Literal["none", "timm", "manifest", "folder"]  # of trained models
+    path: str | None  # of the manifest or folder, inside data/zoo
+    num_models: int | None  # drawn from the source; null: all of them
+    min_models: int  # the survey fails with fewer measured ones
+    max_parameters: int  # of a model; larger ones are not drawn
+    seed: int  # of the draw and of the shuffled-bits control
+    init_seeds: tuple[int, ...]  # initialisations, whose mean BDM trained weights are compared with
+    compressors: tuple[Literal["gzip", "bz2", "lzma", "zstd"], ...]
+    keep_weights: bool  # downloads stay in the hub's cache
+    num_workers: int  # models measured side by side, each in a process; 0: in the stage's own
+
+    def check(self, where: str) -> None:
+        elsewhere = self.source in ("manifest", "folder")
+        inside = (
+            self.path is not None
+            and Path(self.path).parts[:2] == ("data", "zoo")
+            and ".." not in Path(self.path).parts
+        )
+        require(inside if elsewhere else self.path is None, f"{where}.path", "a relative path inside data/zoo for a manifest or folder, "
+                 "null otherwise", self.path)  # fmt: skip
+        require(
+            self.num_models is None or self.num_models >= 0,
+            f"{where}.num_models",
+            "null (all), or 0 or more",
+            self.num_models,
+        )
+        most = 0 if self.source == "none" else self.num_models
+        require(0 <= self.min_models <= (self.min_models if most is None else most), f"{where}.min_models",
+                 f"in 0..{'any' if most is None else most} (the number drawn)", self.min_models)  # fmt: skip
+        require(
+            self.max_parameters >= 1, f"{where}.max_parameters", "1 or more", self.max_parameters
+        )
+        require(self.seed >= 0, f"{where}.seed", "0 or more", self.seed)
+        for key in ("init_seeds", "compressors"):
+            not_empty_and_distinct(getattr(self, key), f"{where}.{key}")
+        require(
+            min(self.init_seeds) >= 0,
+            f"{where}.init_seeds",
+            "integers of 0 or more",
+            list(self.init_seeds),
+        )
+        require(
+            len(set(self.untrained)) == len(self.untrained),
+            f"{where}.untrained",
+            "a list without repeats",
+            list(self.untrained),
+        )
+        require(self.num_workers >= 0, f"{where}.num_workers", "0 or more", self.num_workers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report(Settings):
+    """What Figure 1 shows: one tensor before training, trained, and trained with MoMos. And runs
+    that come from elsewhere.
+    """
+
+    section: ClassVar[str] = "report"
+    optional: ClassVar[frozenset[str]] = frozenset({"imported"})
+    picture_model: (
+        str  # of the grid, as picture_method is; where that has no models, there is no Figure 1
+    )
+    picture_method: str  # a MoMos method of the grid, shown beside baseline
+    picture_tensor: str  # a tensor's name in that model
+    picture_size: int  # rows and columns shown, at most
+    imported: (
+        tuple[str, ...] | None
+    )  # folders of data/imported whose runs stand beside the grids' own
+
+    def check(self, where: str) -> None:
+        require(self.picture_size >= 1, f"{where}.picture_size", "1 or more", self.picture_size)
+        for name in self.imported or ():
+            require(
+                Path(name).name == name and name not in (".", ".."),
+                f"{where}.imported",
+                "names of folders in data/imported",
+                name,
+            )

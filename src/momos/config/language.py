@@ -1,0 +1,291 @@
+"""Sections of the second paper: compressibility and the local learning coefficient (singular MDL)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from momos.config.settings import Settings, fits, not_empty_and_distinct, require
+
+
+def rising(values: tuple, where: str) -> None:
+    not_empty_and_distinct(values, where)
+    require(
+        min(values) > 0 and list(values) == sorted(values),
+        where,
+        "positive and rising",
+        list(values),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text(Settings):
+    """What language models are trained and measured on."""
+
+    section: ClassVar[str] = "text"
+    source: Literal["package", "files", "pile"]
+    # of an installed distribution, of a file or folder inside data/raw, or of a data set on the hub
+    name: str
+    sha256: str | None  # of all of it; null: any
+    num_documents: int | None  # the first so many; null: all
+    tokenizer: str  # bytes, or a tokenizer's name on the hub
+    context: int  # tokens per sequence
+    held_out_fraction: float  # of the tokens; no training or measure sees them, history.csv does
+    split_seed: int
+
+    def check(self, where: str) -> None:
+        require(
+            0 < self.held_out_fraction < 1,
+            f"{where}.held_out_fraction",
+            "in (0, 1)",
+            self.held_out_fraction,
+        )
+        require(
+            0 <= self.split_seed < 2**32, f"{where}.split_seed", "in 0..2^32-1", self.split_seed
+        )
+        require(self.context >= 1, f"{where}.context", "1 or more tokens", self.context)
+        limited = (
+            self.num_documents is None if self.source != "pile" else (self.num_documents or 0) >= 1
+        )
+        require(
+            limited,
+            f"{where}.num_documents",
+            "1 or more for pile, null for all of another source",
+            self.num_documents,
+        )
+        inside = self.source != "files" or (
+            Path(self.name).parts[:2] == ("data", "raw") and ".." not in Path(self.name).parts
+        )
+        require(
+            inside,
+            f"{where}.name",
+            "a relative path inside data/raw (copy or link the files there)",
+            self.name,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Language(Settings):
+    """How a language model is trained here."""
+
+    section: ClassVar[str] = "language"
+    batch_size: int  # sequences
+    warmup_steps: int
+    final_lr: float  # of the largest, at the last step
+    weight_decay: float
+    num_held_out: int  # sequences behind val_loss
+
+    def check(self, where: str) -> None:
+        for key in ("batch_size", "num_held_out"):
+            require(
+                getattr(self, key) >= 1, f"{where}.{key}", "1 or more sequences", getattr(self, key)
+            )
+        require(self.warmup_steps >= 0, f"{where}.warmup_steps", "0 or more", self.warmup_steps)
+        require(0 <= self.final_lr <= 1, f"{where}.final_lr", "in [0, 1]", self.final_lr)
+        require(self.weight_decay >= 0, f"{where}.weight_decay", "0 or more", self.weight_decay)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageModel(Settings):
+    """One entry of `language_models`: where its checkpoints come from."""
+
+    section: ClassVar[str] = "language_models"
+    optional: ClassVar[frozenset[str]] = frozenset({"name", "kwargs"})
+    source: Literal["local", "pythia"]
+    name: str | None  # pythia: on the hub
+    kwargs: dict | None  # local: to GPTNeoXConfig
+    lr: float  # of training, its largest; retraining after pruning takes a tenth
+    steps: tuple[int, ...]  # checkpoints
+    fold: bool  # layer norms into the linear layers after them
+    center: bool  # weights that write to the residual stream, and the unembedding
+
+    def check(self, where: str) -> None:
+        given, missing = ("name", "kwargs") if self.source == "pythia" else ("kwargs", "name")
+        require(
+            getattr(self, given) is not None, f"{where}.{given}", f"given for {self.source}", None
+        )
+        require(
+            getattr(self, missing) is None,
+            f"{where}.{missing}",
+            f"left out for {self.source}",
+            getattr(self, missing),
+        )
+        require(self.lr > 0, f"{where}.lr", "positive", self.lr)
+        rising(self.steps, f"{where}.steps")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slt(Settings):
+    """The singular-MDL study: which language models, and what is judged."""
+
+    section: ClassVar[str] = "slt"
+    models: tuple[str, ...]  # may be empty: no language models
+    seeds: tuple[int, ...]  # of training (local) and of the measures' draws
+    tuned_on: tuple[int, ...]  # seeds that settings were chosen on: never among `seeds`
+    schemes: tuple[
+        Literal[
+            "quantization",
+            "quantization_max",
+            "factorization",
+            "noise_absolute",
+            "noise_relative",
+            "pruning",
+        ],
+        ...,
+    ]
+    eps: tuple[float, ...]  # tolerances of the loss rise, in nats
+    main_eps: float  # the one that is judged
+    fit_steps: tuple[int, ...]  # first and last step of the linear fits
+
+    def check(self, where: str) -> None:
+        for key in ("seeds", "schemes"):
+            not_empty_and_distinct(getattr(self, key), f"{where}.{key}")
+        require(
+            not set(self.tuned_on) & set(self.seeds),
+            f"{where}.tuned_on",
+            "none of slt.seeds",
+            list(self.tuned_on),
+        )
+        rising(self.eps, f"{where}.eps")
+        require(
+            self.main_eps in self.eps,
+            f"{where}.main_eps",
+            f"one of slt.eps {list(self.eps)}",
+            self.main_eps,
+        )
+        require(
+            len(self.fit_steps) == 2,
+            f"{where}.fit_steps",
+            "two steps, the first and the last",
+            list(self.fit_steps),
+        )
+        rising(self.fit_steps, f"{where}.fit_steps")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compressibility(Settings):
+    """The grids on which critical points are looked for."""
+
+    section: ClassVar[str] = "compressibility"
+    num_sequences: int  # of the evaluation set
+    batch_size: int  # sequences evaluated together
+    max_n_q: int  # the weakest quantisation
+    per_octave: int  # coarse values of n_q for each halving of the number of intervals
+    fractions_per_octave: (
+        int  # of max|w|: candidates for theta by loss minimisation, down to min_fraction
+    )
+    min_fraction: float
+    rank_steps: int  # fractions of the singular values kept
+    sigmas: tuple[float, ...]  # of noise: weakest, strongest
+    sigmas_per_decade: int
+    num_noise_draws: int
+    retraining_steps: int  # after pruning
+    retraining_batch_size: int
+    num_coarse_heads: int
+    pruning_steps: (
+        int  # so many of the checkpoints, evenly spaced and the last one among them, are pruned
+    )
+
+    def check(self, where: str) -> None:
+        for key in vars(self).keys() - {"min_fraction", "sigmas", "max_n_q"}:
+            require(getattr(self, key) >= 1, f"{where}.{key}", "1 or more", getattr(self, key))
+        require(
+            self.max_n_q >= 3 and self.max_n_q % 2 == 1,
+            f"{where}.max_n_q",
+            "an odd number of 3 or more",
+            self.max_n_q,
+        )
+        require(0 < self.min_fraction <= 1, f"{where}.min_fraction", "in (0, 1]", self.min_fraction)
+        require(
+            len(self.sigmas) == 2,
+            f"{where}.sigmas",
+            "two, the weakest and the strongest",
+            list(self.sigmas),
+        )
+        rising(self.sigmas, f"{where}.sigmas")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling(Settings):
+    """What both sections of LLC settings have."""
+
+    nbeta: float
+    localization: float  # gamma
+    num_chains: int
+    num_burnin_steps: int
+    sampler: Literal["psgld", "sgld"]
+    baseline: Literal["paired", "first_batches"]  # first_batches: the paper's
+    num_init_batches: int  # of first_batches
+    max_loss_rise: float  # nats above the start at which a draw counts as diverged
+    batch_size: int
+    num_batches: int  # cycled
+    num_probes: int  # of tr(H)
+    num_probe_batches: int
+
+    def check(self, where: str) -> None:
+        for key in ("nbeta", "max_loss_rise"):
+            require(getattr(self, key) > 0, f"{where}.{key}", "positive", getattr(self, key))
+        require(self.localization >= 0, f"{where}.localization", "0 or more", self.localization)
+        require(
+            self.num_burnin_steps >= 0,
+            f"{where}.num_burnin_steps",
+            "0 or more",
+            self.num_burnin_steps,
+        )
+        for key in (
+            "num_chains",
+            "num_init_batches",
+            "batch_size",
+            "num_batches",
+            "num_probes",
+            "num_probe_batches",
+        ):
+            require(getattr(self, key) >= 1, f"{where}.{key}", "1 or more", getattr(self, key))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Llc(Sampling):
+    """The local learning coefficient of language models."""
+
+    section: ClassVar[str] = "llc"
+    lr: dict  # of the sampler, by model
+    num_draws: dict  # per chain, by model
+
+    def check(self, where: str) -> None:
+        super().check(where)
+        require(
+            self.lr.keys() == self.num_draws.keys(),
+            f"{where}.num_draws",
+            f"given for the models of {where}.lr",
+            self.num_draws,
+        )
+        for name, value in self.lr.items():
+            require(
+                fits(value, float) and value > 0, f"{where}.lr.{name}", "a positive number", value
+            )
+        for name, value in self.num_draws.items():
+            require(
+                fits(value, int) and value >= 1,
+                f"{where}.num_draws.{name}",
+                "an integer of 1 or more",
+                value,
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Complexity(Sampling):
+    """The same measures on image classifiers, at their last weights as deployed: those runs of the
+    main grid that are listed here.
+    """
+
+    section: ClassVar[str] = "complexity"
+    methods: tuple[str, ...]  # may be empty: none
+    seeds: tuple[int, ...]
+    num_images: int  # of the training set, on which critical n_q is looked for
+    lr: float  # of the sampler
+    num_draws: int
+
+    def check(self, where: str) -> None:
+        super().check(where)
+        require(self.lr > 0, f"{where}.lr", "positive", self.lr)
+        for key in ("num_images", "num_draws"):
+            require(getattr(self, key) >= 1, f"{where}.{key}", "1 or more", getattr(self, key))

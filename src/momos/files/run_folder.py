@@ -1,0 +1,99 @@
+"""The run folder: every file name in it, saved and loaded here (safetensors, CSV, JSON; no pickle).
+
+history.csv               a row per epoch
+initial.safetensors       the weights before training, after the epoch of the lowest validation loss, and after the last epoch
+best.safetensors
+last.safetensors
+motif_usage.safetensors   MoMos: how often each motif is used in `best` and `last`
+run.json                  everything needed to interpret the rest
+"""
+
+import csv
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from momos.files.atomic import load_tensors, read_checked, read_json, save_tensors, write_text
+
+HISTORY, RUN, USAGE = "history.csv", "run.json", "motif_usage.safetensors"
+WEIGHTS = ("initial", "best", "last")
+RUN_KEYS = (
+    "model",
+    "method",
+    "seed",
+    "grid",
+    "arch",
+    "arch_kwargs",
+    "num_classes",
+    "in_channels",
+    "image_size",
+    "num_weights",
+    "mean",
+    "std",
+    "bits",
+    "exclude",
+    "block_size",
+    "capacity",
+    "num_motifs",
+    "num_blocks",
+    "slicing",
+    "best_epoch",
+    "num_epochs",
+)  # what later stages read
+
+
+def save_weights(folder: Path, which: str, state: Mapping[str, Tensor]) -> None:
+    """A state dict as `which` (initial, best, last) of a run."""
+    save_tensors(folder / f"{which}.safetensors", state)
+
+
+def load_weights(folder: Path, which: str) -> dict[str, Tensor]:
+    """The state dict `which` (initial, best, last) of a run. Raises ValueError naming a missing or
+    damaged file.
+    """
+    if which not in WEIGHTS:
+        raise ValueError(f"weights must be one of {', '.join(WEIGHTS)}, got {which!r}")
+    return load_tensors(folder / f"{which}.safetensors")
+
+
+def save_history(folder: Path, columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    lines = [",".join(columns)]
+    lines += [
+        ",".join("" if row[column] is None else repr(row[column]) for column in columns)
+        for row in rows
+    ]
+    write_text(folder / HISTORY, "\n".join(lines) + "\n")
+
+
+def load_history(folder: Path) -> list[dict[str, float | None]]:
+    """One dict per epoch, an empty cell as None. Raises ValueError naming a missing or damaged
+    file.
+    """
+    path = folder / HISTORY
+
+    def parse() -> list[dict[str, float | None]]:
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file, strict=True))
+        return [
+            {key: float(value) if value else None for key, value in row.items()} for row in rows
+        ]
+
+    rows = read_checked(path, parse)
+    if not rows:
+        raise ValueError(f"{path}: expected a row per epoch, found none")
+    return rows
+
+
+def load_run(folder: Path) -> dict:
+    """run.json of a finished run. Raises ValueError naming a file that is missing, damaged or of a
+    run that did not finish.
+    """
+    about = read_json(folder / RUN)
+    missing = [key for key in RUN_KEYS if key not in about]
+    if missing:
+        raise ValueError(
+            f"{folder / RUN} lacks {', '.join(missing)}: expected what a finished training writes (run `dvc repro`)"
+        )
+    return about

@@ -1,0 +1,25 @@
+"""Images as a network's input: batches that are resized, normalised and on the device."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from momos.images.resize import normalize, resize
+
+
+class Batches(NamedTuple):
+    """How images become the network's input: resized, normalised, on the device, batch by batch."""
+
+    size: int  # images per batch
+    image_size: int  # pixels
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    device: torch.device
+
+    def to_input(
+        self, images: Tensor, layout: torch.memory_format = torch.contiguous_format
+    ) -> Tensor:
+        """(n, C, H, W) uint8 -> (n, C, image_size, image_size) float32 on the device"""
+        resized = resize(images.to(self.device), self.image_size)
+        return normalize(resized.contiguous(memory_format=layout), self.mean, self.std)

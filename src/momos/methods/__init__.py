@@ -1,0 +1,1 @@
+"""What is done to weights while a network trains: quantisation, mosaics of motifs."""

@@ -1,0 +1,159 @@
+"""The models of the paper by name, and any timm model by its own (method A9)."""
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+TIMM_NAMES = {
+    "tiny_vit": "tiny_vit_5m_224",
+    "mobilevit": "mobilevit_s",
+}  # which MobileViT was meant is assumed
+
+
+def build(
+    name: str,
+    num_classes: int,
+    *,
+    seed: int = 0,
+    in_channels: int = 3,
+    image_size: int = 32,
+    kwargs: Mapping[str, Any] | None = None,
+) -> nn.Module:
+    """A freshly initialised model on the CPU: its weights depend on the seed alone, the global RNG
+    state stays as it was.
+
+    name: mlp, resnet20, tiny_vit, mobilevit, or a timm architecture; kwargs go to its constructor.
+    Raises ValueError for an unknown name or kwargs that the architecture does not take.
+    """
+    kwargs = dict(kwargs or {})
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        try:
+            if name == "mlp":
+                return MLP(num_classes, in_features=in_channels * image_size**2, **kwargs)
+            if name == "resnet20":
+                return ResNet20(num_classes, in_channels=in_channels, **kwargs)
+            return _build_timm(
+                TIMM_NAMES.get(name, name), num_classes, in_channels, image_size, kwargs
+            )
+        except TypeError as error:
+            raise ValueError(
+                f"models.{name}.kwargs: {name} does not take {kwargs!r} ({error})"
+            ) from error
+
+
+def restore(about: Mapping[str, Any], state: Mapping[str, Tensor]) -> nn.Module:
+    """The model that a run's run.json (`about`) describes, with the weights `state`.
+
+    Raises ValueError naming the run if they do not fit.
+    """
+    shape = {key: about[key] for key in ("num_classes", "in_channels", "image_size")}
+    model = build(about["arch"], kwargs=about["arch_kwargs"], **shape)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(
+            f"weights do not fit {about['arch']} as run.json describes it: {error}"
+        ) from error
+    return model
+
+
+def _build_timm(
+    name: str, num_classes: int, in_channels: int, image_size: int, kwargs: dict
+) -> nn.Module:
+    import timm  # seconds to import: only where it is needed
+
+    if not timm.is_model(name):
+        names = ["mlp", "resnet20", *TIMM_NAMES, *timm.list_models()]
+        close = ", ".join(difflib.get_close_matches(name, names, n=3)) or "none is close"
+        raise ValueError(
+            f"models: unknown architecture {name!r}; expected mlp, resnet20, tiny_vit, mobilevit or a timm name ({close})"
+        )
+    fixed = (timm.models.get_pretrained_cfg(name) or timm.models.PretrainedCfg()).fixed_input_size
+    if fixed:  # positional tables are sized at construction
+        kwargs.setdefault("img_size", image_size)
+    return timm.create_model(
+        name, pretrained=False, num_classes=num_classes, in_chans=in_channels, **kwargs
+    )
+
+
+class MLP(nn.Module):
+    """Hidden layers of equal width with ReLU, on flattened images (the paper: five of 256; the
+    authors' code: four).
+    """
+
+    def __init__(
+        self, num_classes: int, *, in_features: int, hidden_layers: int = 5, width: int = 256
+    ):
+        super().__init__()
+        widths = [in_features, *[width] * hidden_layers]
+        self.hidden = nn.ModuleList(
+            nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False)
+        )
+        self.linear = nn.Linear(widths[-1], num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(n, channels, height, width) -> (n, num_classes)"""
+        x = images.flatten(1)
+        for layer in self.hidden:
+            x = F.relu(layer(x), inplace=True)
+        return self.linear(x)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions around a shortcut without parameters: stride, then zero channels (He et
+    al. 2016, option A).
+    """
+
+    def __init__(self, in_channels: int, channels: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.stride, self.added = stride, channels - in_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x
+        if self.added:
+            shortcut = F.pad(
+                x[:, :, :: self.stride, :: self.stride],
+                (0, 0, 0, 0, self.added // 2, self.added - self.added // 2),
+            )
+        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        return F.relu(self.bn2(self.conv2(x)).add_(shortcut), inplace=True)
+
+
+class ResNet20(nn.Module):
+    """The CIFAR ResNet of He et al. (2016), Sec. 4.2: 269,722 parameters at 3 channels and 10
+    classes.
+    """
+
+    def __init__(self, num_classes: int, *, in_channels: int = 3):
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        widths, blocks = [16, 16, 32, 64], []
+        for stage in range(3):
+            for block in range(3):
+                first = block == 0
+                stride = 2 if first and stage > 0 else 1
+                blocks.append(
+                    BasicBlock(
+                        widths[stage] if first else widths[stage + 1], widths[stage + 1], stride
+                    )
+                )
+        self.blocks = nn.Sequential(*blocks)
+        self.linear = nn.Linear(64, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.kaiming_normal_(module.weight)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(n, in_channels, height, width) -> (n, num_classes)"""
+        x = F.relu(self.bn1(self.conv1(images)), inplace=True)
+        return self.linear(self.blocks(x).mean((2, 3)))

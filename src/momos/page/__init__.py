@@ -1,0 +1,1 @@
+"""index.html, the report in one file."""

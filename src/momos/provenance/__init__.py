@@ -1,0 +1,1 @@
+"""Where and with what a report was made."""

@@ -1,0 +1,195 @@
+"""Beyond Figure 2: the survey by family, size and training recipe, and which measure of complexity
+agrees with which.
+
+Frames in, frames out. `survey` is that of `results.Results`: a row per model with source, family,
+group, tags, num_weights, the BDM columns of `complexity.measure` and each compressor's ratio.
+"""
+
+import re
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from momos.report.shared import tables
+from momos.report.shared.results import CONTROL, OWN_SOURCE
+
+SIZES = (0, 1e6, 5e6, 25e6, 1e8, np.inf)
+SIZE_NAMES = ("below 1 M", "1 M to 5 M", "5 M to 25 M", "25 M to 100 M", "above 100 M")
+SMALLEST_GROUP = 3  # models; smaller families and recipes are pooled
+NUM_RESAMPLES = 2000
+# Words of timm's tags that name training data: in1k, in21k, laion2b, lvd142m ..
+DATA = re.compile(
+    r"in\d+k|inat\d+|webli|laion\w*|openai|metaclip\w*|datacomp\w*|dfn\w*|lvd\d+m|yfcc\w*|jft|ig1b|merged2b|m38m|cc12m"
+)
+VALUES = {
+    "ratio_1d": "bdm_1d_ratio",
+    "ratio_2d": "bdm_2d_ratio",
+    "shuffled_1d": "against_shuffled_1d",
+    "shuffled_2d": "against_shuffled_2d",
+}
+
+
+def groups(survey: pd.DataFrame, *, seed: int) -> pd.DataFrame:
+    """A row per source and group of its models: num_models; medians of the BDM ratios and of BDM
+    against the shuffled control, each with a 95 % interval (<name>_low, <name>_high; percentile
+    bootstrap, seeded); the share of models below 1 in 1-D with Wilson's interval.
+
+    Own runs by model and method; models from elsewhere by family, size, training recipe and the
+    data of that.
+    """
+    against = {
+        f"against_shuffled_{n}d": survey[f"bdm_{n}d"] / survey[f"bdm_{n}d_shuffled"] for n in (1, 2)
+    }
+    rows = []
+    for source, models in survey.assign(**against).groupby("source", sort=False):
+        for by, names in _groupings(source, models):
+            parts = models.groupby(names.to_numpy(), sort=True)
+            rows += [
+                {"source": source, "by": by, "group": name} | _summary(part, seed)
+                for name, part in parts
+            ]
+    return pd.DataFrame(rows)
+
+
+def _groupings(source: str, models: pd.DataFrame) -> Iterator[tuple[str, pd.Series]]:
+    """What the models are grouped by -> each one's group."""
+    yield "all", pd.Series("all", index=models.index)
+    if source == OWN_SOURCE:
+        yield "model", models.title
+        yield "method", models.group
+    elif source != CONTROL:
+        yield "family", _pooled(models.family)
+        yield "size", size_class(models.num_weights)
+        yield "recipe", _pooled(models.tags.map(recipe))
+        yield "data", _pooled(models.tags.map(data))
+
+
+def size_class(num_weights: pd.Series) -> pd.Series:
+    return pd.cut(num_weights, SIZES, labels=SIZE_NAMES, right=False).astype(str)
+
+
+def recipe(tag: str) -> str:
+    """Of timm's tag, what stands before the data: a1_in1k -> a1, augreg_in21k_ft_in1k -> augreg;
+    the tag itself without any.
+    """
+    words = _words(tag)
+    first = next((place for place, word in enumerate(words) if DATA.fullmatch(word)), len(words))
+    return "_".join(words[:first]) or "none named"
+
+
+def data(tag: str) -> str:
+    """Of timm's tag, the data in order: augreg_in21k_ft_in1k -> in21k, in1k."""
+    return ", ".join(word for word in _words(tag) if DATA.fullmatch(word)) or "none named"
+
+
+def _words(tag: str) -> list[str]:
+    return tag.split("_") if isinstance(tag, str) else []
+
+
+def _pooled(names: pd.Series) -> pd.Series:
+    """Small groups as one."""
+    return names.where(names.map(names.value_counts()) >= SMALLEST_GROUP, "others")
+
+
+def _summary(models: pd.DataFrame, seed: int) -> dict[str, float]:
+    below = int((models.bdm_1d_ratio < 1).sum())
+    low, high = stats.binomtest(below, len(models)).proportion_ci(method="wilson")
+    found = {
+        "num_models": len(models),
+        "share_below": below / len(models),
+        "share_below_low": low,
+        "share_below_high": high,
+    }
+    for name, column in VALUES.items():
+        values = models[column].to_numpy(float)
+        low, high = median_interval(values, seed)
+        found |= {name: float(np.median(values)), f"{name}_low": low, f"{name}_high": high}
+    return found
+
+
+def median_interval(values: np.ndarray, seed: int) -> tuple[float, float]:
+    """95 % percentile bootstrap interval of the median; NaN for fewer than two values."""
+    if len(values) < 2:
+        return float("nan"), float("nan")
+    draws = np.random.default_rng(seed).integers(len(values), size=(NUM_RESAMPLES, len(values)))
+    low, high = np.percentile(np.median(values[draws], axis=1), (2.5, 97.5))
+    return float(low), float(high)
+
+
+def agreement(survey: pd.DataFrame) -> pd.DataFrame:
+    """Spearman's rank correlation of every two measures over the models of a source, larger meaning
+    more complex in each.
+
+    A row per source and measure, a column per measure: BDM ratios, and compressed / raw bytes of
+    signs and of float32 weights.
+    """
+    parts = []
+    for source, models in survey.groupby("source", sort=False):
+        measures = proxies(models)
+        matrix = measures.corr(method="spearman", min_periods=SMALLEST_GROUP)
+        parts.append(
+            matrix.rename_axis("measure")
+            .reset_index()
+            .assign(source=source, num_models=len(models))
+        )
+    frame = pd.concat(parts, ignore_index=True)
+    return frame[
+        [
+            "source",
+            "num_models",
+            "measure",
+            *(name for name in frame.columns if name not in ("source", "num_models", "measure")),
+        ]
+    ]
+
+
+def proxies(survey: pd.DataFrame) -> pd.DataFrame:
+    """The measures by readers' names; a compressor that was not run is left out."""
+    found = {"BDM 1-D": survey.bdm_1d_ratio, "BDM 2-D": survey.bdm_2d_ratio}
+    names = [name.removesuffix("_binary") for name in survey.columns if name.endswith("_binary")]
+    found |= {f"{name}, signs": 1 / survey[f"{name}_binary"] for name in names}
+    return pd.DataFrame(found | {f"{name}, weights": 1 / survey[name] for name in names})
+
+
+def groups_table(groups: pd.DataFrame) -> pd.DataFrame:
+    """For readers."""
+
+    def interval(name: str, digits: int = 3) -> list[str]:
+        ends = zip(groups[name], groups[f"{name}_low"], groups[f"{name}_high"], strict=True)
+        return [_interval(*numbers, digits) for numbers in ends]
+
+    return pd.DataFrame({
+        "Source": groups.source,
+        "By": groups.by,
+        "Group": groups.group,
+        "Models": groups.num_models,
+        "1-D ratio": interval("ratio_1d"),
+        "2-D ratio": interval("ratio_2d"),
+        "Share below 1": interval("share_below", 2),
+        "1-D / shuffled": interval("shuffled_1d"),
+        "2-D / shuffled": interval("shuffled_2d"),
+    })  # fmt: skip
+
+
+def _interval(value: float, low: float, high: float, digits: int) -> str:
+    ends = (
+        "" if np.isnan(low) else f" ({tables.number(low, digits)} to {tables.number(high, digits)})"
+    )
+    return tables.number(value, digits) + ends
+
+
+def agreement_table(agreement: pd.DataFrame) -> pd.DataFrame:
+    """For readers."""
+    first = {
+        "Source": agreement.source,
+        "Models": agreement.num_models,
+        "Measure": agreement.measure,
+    }
+    measures = [
+        name for name in agreement.columns if name not in ("source", "num_models", "measure")
+    ]
+    return pd.DataFrame(
+        first | {name: [tables.number(value, 2) for value in agreement[name]] for name in measures}
+    )

@@ -1,0 +1,1 @@
+"""What both papers' reports share."""

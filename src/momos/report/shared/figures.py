@@ -1,0 +1,253 @@
+"""Figures made of the panels in `plots`: which rows go where, the style of all of them, and files
+that are the same bytes each time.
+"""
+
+import contextlib
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import BoundaryNorm, LogNorm, Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
+
+from momos.report.shared import plots, results
+
+FORMATS = ("png", "svg", "pdf")
+STYLE = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib
+    "font.size": 11,
+    "axes.titlesize": 11,
+    "axes.labelsize": 11,
+    "xtick.labelsize": 10,
+    "ytick.labelsize": 10,
+    "legend.fontsize": 10,
+    "legend.frameon": False,
+    "axes.grid": True,
+    "grid.color": "0.88",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "figure.constrained_layout.use": True,
+    "savefig.dpi": 160,
+    "pdf.fonttype": 42,
+    "svg.hashsalt": "momos",
+}
+# No date, and no program that names its version.
+METADATA = {
+    "png": {"Software": None},
+    "svg": {"Date": None, "Creator": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
+
+
+@contextlib.contextmanager
+def style() -> Iterator[None]:
+    """matplotlib's own defaults and STYLE, whatever the reader's matplotlibrc says; everything is
+    as before afterwards.
+    """
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(STYLE)
+        yield
+
+
+def save(figure: Figure, folder: Path, name: str) -> None:
+    """folder/name.png, .svg and .pdf."""
+    folder.mkdir(parents=True, exist_ok=True)
+    figure.draw_without_rendering()  # lays it out, once for all formats
+    with matplotlib.rc_context(
+        {"figure.constrained_layout.use": False}
+    ):  # else savefig puts it back at its end
+        figure.set_layout_engine(None)  # where there is one, even "none", every format draws twice
+        for kind in FORMATS:
+            figure.savefig(folder / f"{name}.{kind}", metadata=METADATA[kind])
+
+
+def weights(tensors: dict[str, pd.DataFrame], counts: dict[str, pd.DataFrame] | None) -> Figure:
+    """Figure 1. A column per entry of tensors, by title: values, signs, and how often each block of
+    the tensor is repeated.
+
+    counts: as tensors, the number of times that each weight's block occurs; None leaves that row
+    out.
+    """
+    limit = (
+        float(
+            np.quantile(
+                np.abs(np.concatenate([part.to_numpy().ravel() for part in tensors.values()])), 0.99
+            )
+        )
+        or 1.0
+    )
+    figure = Figure(figsize=(9, 8.3 if counts else 5.6))
+    figure.get_layout_engine().set(h_pad=0.02, hspace=0.02)
+    axes = figure.subplots(3 if counts else 2, len(tensors), squeeze=False)
+    for column, (title, part) in enumerate(tensors.items()):
+        plots.values(part, axes[0, column], limit=limit).set_title(title)
+        plots.signs(part, axes[1, column])
+    _colorbar(figure, axes[0], Normalize(-limit, limit), "values", "Weight")
+    bar = _colorbar(
+        figure, axes[1], BoundaryNorm([0, 0.5, 1], 256), "signs", "Sign (what BDM sees)"
+    )
+    bar.set_ticks([0.25, 0.75], labels=["≤ 0", "> 0"])
+    if counts:
+        most = max(2, max(int(part.to_numpy().max()) for part in counts.values()))
+        for column, part in enumerate(counts.values()):
+            plots.reuse(part, axes[2, column], limit=most)
+        bar = _colorbar(figure, axes[2], LogNorm(1, most), "reuse", "Times its block occurs")
+        bar.ax.yaxis.set_major_formatter(LogFormatter())
+    return figure
+
+
+def _colorbar(figure: Figure, axes, norm: Normalize, name: str, label: str):
+    return figure.colorbar(
+        ScalarMappable(norm, plots.MAPS[name]), ax=list(axes), label=label, shrink=0.9, pad=0.02
+    )
+
+
+def survey(rows: pd.DataFrame) -> Figure:
+    """Figure 2. rows: num_weights, bdm_1d_ratio, group, title, source. Own runs by model; models
+    from elsewhere against their size.
+    """
+    own = rows.source == results.OWN_SOURCE
+    panels = [
+        (draw, part)
+        for draw, part in (
+            (plots.ratio_by_model, rows[own]),
+            (plots.ratio_against_size, rows[~own]),
+        )
+        if len(part)
+    ]
+    figure = Figure(figsize=(7.5 if len(panels) == 1 else 12, 5.4))
+    axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for ax, (draw, part) in zip(axes, panels, strict=True):
+        draw(_few_groups(part), ax)
+        ax.set_title(_share_below(part.bdm_1d_ratio[part.source != results.CONTROL]))
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=3, columnspacing=1)
+    axes[-1].set(ylabel=axes[-1].get_ylabel() if len(panels) == 1 else "")
+    return figure
+
+
+def _share_below(ratios: pd.Series) -> str:
+    if ratios.empty:
+        return "models that nobody trained"
+    below = int((ratios < 1).sum())
+    return f"{below} of {len(ratios)} trained models below 1 ({100 * below / len(ratios):.0f} %)"
+
+
+def _few_groups(rows: pd.DataFrame) -> pd.DataFrame:
+    """Families by their source, where there are more than markers."""
+    return rows if rows.group.nunique() <= len(plots.MARKERS) else rows.assign(group=rows.source)
+
+
+def distortion(curves: pd.DataFrame, *, columns: int) -> Figure:
+    """Figures 3 and B.1. curves: label (a panel each), epoch, relative_distortion, val_loss, means
+    over seeds.
+    """
+    labels = list(dict.fromkeys(curves.label))
+    rows = math.ceil(len(labels) / columns)
+    figure = Figure(figsize=(0.8 + 3.1 * columns, 0.5 + 2.4 * rows))
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for place, (ax, name) in enumerate(zip(axes, labels, strict=False)):
+        plots.distortion_and_loss(curves[curves.label == name], ax).set_title(name)
+        below, beside = (
+            place + columns < len(labels),
+            place % columns < columns - 1 and place + 1 < len(labels),
+        )
+        _only_outer_labels(
+            ax, figure.axes[-1], left=place % columns == 0, right=not beside, bottom=not below
+        )
+    for ax in axes[len(labels) :]:
+        ax.set_axis_off()
+    lines = [line for ax in figure.axes for line in ax.get_lines()]
+    shown = list({line.get_label(): line for line in lines}.values())
+    figure.legend(handles=shown, loc="outside upper center", ncols=2)
+    return figure
+
+
+def _only_outer_labels(ax: Axes, twin: Axes, *, left: bool, right: bool, bottom: bool) -> None:
+    ax.set(xlabel=ax.get_xlabel() if bottom else "", ylabel=ax.get_ylabel() if left else "")
+    twin.set_ylabel(twin.get_ylabel() if right else "")
+
+
+def capacity(points: pd.DataFrame, baseline: float | None, title: str) -> Figure:
+    """Figures 4 and B.2, one model."""
+    figure = Figure(figsize=(7.5, 4.4))
+    ax = plots.accuracy_against_capacity(points, figure.subplots(), baseline=baseline)
+    ax.set_title(title)
+    ax.legend(title="Block size", loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return figure
+
+
+def compression(measured: pd.DataFrame, published: pd.DataFrame) -> Figure:
+    """Accuracy against RAC, a column per model; below, hollow, the published points with an axis of
+    their own (other data).
+    """
+    titles = list(dict.fromkeys(measured.title))
+    order = list(dict.fromkeys([*measured.series, *published.series]))
+    rows = 2 if len(published) else 1
+    figure = Figure(figsize=(1.2 + 3.2 * len(titles), 0.7 + 2.9 * rows))
+    axes = figure.subplots(rows, len(titles), squeeze=False)
+    for row, (frame, kind) in enumerate(((measured, "measured"), (published, "published"))[:rows]):
+        for ax, title in zip(axes[row], titles, strict=True):
+            points = frame[frame.title == title]
+            if points.empty:
+                ax.set_axis_off()
+                continue
+            plots.accuracy_against_rac(points, ax, order=order, hollow=kind == "published")
+            ax.set(title=f"{title}, {kind}", xlabel=ax.get_xlabel() if row == rows - 1 else "")
+    _one_legend(figure, axes.ravel(), columns=min(len(order), 5))
+    return figure
+
+
+def sizes(points: pd.DataFrame, *, hollow: str) -> Figure:
+    """Accuracy against bytes on disk, a column per model. points: title, series, kilobytes,
+    accuracy, accuracy_std; hollow: a series.
+    """
+    titles, order = (
+        list(dict.fromkeys(points.title)),
+        sorted(dict.fromkeys(points.series), key=lambda name: name == hollow),
+    )
+    figure = Figure(figsize=(1.2 + 3.2 * len(titles), 3.9))
+    axes = figure.subplots(1, len(titles), squeeze=False)[0]
+    for ax, title in zip(axes, titles, strict=True):
+        plots.accuracy_against_bytes(
+            points[points.title == title], ax, order=order, hollow=hollow
+        ).set_title(title)
+    axes[0].set_ylabel("Test accuracy (%)")
+    _one_legend(figure, axes, columns=min(len(order), 6))
+    return figure
+
+
+def training(curves: pd.DataFrame) -> Figure:
+    """Validation loss and accuracy along training, a column per model. curves: title, label, epoch,
+    val_loss, val_accuracy (%).
+    """
+    titles = list(dict.fromkeys(curves.title))
+    figure = Figure(figsize=(1.2 + 3.2 * len(titles), 6.6))
+    axes = figure.subplots(2, len(titles), squeeze=False, sharex="col")
+    for row, (column, name) in enumerate(
+        (("val_loss", "Validation loss (nats)"), ("val_accuracy", "Validation accuracy (%)"))
+    ):
+        for ax, title in zip(axes[row], titles, strict=True):
+            plots.training(curves[curves.title == title], ax, column=column)
+            ax.set(
+                title=title if row == 0 else "",
+                xlabel="Epoch" if row else "",
+                yscale="linear" if row else "log",
+            )
+        axes[row, 0].set_ylabel(name)
+    _one_legend(figure, axes[0], columns=4)
+    return figure
+
+
+def _one_legend(figure: Figure, axes, columns: int) -> None:
+    found: dict = {}
+    for ax in axes:
+        handles, names = ax.get_legend_handles_labels()
+        found = dict(zip(names, handles, strict=True)) | found
+    figure.legend(found.values(), found.keys(), loc="outside upper center", ncols=columns)

@@ -1,0 +1,249 @@
+"""The papers' figures, one panel each: a DataFrame drawn on an Axes, which is returned. No reading,
+computing or saving.
+
+Every series has its own marker and line style besides its colour, so that all of it can be told
+apart in greyscale.
+"""
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+# Colour-blind safe, and of falling lightness in this order where two follow each other.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#8C510A", "#444444", "#E69F00")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
+LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (7, 2)), (0, (1, 1)), (0, (3, 1, 1, 1)))
+DASHES = (
+    "",
+    (5, 2),
+    (6, 2, 1, 2),
+    (1, 1),
+    (5, 1, 1, 1, 1, 1),
+    (7, 2),
+    (2, 1),
+    (3, 1, 1, 1),
+)  # the same in seaborn's words
+REFERENCE = {"color": "black", "linewidth": 1.2, "linestyle": (0, (6, 3))}
+MAPS = {
+    "values": "cividis",
+    "signs": "gray",
+    "reuse": "magma_r",
+}  # lightness rises or falls along each: they survive greyscale
+
+
+def values(matrix: pd.DataFrame, ax: Axes, *, limit: float) -> Axes:
+    """Weights as a picture, dark negative and bright positive; the scale ends at -limit and limit."""
+    return _picture(matrix, ax, MAPS["values"], -limit, limit)
+
+
+def signs(matrix: pd.DataFrame, ax: Axes) -> Axes:
+    """What BDM sees: white where weight > 0, black elsewhere."""
+    return _picture(matrix > 0, ax, MAPS["signs"], 0, 1)
+
+
+def reuse(counts: pd.DataFrame, ax: Axes, *, limit: float) -> Axes:
+    """How often each weight's block occurs, as log10: bright where it is unique, darker the more it
+    is repeated.
+    """
+    return _picture(np.log10(counts), ax, MAPS["reuse"], 0, np.log10(limit))
+
+
+def _picture(matrix: pd.DataFrame, ax: Axes, colours: str, low: float, high: float) -> Axes:
+    ax.imshow(
+        matrix.to_numpy(float),
+        cmap=colours,
+        vmin=low,
+        vmax=high,
+        interpolation="nearest",
+        aspect="equal",
+    )
+    ax.set(xticks=[], yticks=[])
+    return ax
+
+
+def ratio_against_size(survey: pd.DataFrame, ax: Axes) -> Axes:
+    """Figure 2. survey: num_weights, bdm_1d_ratio, group. A line at 1: below it, training made the
+    weights simpler.
+    """
+    for index, (name, rows) in enumerate(survey.groupby("group", sort=False)):
+        ax.plot(rows.num_weights, rows.bdm_1d_ratio, label=name, **_points(index))
+    ax.set(xscale="log", xlabel="Number of weights")
+    return _ratio_axis(ax)
+
+
+def ratio_by_model(survey: pd.DataFrame, ax: Axes) -> Axes:
+    """Figure 2 for many runs of a few models, in order of size; groups side by side. survey: as
+    above, and title (the model).
+    """
+    models = survey.drop_duplicates("title").sort_values("num_weights")
+    places = {title: place for place, title in enumerate(models.title)}
+    groups = list(dict.fromkeys(survey.group))
+    for index, name in enumerate(groups):
+        rows = survey[survey.group == name]
+        shift = 0.7 * ((index + 0.5) / len(groups) - 0.5)
+        ax.plot(rows.title.map(places) + shift, rows.bdm_1d_ratio, label=name, **_points(index))
+    ax.set_xticks(
+        range(len(models)), [f"{row.title}\n{row.num_weights:,}" for row in models.itertuples()]
+    )
+    ax.set(xlabel="Model and its number of weights", xlim=(-0.5, len(models) - 0.5))
+    return _ratio_axis(ax)
+
+
+def _ratio_axis(ax: Axes) -> Axes:
+    ax.axhline(1, label="no change", **REFERENCE)
+    ax.set_ylabel("BDM trained / BDM initial (1-D)")
+    return ax
+
+
+def distortion_and_loss(curve: pd.DataFrame, ax: Axes) -> Axes:
+    """Figure 3. curve: epoch, relative_distortion, val_loss. Distortion on the left axis,
+    validation loss on the right one.
+    """
+    other = ax.twinx()
+    (left,) = ax.plot(
+        curve.epoch, curve.relative_distortion, label="Distortion (left)", **_line(0, len(curve))
+    )
+    (right,) = other.plot(
+        curve.epoch, curve.val_loss, label="Validation loss (right)", **_line(1, len(curve))
+    )
+    ax.set(xlabel="Epoch", ylabel=r"$\|w-\hat{w}\|\,/\,\|w\|$")
+    other.set_ylabel("Cross-entropy (nats)")
+    other.grid(False)
+    for axis, line in ((ax, left), (other, right)):
+        axis.set_ylim(bottom=0)
+        axis.tick_params(axis="y", colors=line.get_color())
+        axis.yaxis.label.set_color(line.get_color())
+        axis.yaxis.set_major_locator(MaxNLocator(4))
+    ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    return ax
+
+
+def accuracy_against_capacity(points: pd.DataFrame, ax: Axes, *, baseline: float | None) -> Axes:
+    """Figure 4. points: capacity in (0, 1], accuracy in percent, block_size; a line per block size,
+    baseline as a level.
+    """
+    sizes = [f"s = {int(size)}" for size in sorted(points.block_size.unique())]
+    shown = points.assign(
+        series=[f"s = {int(size)}" for size in points.block_size], percent=100 * points.capacity
+    )
+    sns.lineplot(shown, x="percent", y="accuracy", ax=ax, **_series(sizes))
+    if baseline is not None:
+        ax.axhline(baseline, label="Baseline", **REFERENCE)
+    ax.set(xscale="log", xlabel="Capacity (% of blocks)", ylabel="Validation accuracy (%)")
+    ax.set_xticks(sorted({100 * value for value in points.capacity}))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    return ax
+
+
+def accuracy_against_rac(points: pd.DataFrame, ax: Axes, *, order: list[str], hollow: bool) -> Axes:
+    """points: rac, accuracy and accuracy_std in percent, and series: one marker and line each, the
+    same wherever `order` is.
+    """
+    for name, rows in points.groupby("series", sort=False):
+        style = _line(order.index(name), 1) | ({"markerfacecolor": "white"} if hollow else {})
+        ax.errorbar(
+            rows.rac,
+            rows.accuracy,
+            yerr=rows.accuracy_std.fillna(0),
+            label=name,
+            capsize=2.5,
+            elinewidth=1,
+            **style,
+        )
+    ax.set(xscale="log", xlabel="RAC (times)", ylabel="Test accuracy (%)")
+    ax.set_xticks([1, 2, 4, 8, 16])
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    return ax
+
+
+def accuracy_against_bytes(
+    points: pd.DataFrame, ax: Axes, *, order: list[str], hollow: str
+) -> Axes:
+    """points: kilobytes, accuracy and accuracy_std in percent, and series: one marker and line
+    each, the same wherever `order` is.
+    """
+    for name, rows in points.sort_values("kilobytes", kind="stable").groupby("series", sort=False):
+        style = _line(order.index(name), 1) | (
+            {"markerfacecolor": "white"} if name == hollow else {}
+        )
+        ax.errorbar(
+            rows.kilobytes,
+            rows.accuracy,
+            yerr=rows.accuracy_std.fillna(0),
+            label=name,
+            capsize=2.5,
+            elinewidth=1,
+            **style,
+        )
+    ax.set(xscale="log", xlabel="File (kB)")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    return ax
+
+
+def training(curves: pd.DataFrame, ax: Axes, *, column: str) -> Axes:
+    """curves: epoch, label (one line each) and `column`, which is drawn."""
+    labels = list(dict.fromkeys(curves.label))
+    every = max(1, curves.epoch.nunique() // 8)
+    sns.lineplot(
+        curves.rename(columns={"label": "series"}),
+        x="epoch",
+        y=column,
+        ax=ax,
+        markevery=every,
+        **_series(labels),
+    )
+    ax.get_legend().remove()  # panels share one
+    ax.set(xlabel="Epoch", ylabel="")
+    ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    return ax
+
+
+def _series(names: list[str]) -> dict:
+    """seaborn's words for a line per entry of the column `series`, each with its own colour, marker
+    and dashes.
+    """
+    order = {
+        "hue": "series",
+        "style": "series",
+        "hue_order": names,
+        "style_order": names,
+        "errorbar": None,
+        "estimator": None,
+    }
+    look = {
+        "palette": list(COLOURS[: len(names)]),
+        "markers": list(MARKERS[: len(names)]),
+        "dashes": list(DASHES[: len(names)]),
+    }
+    return order | look | {"linewidth": 1.5, "markersize": 5, "markeredgewidth": 0}
+
+
+def _points(index: int) -> dict:
+    colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
+    filled = colour if index % 2 == 0 else "white"  # a second cue beside the shape
+    return {
+        "linestyle": "none",
+        "marker": marker,
+        "color": colour,
+        "markerfacecolor": filled,
+        "markersize": 5.5,
+        "alpha": 0.9,
+    }
+
+
+def _line(index: int, num_points: int) -> dict:
+    """Line style of series number index, with some eight markers along it however many points it
+    has.
+    """
+    style = {
+        "color": COLOURS[index % len(COLOURS)],
+        "linestyle": LINES[index % len(LINES)],
+        "marker": MARKERS[index % len(MARKERS)],
+    }
+    return style | {"linewidth": 1.5, "markersize": 4.5, "markevery": max(1, num_points // 8)}

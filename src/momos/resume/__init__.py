@@ -1,0 +1,1 @@
+"""Where interrupted work goes on."""

@@ -1,0 +1,325 @@
+"""Where an interrupted training goes on: its last two checkpoints, kept beside the outputs, removed
+when it is done.
+
+A checkpoint is one safetensors file, written whole or not at all and on the disk before an older
+one goes. It holds the state of model, optimiser and generators, what else is needed as JSON, and a
+checksum over all of it. Its folder is named after the run and after a hash of all that the run
+depends on (momos.resume.scratch), so that one of other settings, other code or other libraries is
+never taken.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+
+from momos.files import atomic
+from momos.resume import scratch
+
+KEPT = 2  # checkpoints: the one before the last is there if the last is damaged
+CHECKSUM, VALUES = "checksum", "values"  # tensors of a checkpoint, uint8
+
+
+class Saved(NamedTuple):
+    """What a checkpoint holds; tensors on the CPU."""
+
+    position: int  # epochs or steps that are done
+    values: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors named `prefix/...`, without the prefix."""
+        return {
+            name.removeprefix(f"{prefix}/"): tensor
+            for name, tensor in self.tensors.items()
+            if name.startswith(f"{prefix}/")
+        }
+
+
+class Checkpoints:
+    """`with Checkpoints("train/digits/mlp/qat8/0", settings, seconds=60) as checkpoints:`, then
+    `load`, and `save` whenever it is `due`.
+
+    depends, inputs: settings and files that the training depends on. seconds: how far apart
+    checkpoints may be.
+    """
+
+    def __init__(
+        self, name: str, depends: Mapping[str, Any], *inputs: Path, seconds: float
+    ) -> None:
+        self.root = scratch.ROOT / name
+        self.folder = self.root / scratch.key(depends, *inputs)
+        self.seconds = seconds
+        self.earlier = {
+            "seconds": 0.0,
+            "cpu_seconds": 0.0,
+        }  # of the attempts before this one, up to the checkpoint
+
+    def __enter__(self) -> Self:
+        self.start, self.cpu_start = time.perf_counter(), time.process_time()
+        self.saved_at = self.asked_at = self.start
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            shutil.rmtree(self.root, ignore_errors=True)
+
+    def load(self) -> Saved | None:
+        """The newest checkpoint that is whole, or None. One that is damaged is told of on stderr
+        and removed.
+        """
+        for rest in self.folder.glob(".*.tmp"):  # of a training that was killed while it wrote
+            rest.unlink()
+        for path in reversed(self._paths()):
+            try:
+                saved = _read(path)
+            except ValueError as error:
+                print(
+                    f"warning: {error} (training goes on from the checkpoint before it)",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                path.unlink()
+                continue
+            self.earlier = saved.values["spent"]
+            return saved
+        return None
+
+    def due(self) -> bool:
+        """Whether a checkpoint is to be written now: the next occasion, as far away as the last,
+        would be too late.
+        """
+        now = time.perf_counter()
+        due = (now - self.saved_at) + (now - self.asked_at) >= self.seconds
+        self.asked_at = now
+        return due
+
+    def save(
+        self,
+        position: int,
+        values: Mapping[str, Any],
+        tensors: Mapping[str, Tensor],
+        files: Iterable[Path] = (),
+    ) -> None:
+        """position: rises from one checkpoint to the next. values: as JSON. files: in the same
+        folder, finished, to be found unchanged.
+
+        Raises OSError naming the file that can't be written, for instance on a full disk; the
+        checkpoints before it stay.
+        """
+        spent = {
+            "seconds": time.perf_counter() - self.start,
+            "cpu_seconds": time.process_time() - self.cpu_start,
+        }
+        values = {
+            **values,
+            "spent": self.with_earlier(spent),
+            "files": {path.name: _sha256(path) for path in files},
+        }
+        content = {
+            **tensors,
+            VALUES: torch.frombuffer(bytearray(json.dumps(values).encode()), dtype=torch.uint8),
+        }
+        atomic.save_tensors(
+            self.folder / f"{position:09d}.safetensors", content | {CHECKSUM: _checksum(content)}
+        )
+        _sync(self.folder)
+        for path in self._paths()[:-KEPT]:
+            path.unlink()
+        self.saved_at = time.perf_counter()
+
+    def with_earlier(self, cost: Mapping[str, Any]) -> dict[str, Any]:
+        """A cost of this attempt, and what the attempts before it had spent when they wrote the
+        checkpoint it went on from.
+        """
+        return {
+            **cost,
+            **{name: round(cost[name] + seconds, 3) for name, seconds in self.earlier.items()},
+        }
+
+    def share(self, cost: Mapping[str, Any]) -> dict[str, Any]:
+        """What of the cost is this stage's: all of it."""
+        return self.with_earlier(cost)
+
+    def _paths(self) -> list[Path]:
+        """Oldest first."""
+        return sorted(self.folder.glob("[0-9]*.safetensors"))
+
+
+class Shared(Checkpoints):
+    """Checkpoints of one training that several stages need, each for its own part: `member` of
+    `members`.
+
+    One stage at a time: the next one waits, and finds what this one has finished. They go when
+    every member has taken its part.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        depends: Mapping[str, Any],
+        *inputs: Path,
+        seconds: float,
+        member: str | int,
+        members: Collection[str | int],
+    ) -> None:
+        super().__init__(name, depends, *inputs, seconds=seconds)
+        self.member, self.members = member, members
+
+    def __enter__(self) -> Self:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.lock = (self.root / "lock").open("w")
+        try:
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(
+                f"{self.root}: waiting for the stage that trains these together",
+                file=sys.stderr,
+                flush=True,
+            )
+            fcntl.flock(self.lock, fcntl.LOCK_EX)
+        return super().__enter__()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with self.lock:
+            if kind is None:
+                self._taken(self.member).touch()
+                if all(self._taken(each).exists() for each in self.members):
+                    super().__exit__(kind, error, trace)
+
+    def share(self, cost: Mapping[str, Any]) -> dict[str, Any]:
+        """Each member's equal part of the seconds, and the memory of all, as the stage that
+        finished the training has found them.
+        """
+        path = self.folder / "cost.json"
+        if not path.is_file():
+            atomic.write_json(path, self.with_earlier(cost))
+        whole = atomic.read_json(path)
+        return whole | {name: round(whole[name] / len(self.members), 3) for name in self.earlier}
+
+    def _taken(self, member: str | int) -> Path:
+        return self.folder / f"{member}.taken"
+
+
+def _read(path: Path) -> Saved:
+    """Raises ValueError naming the file that is damaged."""
+    tensors = {name: tensor.clone() for name, tensor in atomic.load_tensors(path).items()}
+    checksum = tensors.pop(CHECKSUM, None)
+    if checksum is None or not torch.equal(checksum, _checksum(tensors)):
+        raise ValueError(f"{path} is damaged: its checksum is not that of its content")
+    values = json.loads(tensors.pop(VALUES).numpy().tobytes())
+    for name, expected in values["files"].items():
+        if not (path.parent / name).is_file() or _sha256(path.parent / name) != expected:
+            raise ValueError(f"{path} can't be used: {path.parent / name} is missing or changed")
+    return Saved(int(path.stem), values, tensors)
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> Tensor:
+    """(32,) uint8: sha256 over names, types, shapes and bytes."""
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        total.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return torch.frombuffer(bytearray(total.digest()), dtype=torch.uint8)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _sync(folder: Path) -> None:
+    """What was renamed in the folder survives a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+# --- the state of a training
+
+
+def training_state(
+    model: nn.Module, optimizer: torch.optim.Optimizer, generators: Mapping[str, torch.Generator]
+) -> dict[str, Tensor]:
+    """Weights and buffers, the optimiser's moments, the generators, and torch's global generators,
+    on the CPU.
+    """
+    found = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
+    for number, state in optimizer.state_dict()["state"].items():
+        found |= {f"optimizer/{number}/{name}": tensor for name, tensor in state.items()}
+    found |= {f"generator/{name}": generator.get_state() for name, generator in generators.items()}
+    found |= {f"global/{device}": state for device, state in _global_states(model).items()}
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in found.items()}
+
+
+def restore_training_(
+    saved: Saved,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    generators: Mapping[str, torch.Generator],
+    *,
+    lr: float,
+) -> None:
+    """What `training_state` gave into model, optimiser and generators, in place. lr: of the
+    optimiser, as it was then.
+    """
+    model.load_state_dict(saved.part("model"))
+    groups = optimizer.state_dict()["param_groups"]
+    for group in groups:
+        group["lr"] = torch.full_like(group["lr"], lr) if torch.is_tensor(group["lr"]) else lr
+    optimizer.load_state_dict(
+        {"state": _moments(saved.part("optimizer"), optimizer), "param_groups": groups}
+    )
+    for name, generator in generators.items():
+        generator.set_state(saved.part("generator")[name])
+    torch.set_rng_state(saved.part("global")["cpu"])
+    if "cuda" in saved.part("global"):
+        torch.cuda.set_rng_state(saved.part("global")["cuda"], next(model.parameters()).device)
+
+
+def _moments(
+    tensors: Mapping[str, Tensor], optimizer: torch.optim.Optimizer
+) -> dict[int, dict[str, Tensor]]:
+    """number/name -> tensor as optimisers load them; in memory as its weight lies there, for fused
+    kernels take that for granted.
+    """
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    found: dict[int, dict[str, Tensor]] = {}
+    for path, tensor in tensors.items():
+        number, _, name = path.partition("/")
+        weight = weights[int(number)]
+        laid_out = (
+            torch.empty_like(weight, dtype=tensor.dtype, device="cpu").copy_(tensor)
+            if tensor.shape == weight.shape
+            else tensor
+        )
+        found.setdefault(int(number), {})[name] = laid_out.detach()
+    return found
+
+
+def _global_states(model: nn.Module) -> dict[str, Tensor]:
+    device = next(model.parameters()).device
+    states = {"cpu": torch.get_rng_state()}
+    return states | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})

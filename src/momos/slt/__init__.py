@@ -1,0 +1,1 @@
+"""Singular MDL: compressibility and the local learning coefficient."""

@@ -1,0 +1,1 @@
+"""The local learning coefficient and the trace of the Hessian."""

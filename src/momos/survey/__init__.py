@@ -1,0 +1,1 @@
+"""Networks from elsewhere (Figure 2)."""

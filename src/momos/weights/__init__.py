@@ -1,0 +1,1 @@
+"""Weights as blocks and as files."""

@@ -1,0 +1,144 @@
+"""A copy of the working tree as a repository of its own, with a profile that runs in seconds."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parents[1]
+MICRO = {
+    "profile": "micro",
+    "train": {"epochs": 2, "batch_size": 256},
+    "models": {"mlp": {"kwargs": {"hidden_layers": 2, "width": 16}}},
+    "grid": {"models": ["mlp"], "methods": ["baseline", "qat4", "momos_s4_c10"], "seeds": [0, 1]},
+    "ablation": {"models": ["mlp"], "block_sizes": [8], "capacities": [0.5], "seeds": [0]},
+    "survey": {"untrained": ["test_resnet"], "init_seeds": [0]},
+    "pack": {"seeds": [1]},  # not that of the README's tour: its lossy levels take minutes
+    "report": {"picture_method": "momos_s4_c10", "picture_size": 16},
+    "tracking": {
+        "enabled": False
+    },  # `make track` is what is tried here; imports of MLflow in every training would take minutes
+    "language": {"batch_size": 4, "warmup_steps": 2, "num_held_out": 4},
+    "language_models": {
+        "neox": {
+            "kwargs": {
+                "hidden_size": 16,
+                "num_hidden_layers": 3,
+                "num_attention_heads": 2,
+                "intermediate_size": 32,
+            },
+            "steps": [2, 4, 6, 8],
+        }
+    },
+    "slt": {"seeds": [1], "schemes": ["quantization_max", "pruning"], "fit_steps": [2, 8]},
+    "compressibility": {
+        "num_sequences": 4,
+        "max_n_q": 9,
+        "retraining_steps": 2,
+        "num_coarse_heads": 2,
+        "pruning_steps": 1,
+    },
+    "llc": {
+        "num_chains": 2,
+        "num_burnin_steps": 1,
+        "batch_size": 2,
+        "num_batches": 4,
+        "num_probes": 2,
+        "num_probe_batches": 1,
+    }
+    | {"num_draws": {"neox": 4}},
+    "complexity": {
+        "num_images": 64,
+        "num_burnin_steps": 1,
+        "num_draws": 4,
+        "num_probes": 1,
+        "num_probe_batches": 1,
+    },
+}
+
+
+def merge(base: dict, changes: dict) -> dict:
+    return base | {
+        key: merge(base[key], value) if isinstance(value, dict) else value
+        for key, value in changes.items()
+    }
+
+
+class Clone:
+    """A copy of the working tree as a repository of its own."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        names = subprocess.run(
+            ["git", "ls-files", "-co", "--exclude-standard", "-z"],
+            cwd=ROOT,
+            capture_output=True,
+            check=True,
+            text=True,
+        )
+        for name in filter(None, names.stdout.split("\0")):
+            if (
+                (ROOT / name).is_file()
+                and not name.startswith(("reports/", "tests/"))
+                and name != "dvc.lock"
+            ):
+                (path / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, path / name)
+        params = merge(yaml.safe_load((ROOT / "profiles" / "digits.yaml").read_text()), MICRO)
+        self.write_params(params)
+        bin_dir = Path(sys.executable).parent
+        self.env = os.environ | {
+            "PATH": f"{bin_dir}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(path / "src"),
+            "MLFLOW_TRACKING_URI": f"sqlite:///{path}/mlflow.db",
+            "DVC_NO_ANALYTICS": "1",
+        }
+        self.run("git", "init", "-q")
+        self.run("git", "-c", "core.autocrlf=false", "add", "-A")
+        self.run(
+            "git",
+            "-c",
+            "user.name=test",
+            "-c",
+            "user.email=test@example.org",
+            "commit",
+            "-qm",
+            "micro",
+        )
+
+    def run(self, *command: str, check: bool = True) -> str:
+        done = subprocess.run(
+            command,
+            cwd=self.path,
+            env=self.env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert done.returncode == 0 or not check, done.stdout
+        return done.stdout
+
+    def write_params(self, params: dict) -> None:
+        (self.path / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+
+    def params(self) -> dict:
+        return yaml.safe_load((self.path / "params.yaml").read_text())
+
+    def stale(self) -> set[str]:
+        """Stages that `dvc repro` would run."""
+        return set(re.findall(r"Running stage '([^']+)'", self.run("dvc", "repro", "--dry")))
+
+    def hashes(self) -> dict[str, str]:
+        """md5 of every output in dvc.lock but costs, provenance, and the page that shows them."""
+        apart = ("cost", "provenance", "index.html")
+        stages = yaml.safe_load((self.path / "dvc.lock").read_text())["stages"].values()
+        outs = [out for stage in stages for out in stage.get("outs", [])]
+        return {
+            out["path"]: out["md5"]
+            for out in outs
+            if not any(name in out["path"] for name in apart)
+        }

@@ -1,0 +1,339 @@
+"""index.html: in one file, its numbers those of results.json, nothing of its inputs taken for
+markup; and the parts that it is made of.
+"""
+
+import json
+import re
+
+import pandas as pd
+import pytest
+import yaml
+from bs4 import BeautifulSoup
+from pages import build, render
+from synthetic import ROOT, TREE_METHODS, TREE_MODELS
+
+from momos.page import charts, dag
+from momos.page import render as page
+from momos.provenance import collect as provenance
+
+HOSTILE = '</script><script>alert(1)</script><b class="x">&\'{{ 7 * 7 }}'
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory):
+    return build(tmp_path_factory.mktemp("page"))
+
+
+@pytest.fixture(scope="module")
+def soup(reports):
+    return BeautifulSoup((reports / "index.html").read_text(), "html.parser")
+
+
+@pytest.fixture(scope="module")
+def results(reports):
+    return json.loads((reports / "results.json").read_text())
+
+
+def count_of(results, name):
+    """counts/claims/SUPPORTED -> results["counts"]["claims"]["SUPPORTED"]"""
+    for key in name.split("/"):
+        results = results[key]
+    return results
+
+
+def test_every_number_of_a_table_is_in_the_results(soup, results):
+    marked = soup.find_all(attrs={"data-id": True})
+    assert len(marked) > 1000
+    cells = {cell["id"]: cell for cell in results["cells"]}
+    for element in marked:
+        if element["data-id"].startswith("counts/"):
+            assert int(element.text) == count_of(results, element["data-id"])
+            continue
+        cell = cells[element["data-id"]]
+        value = cell[element["data-field"]]
+        assert element["title"] == f"{cell['source']} (stage {cell['stage']})"
+        ends = value if isinstance(value, list) else [value]
+        texts = element.text.replace("−", "-").replace(",", "").split(" to ")
+        for text, end in zip(texts, ends, strict=True):
+            digits = len(text.partition(".")[2])
+            assert float(text) == pytest.approx(end, abs=0.5001 * 10**-digits), element
+    assert {element.get("data-field") for element in marked} >= {
+        "value",
+        "interval",
+        "num_seeds",
+        "published",
+        "difference",
+        "tolerance",
+    }
+
+
+def test_no_number_in_a_results_table_has_another_source(soup):
+    cells = soup.select("td.num")
+    strays = [
+        cell
+        for cell in cells
+        if not cell.get("data-id") and cell.text != page.EMPTY and not cell.find_parent(id="costs")
+    ]
+    assert len(cells) > 1000 and strays == []
+    other = [
+        cell
+        for cell in soup.select("td:not(.num)")
+        if re.fullmatch(r"[-−+]?[\d.,]+( ± .*)?", cell.text.strip())
+    ]
+    assert [cell for cell in other if not cell.find_parent(id="provenance")] == []
+
+
+def test_the_prose_counts_what_the_results_count(soup, results):
+    counted = results["counts"]["claims"]
+    assert [int(strong.text) for strong in soup.select(".lede strong")] == [
+        counted[name] for name in counted
+    ]
+    assert str(sum(counted.values())) in soup.select_one(".lede").text
+    assert (
+        "2 seeds." in soup.select_one("header").text
+        and "Imported" not in soup.select_one("header").text
+    )
+
+
+def test_both_tables_have_every_published_cell_and_every_method_here(soup):
+    titles = [heading.text for heading in soup.select("#tables ~ h3")]
+    assert titles[:3] == [
+        "Table 1: MLP",
+        "Table 1: ResNet20",
+        "Table 1: Tiny-ViT (not run in this profile)",
+    ]
+    statuses = [cell["class"][-1] for cell in soup.select("table.paper td.status")]
+    assert len(statuses) == 3 * 48 and {"pass", "fail", "not-run", "not-comparable"} == set(
+        statuses
+    )
+    assert (
+        len(soup.select("table.paper")[0].select("tbody tr")) == 12 + 1
+    )  # the paper's, and both methods together
+    text = {
+        "pass": "PASS",
+        "fail": "FAIL",
+        "not-run": "NOT RUN",
+        "not-comparable": "NOT COMPARABLE",
+    }
+    for cell in soup.select("table.paper td.status"):
+        assert (
+            cell.text.strip().endswith(text[cell["class"][-1]]) and cell.text.strip()[0] in "✓✗○≠"
+        ), "never colour alone"
+
+
+def test_nothing_is_loaded_from_elsewhere(soup, reports):
+    for element in soup.find_all(True):
+        for name in ("src", "srcset", "poster", "action", "data"):
+            assert not element.get(name) or element[name].startswith("data:"), element.name
+    for link in soup.find_all("link"):
+        assert link["href"] == "data:,"
+    style = "".join(element.text for element in soup.find_all("style"))
+    assert "url(" not in style and "@import" not in style
+    assert (reports / "index.html").stat().st_size < 4e6
+
+
+def test_links_lead_somewhere(soup, reports):
+    ids = [element["id"] for element in soup.find_all(id=True)]
+    assert len(ids) == len(set(ids))
+    targets = {link["href"] for link in soup.find_all("a")}
+    for target in targets:
+        assert target[1:] in ids if target.startswith("#") else (reports / target).is_file(), target
+    assert {
+        "results.json",
+        "tables/table1.tex",
+        "tables/table1.md",
+        "figures/figure1.pdf",
+    } <= targets
+
+
+def test_tables_and_pictures_say_what_they_are(soup):
+    assert all(table.caption and table.caption.text.strip() for table in soup.find_all("table"))
+    assert all(head.get("scope") in ("col", "row", "colgroup") for head in soup.find_all("th"))
+    assert all(image.get("alt") for image in soup.find_all("img")) and soup.html["lang"] == "en"
+    levels = [int(heading.name[1]) for heading in soup.find_all(re.compile("^h[1-6]$"))]
+    assert (
+        levels[0] == 1
+        and levels.count(1) == 1
+        and all(below <= above + 1 for above, below in zip(levels, levels[1:], strict=False))
+    )
+
+
+def test_every_static_figure_and_its_caption_is_there(soup, reports):
+    captions = json.loads((reports / "figures" / "captions.json").read_text())
+    assert {figure["id"] for figure in soup.find_all("figure")} == {
+        f"fig-{name}" for name in captions
+    }
+    charted = {element["data-chart"] for element in soup.select("[data-chart]")}
+    assert charted == {"accuracy_rac", "training", "figure2", "figure4"}
+
+
+def test_cost_by_stage_and_model_and_gpu_hours_apart(soup):
+    rows = [
+        [cell.text for cell in row.find_all(["th", "td"])] for row in soup.select("#costs tbody tr")
+    ]
+    runs = len(TREE_METHODS) * 2
+    assert rows[0] == ["train", "MLP", str(runs), "0.14", "36.0", "0.00", "1.00", "–"]
+    assert rows[1] == ["train", "ResNet20", str(runs), "0.14", "36.0", "0.14", "1.00", "2.00"]
+    assert rows[-1][:3] == ["all", "all", str(runs * len(TREE_MODELS) + 9)]
+
+
+def test_the_same_inputs_give_the_same_page(reports):
+    before = (reports / "index.html").read_bytes()
+    assert render(reports).read_bytes() == before
+
+
+def test_hostile_text_stays_text(tmp_path):
+    reports = build(tmp_path)
+    path = reports / "results.json"
+    results = json.loads(path.read_text())
+    results["names"]["models"]["mlp"] = results["names"]["methods"]["qat4"]["label"] = HOSTILE
+    results["claims"][0] |= {"note": HOSTILE, "measured": HOSTILE}
+    results["imported"] = [{"text": HOSTILE}]
+    results["cells"][-1]["num_seeds"] = 99  # of the second paper's, say
+    next(cell for cell in results["cells"] if cell.get("status"))["reason"] = HOSTILE
+    path.write_text(json.dumps(results))
+    captions = reports / "figures" / "captions.json"
+    captions.write_text(json.dumps(json.loads(captions.read_text()) | {"figure1": HOSTILE}))
+    (reports / "slt" / "figures").mkdir(parents=True)
+    for kind in ("svg", "png"):
+        (reports / "slt" / "figures" / f"llc.{kind}").write_bytes(
+            (reports / "figures" / f"figure1.{kind}").read_bytes()
+        )
+    (reports / "slt" / "figures" / "captions.json").write_text(
+        json.dumps({"llc": f"LLC along training. {HOSTILE}"})
+    )
+    soup = BeautifulSoup(render(reports).read_text(), "html.parser")
+    assert not soup.select("b.x") and not [
+        script for script in soup.find_all("script") if script.text.strip() == "alert(1)"
+    ]
+    assert len(soup.find_all("script")) == 4 + 1
+    header = soup.select_one("header").text
+    assert f"Imported, not run here: {HOSTILE}" in header and "2 seeds." in header
+    shown = soup.select_one("#claim-M1").text
+    assert "{{ 7 * 7 }}" in shown and '<b class="x">' in shown
+    spec = json.loads(soup.select_one('[data-chart="accuracy_rac"] + script').text)
+    assert HOSTILE in json.dumps(spec, ensure_ascii=False).replace('\\"', '"')
+    assert soup.select_one("section[aria-labelledby=singular] img")["alt"].startswith(
+        "LLC along training."
+    )
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "results.json",
+        "provenance.json",
+        "cost/cost.csv",
+        "tables/training.csv",
+        "figures/figure1.png",
+    ],
+)
+def test_a_missing_part_is_named(reports, name):
+    whole = (reports / name).read_bytes()
+    (reports / name).unlink()
+    try:
+        with pytest.raises(ValueError, match=f"{re.escape(name)} is missing"):
+            render(reports)
+    finally:
+        (reports / name).write_bytes(whole)
+
+
+@pytest.mark.parametrize(("value", "digits", "signed", "text"), [
+    (1.005, 1, False, "1.0"), (-2.5, 2, False, "−2.50"), (-0.0001, 2, True, "0.00"), (3.0, 1, True, "+3.0"),
+    (12345.6, 1, False, "12,345.6"), ([-1.0, 2.0], 1, False, "−1.0 to 2.0"), (None, 2, False, "–"),
+])  # fmt: skip
+def test_numbers_as_readers_see_them(value, digits, signed, text):
+    assert page.shown({"value": value}, "value", digits, signed) == text
+    assert page.shown(None, "value", 2) == page.EMPTY
+
+
+def luminance(colour: str) -> float:
+    parts = [int(colour[index : index + 2], 16) / 255 for index in (1, 3, 5)]
+    linear = [
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+    ]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("colour", charts.COLOURS)
+@pytest.mark.parametrize("ground", ["#fdfdfb", "#14171b"])
+def test_a_series_is_seen_on_light_and_dark(colour, ground):
+    high, low = sorted((luminance(colour), luminance(ground)), reverse=True)
+    assert (high + 0.05) / (low + 0.05) >= 3  # WCAG 1.4.11
+
+
+def test_a_large_zoo_is_drawn_against_the_number_of_weights():
+    pairs = pd.DataFrame(
+        {
+            "name": list("abcdef"),
+            "title": list("abcdef"),
+            "group": "timm",
+            "num_weights": range(1, 7),
+            "bdm_1d_ratio": 0.9,
+        }
+    )
+    many, few = charts.ratio_against_size(pairs), charts.ratio_against_size(pairs.head(3))
+    x = [
+        next(layer["encoding"]["x"]["field"] for layer in spec["layer"] if "x" in layer["encoding"])
+        for spec in (many, few)
+    ]
+    assert x == ["num_weights", "title"]
+
+
+def test_the_picture_has_each_stage_once_and_every_edge_goes_down():
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    waits = dag.edges(stages)
+    picture = dag.layout(waits)
+    places = {box.name: box for box in picture.boxes}
+    assert set(places) == set(stages) and len(picture.boxes) == len(stages)
+    assert all(
+        places[other].y < places[name].y for name, others in waits.items() for other in others
+    )
+    assert len({(box.x, box.y) for box in picture.boxes}) == len(stages)
+    assert "prepare" in waits["train"] and waits["page"] == ["cost", "provenance"], (
+        "through provenance it waits for the report"
+    )
+
+
+def test_only_direct_edges_are_drawn():
+    stages = {"a": {"outs": ["x"]}, "b": {"deps": ["x"], "outs": ["y/${item.m}"]},
+              "c": {"deps": ["x", "y"], "outs": [{"z": {"cache": False}}]}, "d": {"deps": ["z/file"]}}  # fmt: skip
+    assert dag.edges(stages) == {"a": [], "b": ["a"], "c": ["b"], "d": ["c"]}
+
+
+def test_provenance(tmp_path, monkeypatch):
+    found = provenance.collect({"b": 1, "a": [2]}, ["numpy", "no-such-package"])
+    assert found["params_sha256"] == provenance.collect({"a": [2], "b": 1}, [])["params_sha256"]
+    assert found["packages"]["numpy"][0].isdigit() and found["packages"]["no-such-package"] is None
+    assert (
+        found["memory_bytes"] > 2**28
+        and found["cpu"]
+        and "torch" in provenance.pinned(ROOT / "requirements.txt")
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert provenance.git() is None
+    for command in (
+        ["init", "-q"],
+        [
+            "-c",
+            "user.name=t",
+            "-c",
+            "user.email=t@example.org",
+            "commit",
+            "-q",
+            "--allow-empty",
+            "-m",
+            "t",
+        ],
+    ):
+        provenance._git(*command)
+    assert (
+        re.fullmatch("[0-9a-f]{40}", provenance.git()["commit"])
+        and provenance.git()["dirty"] is False
+    )
+    (tmp_path / "params.yaml").write_text("a: 1\n")
+    assert provenance.git()["dirty"] is True
+    (tmp_path / "requirements.txt").write_text("# nothing\n")
+    with pytest.raises(ValueError, match="name==version"):
+        provenance.pinned(tmp_path / "requirements.txt")

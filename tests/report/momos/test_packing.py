@@ -1,0 +1,94 @@
+"""Bytes on disk as the report shows them, against rows written down by hand."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from synthetic import described
+
+from momos.report.momos import packing as sizes
+from momos.report.shared import tables
+
+
+def packing() -> pd.DataFrame:
+    """Two seeds of two methods; compressors and lossy levels of seed 0 alone."""
+    common = {
+        "model": "mlp",
+        "num_weights": 1000,
+        "bits": 32,
+        "bound_bytes": 2000.0,
+        "stored_bytes": np.nan,
+    }
+    rows = []
+    for method, size in (("baseline", np.nan), ("momos_s4_c10", 4)):
+        for seed in (0, 1):
+            run = common | {
+                "method": method,
+                "seed": seed,
+                "block_size": size,
+                "capacity": 0.1 if size == 4 else np.nan,
+            }
+            codings = {"safetensors": 4200, "fixed": 2100, "entropy": 1500 + 500 * seed} | (
+                {"zstd": 3000} if seed == 0 else {}
+            )
+            codings |= {"motifs4": 900, "combined": 800} if seed == 0 and size == 4 else {}
+            rows += [run | {"coding": name, "file_bytes": n, "test_accuracy": 0.5 + 0.1 * seed - 0.2 * (name == "motifs4")}
+                     | ({"stored_bytes": n - 100} if name in ("fixed", "entropy") else {}) for name, n in codings.items()]  # fmt: skip
+    return described(pd.DataFrame(rows))
+
+
+def test_rac_on_disk_is_of_the_weights_alone():
+    keys = (
+        ("momos_s4_c10", 0, "deployed"),
+        ("momos_s4_c10", 1, "deployed"),
+        ("momos_s4_c10", 0, "latent"),
+    )
+    rows = [
+        {"model": "mlp", "method": method, "seed": seed, "weights": view}
+        for method, seed, view in keys
+    ]
+    found = sizes.with_measured_rac(pd.DataFrame(rows), packing()).rac_measured
+    assert found[:2].tolist() == pytest.approx([4000 / 1400, 4000 / 1900]) and np.isnan(found[2])
+
+
+def test_tables_have_means_over_the_seeds_that_were_packed_so():
+    rows = sizes.lossless_table(packing())
+    assert list(rows.columns) == [
+        "Model",
+        "Method",
+        "safetensors",
+        "zstd",
+        "Bound (Eq. 8)",
+        ".momos, fixed",
+        ".momos, entropy",
+    ]
+    assert rows.iloc[1].tolist() == ["MLP", "MoMos s=4, C=10 %", "4.2", "3.0", "2.0", "2.1", "1.8"]
+    shown = sizes.lossy_table(packing())
+    assert shown.to_numpy().tolist() == [
+        ["MLP", "MoMos s=4, C=10 %", "1.5 (50.00)", "0.9 (30.00)", "0.8 (50.00)"]
+    ]
+    assert list(shown.columns)[2:] == [".momos, entropy", "Motifs at 4 bits", "All three"]
+    assert "0.9 (30.00)" in tables.markdown(shown)
+    assert sizes.lossy_table(packing()[packing().method == "baseline"]) is None
+
+
+def test_the_figure_has_entropy_coded_files_and_the_last_lossy_level():
+    points = sizes.points(packing())
+    assert points.series.tolist() == ["Baseline", "MoMos s=4", sizes.LOSSY_SERIES]
+    assert points.kilobytes.tolist() == [
+        1.75,
+        1.75,
+        0.8,
+    ] and points.accuracy.tolist() == pytest.approx([55, 55, 50])
+
+
+def test_numbers_name_their_seeds():
+    found = {
+        (method, name): (values, seeds)
+        for _, method, name, _, values, seeds in sizes.measures(packing())
+    }
+    assert found["momos_s4_c10", "motifs4_accuracy"] == ([pytest.approx(30)], [0])
+    assert found["baseline", "zstd_bytes"] == ([3000], [0]) and found[
+        "baseline", "entropy_bytes"
+    ] == ([1500, 2000], [0, 1])
+    assert found["momos_s4_c10", "rac_measured"][0] == pytest.approx([4000 / 1400, 4000 / 1900])
+    assert ("baseline", "entropy_accuracy") not in found

@@ -1,0 +1,429 @@
+"""Fits against scipy and the textbook; every claim of the second paper on results built so that its
+verdict is known.
+"""
+
+import json
+import math
+import re
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from scipy import stats
+
+from momos import config
+from momos.report.momos import cells as numbers
+from momos.report.shared import claims, published
+from momos.report.shared.results import singular_numbers
+from momos.report.slt import claims as singular
+from momos.report.slt import figures as singular_figures
+from momos.slt.schemes import CRITICAL
+
+ROOT = Path(__file__).parents[3]
+WANTED = [
+    claim for claim in published.read_claims(ROOT / "data" / "paper") if claim["id"].startswith("S")
+]
+STEPS = [100, 200, 300, 400, 600, 800, 1000, 1500]
+PARAMS = yaml.safe_load((ROOT / "profiles" / "digits.yaml").read_text())
+
+
+def settings(**changes) -> config.Slt:
+    return config.Slt.from_mapping(
+        PARAMS["slt"] | {"fit_steps": [200, 1500], "models": ["neox"]} | changes, "slt"
+    )
+
+
+def knee_curve(eps: float, num: int = 30) -> pd.DataFrame:
+    """rise = exp(-k ln n_q + b) bends most where it is 1 / (k sqrt 2): k puts that at eps."""
+    k = 1 / (eps * math.sqrt(2))
+    strengths = np.geomspace(3, 300, num)
+    return pd.DataFrame(
+        {
+            "strength": strengths,
+            "cost": np.log2(strengths),
+            "rise": np.exp(k * (np.log(20) - np.log(strengths)) + math.log(eps)),
+        }
+    )
+
+
+def results(*, noise: float = 0.0, knee: float = 0.1, **changes) -> singular.Results:
+    """All claims hold: n_q is linear in the LLC, which rises. noise: of critical values; a scheme's
+    values: a function of the LLC.
+    """
+    here = settings(**{name: value for name, value in changes.items() if name in PARAMS["slt"]})
+    laws = {
+        "quantization": lambda llc: 3 + 0.5 * llc,
+        "quantization_max": lambda llc: 20 + 0.01 * llc**2,
+        "factorization": lambda llc: 0.5 + 0.001 * llc,
+        "noise_absolute": lambda llc: 0.1 + 0.01 * np.sin(llc),
+        "noise_relative": lambda llc: 1 / llc,
+        "pruning": lambda llc: 0.5 + 0 * llc,
+    } | {name: law for name, law in changes.items() if name in CRITICAL}
+    llc, critical, curve = [], [], []
+    for seed in here.seeds:
+        values = np.sqrt(STEPS) * (1 + 0.1 * seed)
+        if changes.get("llc") == "falls":
+            values = values[::-1]
+        draws = np.random.default_rng(seed)
+        trace = draws.uniform(1, 2, len(STEPS))
+        common = {"model": "neox", "seed": seed, "step": STEPS}
+        llc.append(
+            pd.DataFrame(
+                common
+                | {
+                    "llc_mean": values,
+                    "llc_std": 1.0,
+                    "hessian_trace": trace,
+                    "loss_rise": 0.1,
+                    "init_loss": 2.0,
+                    "flags": np.nan,
+                }
+            )
+        )
+        for scheme in here.schemes:
+            for eps in here.eps:
+                found = (
+                    laws[scheme](values)
+                    * (0.1 / eps) ** 0.3
+                    * (1 + noise * draws.normal(size=len(STEPS)))
+                )
+                critical.append(
+                    pd.DataFrame(
+                        common | {"scheme": scheme, "eps": eps, "value": found, "status": "found"}
+                    )
+                )
+            for step in STEPS:
+                curve.append(
+                    knee_curve(knee).assign(model="neox", seed=seed, step=step, scheme=scheme)
+                )
+    frames = (pd.concat(parts, ignore_index=True) for parts in (llc, critical, curve))
+    return singular.Results(*frames, pd.DataFrame(), here)
+
+
+def verdict(name: str, found: singular.Results) -> claims.Judgement:
+    (row,) = singular.judge(WANTED, found).query("id == @name").itertuples()
+    return claims.Judgement(row.verdict, row.measured, row.note)
+
+
+# --- fits
+
+
+def test_a_fit_equals_scipys():
+    draws = np.random.default_rng(0)
+    x = draws.uniform(0, 10, 12)
+    y = 3 - 2 * x + draws.normal(size=12)
+    found, expected = singular.fit(x, y), stats.linregress(x, y)
+    assert (found.slope, found.intercept, found.r2) == pytest.approx(
+        (expected.slope, expected.intercept, expected.rvalue**2)
+    )
+    places = np.array([-1.0, 5.0, 20.0])
+    line, half = found.band(places)
+    design = np.column_stack([np.ones(12), x])
+    covariance = (
+        np.linalg.inv(design.T @ design)
+        * ((y - design @ [found.intercept, found.slope]) ** 2).sum()
+        / 10
+    )
+    rows = np.column_stack([np.ones(3), places])
+    np.testing.assert_allclose(
+        half, stats.t.ppf(0.975, 10) * np.sqrt(np.einsum("ij,jk,ik->i", rows, covariance, rows))
+    )
+    np.testing.assert_allclose(line, expected.intercept + expected.slope * places)
+
+
+@pytest.mark.parametrize(
+    ("x", "y"), [([1, 2, 3], [1, 2, 3]), ([1, 1, 1, 1], [1, 2, 3, 4]), ([1, 2, 3, 4], [5, 5, 5, 5])]
+)
+def test_no_fit_where_there_is_nothing_to_fit(x, y):
+    assert singular.fit(x, y) is None
+
+
+@pytest.mark.parametrize("eps", [0.03, 0.1, 0.5])
+def test_the_knee_of_a_known_curve(eps):
+    assert singular.knee(knee_curve(eps, 500)) == pytest.approx(eps, rel=0.25)
+
+
+# --- claims
+
+HOLD = results()
+
+
+@pytest.mark.parametrize("name", singular.CLAIMS)
+def test_a_claim_that_holds(name):
+    found = verdict(name, HOLD)
+    assert found.verdict == claims.SUPPORTED and "neox 1: " in found.measured
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("S1", {"quantization": lambda llc: 100 * np.exp(-((llc - 25) ** 2) / 20)}),
+        ("S1", {"quantization": lambda llc: 100 - llc}),
+        ("S2", {"knee": 0.4}),
+        ("S2", {"knee": 0.02}),
+        ("S3", {"noise": 0.5}),
+        ("S4", {"llc": "falls"}),
+        ("S5", {"factorization": lambda llc: 1 - 0.001 * llc}),
+        (
+            "S6",
+            {
+                "quantization_max": lambda llc: 20 + llc,
+                "noise": 0.0,
+                "quantization": lambda llc: 3 + llc**3,
+            },
+        ),
+        ("S7", {"noise_relative": lambda llc: llc}),
+        (
+            "S8",
+            {
+                "noise_absolute": lambda llc: 1 - 0.01 * llc,
+                "quantization": lambda llc: 3 + 0.5 * llc,
+                "noise": 0.0,
+            },
+        ),
+    ],
+)
+def test_a_claim_that_does_not(name, changes):
+    assert verdict(name, results(**changes)).verdict == claims.NOT_SUPPORTED
+
+
+def test_the_mean_over_runs_is_judged_and_each_run_is_shown():
+    found = verdict("S4", HOLD)
+    assert "1.000 (mean of neox 1: 1.000, neox 2: 1.000, neox 3: 1.000)" in found.measured
+
+
+@pytest.mark.parametrize(
+    ("changes", "names", "message"),
+    [
+        (
+            {"seeds": [1, 2]},
+            list(singular.CLAIMS),
+            "Needs 3 runs on which no setting was chosen, has 2",
+        ),
+        ({"schemes": ["pruning"]}, ["S1", "S2", "S3", "S5", "S6", "S7", "S8"], "was not run"),
+        ({"eps": [0.1, 0.3]}, ["S3"], "Needs three eps"),
+        (
+            {"fit_steps": [600, 1000]},
+            ["S1", "S5", "S7", "S8"],
+            "3 checkpoints have a critical point, 4 are needed",
+        ),
+    ],
+)
+def test_what_was_not_run_is_not_judged(changes, names, message):
+    found = results(**changes)
+    for name in names:
+        judged = verdict(name, found)
+        assert judged.verdict == claims.NOT_RUN and message in judged.note, name
+
+
+def test_no_language_models():
+    nothing = singular.Results(
+        pd.DataFrame(), pd.DataFrame(), pd.DataFrame(), pd.DataFrame(), settings(models=[])
+    )
+    assert set(singular.judge(WANTED, nothing).verdict) == {claims.NOT_RUN}
+
+
+@pytest.mark.parametrize("status", ["none", "all"])
+def test_a_bound_or_nothing_is_no_critical_point(status):
+    found = results()
+    found.critical.loc[
+        (found.critical.step == 300) & (found.critical.seed == 2), ["status", "value"]
+    ] = [status, 999.0]
+    judged = verdict("S1", found)
+    assert (
+        judged.verdict == claims.SUPPORTED
+        and "1 checkpoints without a critical point on the grid left out" in judged.note
+    )
+    assert found.points("quantization").query("step == 300 and seed == 2").value.isna().all()
+
+
+def test_steps_outside_the_range_take_no_part():
+    found = results()
+    found.critical.loc[found.critical.step == 100, "value"] = 1e6
+    assert verdict("S1", found).verdict == claims.SUPPORTED
+
+
+def test_claims_and_functions_must_be_the_same():
+    with pytest.raises(ValueError, match="singular_mdl must be S1, S2, .* got S2"):
+        singular.judge(WANTED[1:], HOLD)
+
+
+# --- the stage
+
+
+def write_tree(root: Path, found: singular.Results) -> None:
+    """As the measuring stages do, below root/slt; params.yaml, too."""
+    params = PARAMS | {
+        "slt": PARAMS["slt"] | {"fit_steps": [200, 1500]},
+        "grid": PARAMS["grid"] | {"models": ["mlp"]},
+    }
+    (root / "params.yaml").write_text(
+        yaml.safe_dump(params | {"ablation": PARAMS["ablation"] | {"models": []}})
+    )
+    slt = root / "slt"
+    for (model, seed), llc in found.llc.groupby(singular.RUN):
+        run = f"{model}/{seed}"
+        save(slt / "measures" / run / "llc" / "llc.csv", llc.drop(columns=singular.RUN))
+        save(slt / "checkpoints" / run / "history.csv", llc[["step"]].assign(val_loss=1.0))
+        for scheme in found.settings.schemes:
+            for name, frame in (("critical", found.critical), ("curve", found.curve)):
+                mine = frame[
+                    (frame.model == model) & (frame.seed == seed) & (frame.scheme == scheme)
+                ]
+                save(
+                    slt / "measures" / run / scheme / f"{name}.csv",
+                    mine.drop(columns=[*singular.RUN, "scheme"]),
+                )
+    (slt / "text.json").write_text(
+        json.dumps(
+            {
+                "source": "package",
+                "name": "x",
+                "tokenizer": "bytes",
+                "sha256": "ab",
+                "tokens": {"train": 9},
+            }
+        )
+    )
+    measures = {
+        "rac": 2.0,
+        "bdm_1d_ratio": 0.9,
+        "bdm_2d_ratio": 0.8,
+        "llc_std": 1.0,
+        "hessian_trace": 3.0,
+        "gzip": 1.1,
+        "lzma": 1.2,
+    }
+    rows = [
+        {
+            "model": "mlp",
+            "method": f"m{i}",
+            "seed": 0,
+            "llc_mean": i,
+            "critical_n_q_eps0.1": 3 + 2 * i,
+        }
+        | measures
+        for i in range(4)
+    ]
+    save(slt / "images" / "mlp.csv", pd.DataFrame(rows))
+
+
+def save(path: Path, frame: pd.DataFrame) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    frame.to_csv(path, index=False)
+
+
+def run_stage(root: Path, out: Path, monkeypatch) -> None:
+    monkeypatch.chdir(root)
+    main = runpy.run_path(str(ROOT / "stages" / "slt_report.py"))["main"]
+    main(
+        ROOT / "data" / "paper",
+        root / "imported",
+        root / "slt",
+        root / "verdicts.json",
+        out / "slt_numbers.csv",
+        out / "digits" / "slt",
+    )
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    root = tmp_path_factory.mktemp("tree")
+    write_tree(root, HOLD)
+    with pytest.MonkeyPatch.context() as patch:
+        run_stage(root, root, patch)
+    return root
+
+
+def test_the_report_holds_all_that_it_links_to(tree):
+    report = tree / "digits" / "slt"
+    targets = re.findall(r"\]\(([^)]+)\)", (report / "README.md").read_text())
+    assert len(targets) > 20 and all((report / target).is_file() for target in targets)
+    drawn = {path.stem for path in (report / "figures").iterdir()} - {"captions"}
+    assert drawn == {f"curves_{scheme}" for scheme in CRITICAL} | {
+        "llc",
+        "critical_llc",
+        "critical_step",
+        "eps",
+        "controls",
+        "images",
+    }
+    assert (
+        "seed 0, which is not among those judged here: 1, 2, 3"
+        in (report / "claims.md").read_text()
+    )
+    fits = pd.read_csv(report / "tables" / "fits.csv")
+    exact = fits[
+        (fits.scheme == "quantization") & (fits.fitted == "value") & (fits.on == "llc_mean")
+    ]
+    assert (
+        exact.r2.to_numpy() == pytest.approx(1)
+        and exact.slope.to_numpy() == pytest.approx(0.5)
+        and set(exact.num_points) == {7}
+    )
+
+
+def test_its_numbers_stand_in_the_document_of_both_papers(tree):
+    rows = singular_numbers(tree / "slt_numbers.csv")
+    study = SimpleNamespace(results=SimpleNamespace(singular=rows))
+    cells = {cell["id"]: cell for cell in numbers._Builder.singular(SimpleNamespace(study=study))}
+    slope = cells["slt_fits/neox/quantization_on_llc_mean/slope"]
+    assert (
+        slope["values"] == pytest.approx([0.5] * 3)
+        and slope["seeds"] == [1, 2, 3]
+        and slope["stage"] == "slt_report"
+    )
+    llc = HOLD.llc[HOLD.llc.step == 800].llc_mean
+    at_800 = cells["slt_checkpoints/neox/step800/llc_mean"]
+    assert at_800["values"] == pytest.approx(list(llc)) and at_800["source"].endswith(
+        "slt/measures/neox/*/llc/llc.csv"
+    )
+    assert (
+        cells["slt_images/mlp/m3/critical_n_q_eps0.1"]["value"] == 9
+        and cells["slt_images/mlp/m3/llc_mean"]["num_seeds"] == 1
+    )
+    assert singular_numbers(tree / "missing.csv").empty
+
+
+def test_bits_are_drawn_for_every_run():
+    points = {name: HOLD.points("quantization") for name in ("quantization", "quantization bits")}
+    drawn = singular_figures.against(points, HOLD.runs, "llc_mean", [200, 1500])
+    for place, ax in enumerate(drawn.axes):
+        mine = points["quantization"][points["quantization"].seed == HOLD.runs[place % 3][1]]
+        expected = mine["log2" if place >= 3 else "value"].max()
+        marks = [
+            line for line in ax.get_lines() if line.get_marker() == "o" and len(line.get_xdata())
+        ]  # the fitted line may lie higher
+        assert max(line.get_ydata().max() for line in marks) == pytest.approx(expected)
+
+
+def test_the_first_papers_report_reads_the_verdicts(tree):
+    found = claims.read_singular(tree / "verdicts.json")
+    assert list(found) == list(claims.SINGULAR) == list(singular.CLAIMS)
+    assert found["S1"] == verdict("S1", HOLD)
+    assert claims.read_singular(tree / "missing.json") == {}
+
+
+def test_the_same_results_give_the_same_bytes(tree, tmp_path, monkeypatch):
+    run_stage(tree, tmp_path, monkeypatch)
+    first, second = (
+        {
+            path.relative_to(root): path.read_bytes()
+            for path in (root / "digits").rglob("*")
+            if path.is_file()
+        }
+        for root in (tree, tmp_path)
+    )
+    assert first == second
+
+
+def test_a_missing_table_is_named(tree, tmp_path, monkeypatch):
+    write_tree(tmp_path, HOLD)
+    (tmp_path / "slt" / "measures" / "neox" / "2" / "factorization" / "critical.csv").unlink()
+    with pytest.raises(ValueError, match="neox/2/factorization/critical.csv is missing"):
+        run_stage(tmp_path, tmp_path, monkeypatch)
+    assert not (tmp_path / "digits").exists()

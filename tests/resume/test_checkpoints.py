@@ -1,0 +1,424 @@
+"""Checkpoints of a training: the same bytes after an interruption as without one, and nothing
+stale, damaged or half written is used.
+"""
+
+import errno
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from momos import config, models
+from momos.files import atomic
+from momos.images.dataset import Dataset
+from momos.images.inputs import Batches
+from momos.methods import quantize
+from momos.resume import checkpoints, scratch
+from momos.resume.checkpoints import Checkpoints
+from momos.training import loop
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SETTINGS = {"epochs": 6, "batch_size": 8, "patience": None, "device": "cpu", "num_threads": 1, "precision": "float32", "compile": False,
+            "cuda_graphs": False, "stacked_seeds": 1, "checkpoint_seconds": 0.0}  # fmt: skip
+STREAM = config.Augment(flip=True, crop_padding=1, rand_augment_ops=1, rand_augment_magnitude=9)
+RECIPES = {
+    "mlp": config.Model(
+        arch="mlp",
+        image_size=8,
+        kwargs={},
+        optimizer="adamw",
+        lr=0.01,
+        momentum=0.0,
+        weight_decay=0.1,
+    ),
+    "resnet20": config.Model(
+        arch="resnet20",
+        image_size=8,
+        kwargs={},
+        optimizer="sgd",
+        lr=0.05,
+        momentum=0.9,
+        weight_decay=1e-3,
+    ),
+}
+KWARGS = {"mlp": {"hidden_layers": 1, "width": 12}, "resnet20": {}}
+BASELINE = {"bits": 32, "block_size": None, "capacity": None, "num_motifs": None}
+MOMOS = {"bits": 32, "block_size": 2, "capacity": 0.1, "num_motifs": None}
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.fixture(autouse=True)
+def empty(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    """Forty noisy 8x8 images of three classes."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (40, 1, 8, 8), generator=generator).to(torch.uint8)
+    split = torch.arange(40)
+    return Dataset(images, split % 3, split[:27], split[27:35], split[35:], ("a", "b", "c"), "test")
+
+
+def network(arch="mlp", dropout=False):
+    if dropout:  # draws from torch's global generator
+        return nn.Sequential(
+            nn.Flatten(),
+            nn.Dropout(0.5),
+            models.build(arch, 3, in_channels=1, image_size=8, kwargs=KWARGS[arch]),
+        )
+    return models.build(arch, 3, in_channels=1, image_size=8, kwargs=KWARGS[arch])
+
+
+def run(
+    dataset,
+    arch="mlp",
+    method=BASELINE,
+    every="epoch",
+    kill_at=None,
+    seconds=None,
+    dropout=False,
+    depends=(),
+    **changes,
+):
+    """Trains; kill_at: the epoch whose end it does not live to see. seconds: between checkpoints;
+    None: none are written.
+    """
+    model, settings = network(arch, dropout), config.Train(**SETTINGS | changes)
+    quantized = quantize.quantized_names(model, "type", arch) if method["bits"] < 32 else ()
+    batches = Batches(settings.batch_size, 8, (0.5,), (0.25,), torch.device(settings.device))
+    rows = []
+
+    def on_epoch(row):
+        rows.append(row)
+        if row["epoch"] == kill_at:
+            raise Killed
+
+    how = {
+        "settings": settings,
+        "recipe": RECIPES[arch],
+        "augmentation": STREAM,
+        "method": config.Method(**method),
+        "seed": 3,
+    }
+    how |= {
+        "mosaic": config.Mosaic(projection_every=every, force_zero=True, slicing="tensor"),
+        "quantized": quantized,
+    }
+    if seconds is None:
+        return loop.train(model, dataset, batches, **how, on_epoch=on_epoch)
+    with Checkpoints("train/run", dict(depends), seconds=seconds) as checkpoints:
+        result = loop.train(
+            model, dataset, batches, **how, on_epoch=on_epoch, checkpoints=checkpoints
+        )
+    assert rows == result.history, (
+        "whoever follows the training sees the epochs before the interruption too"
+    )
+    return result
+
+
+def assert_same(one, other):
+    assert one.history == other.history and repr(one.history) == repr(other.history)
+    assert (one.best.epoch, one.best.val_loss, one.stopped_early) == (
+        other.best.epoch,
+        other.best.val_loss,
+        other.stopped_early,
+    )
+    for a, b in (
+        (one.initial, other.initial),
+        (one.best.state, other.best.state),
+        (one.last, other.last),
+    ):
+        assert a.keys() == b.keys() and all(
+            torch.equal(a[name], b[name]) and a[name].dtype == b[name].dtype for name in a
+        )
+    for a, b in ((one.best.usage, other.best.usage), (one.last_usage, other.last_usage)):
+        assert (a is None and b is None) or torch.equal(a, b)
+
+
+def checkpoints():
+    return sorted(Path("scratch").rglob("[0-9]*.safetensors"))
+
+
+CASES = {
+    "adamw": {},
+    "sgd with momentum, channels last, batch norm": {"arch": "resnet20"},
+    "motifs": {"method": MOMOS},
+    "motifs every third step, quantised": {"method": MOMOS | {"bits": 6}, "every": 3},
+    "bf16": {"precision": "bf16"},
+    "layers that draw": {"dropout": True},
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_an_interrupted_training_ends_with_the_same_bytes(dataset, case):
+    whole = run(dataset, **case)
+    before = torch.get_rng_state()
+    for epoch in (2, 3, 6):  # three interruptions of one training
+        with pytest.raises(Killed):
+            run(dataset, **case, seconds=0, kill_at=epoch)
+        assert [int(path.stem) for path in checkpoints()] == [
+            epoch for epoch in (epoch - 2, epoch - 1) if epoch > 0
+        ]
+    assert_same(run(dataset, **case, seconds=0), whole)
+    assert not list(Path("scratch").rglob("*.safetensors")), "gone when it is done"
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("killed", [2, 3, 4, None])
+def test_patience_counts_the_epochs_before_the_interruption(dataset, monkeypatch, killed):
+    """Best at the second epoch, patience of two: the end is after the fourth, also if the kill
+    comes when all is trained.
+    """
+    losses = {1: 1.0, 2: 0.5, 3: 0.6, 4: 0.7, 5: 0.1}
+    seen = iter(losses)
+    monkeypatch.setattr(loop, "evaluate", lambda *args, **kwargs: (losses[next(seen)], 0.5))
+    whole = run(dataset, patience=2)
+    assert len(whole.history) == 4 and whole.stopped_early
+    seen = iter(losses)
+    with pytest.raises(Killed), monkeypatch.context() as patched:
+        if killed is None:
+            patched.setattr(loop, "Result", lambda *args: (_ for _ in ()).throw(Killed()))
+        run(dataset, patience=2, seconds=0, kill_at=killed)
+    seen = iter([epoch for epoch in losses if epoch >= (killed or 5)])
+    assert_same(run(dataset, patience=2, seconds=0), whole)
+
+
+def interrupted(dataset, epoch=4):
+    with pytest.raises(Killed):
+        run(dataset, method=MOMOS, seconds=0, kill_at=epoch)
+    return checkpoints()
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[-50] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [truncate, flip, lambda path: path.write_bytes(b"")],
+    ids=["truncated", "one bit", "empty"],
+)
+def test_a_damaged_checkpoint_is_noticed_and_the_one_before_it_used(dataset, capfd, damage):
+    whole = run(dataset, method=MOMOS)
+    old, new = interrupted(dataset)
+    damage(new)
+    with pytest.raises(Killed):
+        run(
+            dataset, method=MOMOS, seconds=0, kill_at=3
+        )  # the epoch after the older one: that is where it went on
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if line]
+    assert str(new) in line and "damaged" in line and old.is_file() and not new.exists()
+    assert_same(run(dataset, method=MOMOS, seconds=0), whole)
+
+
+def test_with_all_damaged_it_starts_anew(dataset, capfd):
+    whole = run(dataset, method=MOMOS)
+    for path in interrupted(dataset):
+        truncate(path)
+    assert_same(run(dataset, method=MOMOS, seconds=0), whole)
+    assert capfd.readouterr().err.count("warning: ") == 2
+
+
+@pytest.mark.parametrize("change", ["settings", "code", "library"])
+def test_a_checkpoint_of_anything_else_is_not_used(dataset, monkeypatch, change):
+    interrupted(dataset)
+    if change == "code":
+        Path("other.py").write_text("another version")
+        monkeypatch.setattr(scratch, "_sources", lambda: [Path("other.py")])
+    if change == "library":
+        monkeypatch.setattr(scratch.metadata, "version", lambda name: "0")
+    with Checkpoints("train/run", {"lr": 2} if change == "settings" else {}, seconds=0) as found:
+        assert found.load() is None
+    assert not checkpoints(), "and nothing stale is left when the run is done"
+
+
+def test_the_sources_are_those_that_are_imported_later_too():
+    """Every import inside a function of the library's core is in the list that the key of a
+    checkpoint goes by.
+    """
+    names = {path.stem for path in scratch._sources()}
+    assert {
+        "train",
+        "step",
+        "mosaic",
+        "nearest",
+        "kdtree",
+        "pixels",
+        "settings",
+        "resume",
+    } <= names and "tracking" not in names
+    package = Path(scratch.__file__).parent
+    late = set()
+    for path in [*package.glob("*.py"), *package.glob("complexity/**/*.py")]:
+        lines = [
+            line.split("#")[0].split()
+            for line in path.read_text().splitlines()
+            if line.startswith(" ") and " momos import " in line
+        ]
+        late |= (
+            {f"momos.{name.strip(',')}" for words in lines for name in words[3:]}
+            if path.stem not in ("cli", "tracking")
+            else set()
+        )
+    assert late == set(scratch.LAZY)
+
+
+# --- disk full
+
+
+def test_a_full_disk_stops_with_an_error_and_costs_no_checkpoint(dataset, monkeypatch):
+    whole = run(dataset, method=MOMOS)
+    write = Path.write_bytes
+
+    def full(self, content):
+        write(self, content[:100])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    before = {path.name: path.read_bytes() for path in interrupted(dataset)}
+    with (
+        monkeypatch.context() as patched,
+        pytest.raises(
+            OSError, match=r"000000004.safetensors can't be written: No space left"
+        ) as error,
+    ):
+        patched.setattr(Path, "write_bytes", full)
+        run(dataset, method=MOMOS, seconds=0)
+    assert error.value.errno == errno.ENOSPC
+    assert {
+        path.name: path.read_bytes() for path in Path("scratch").rglob("*") if path.is_file()
+    } == before
+    assert_same(run(dataset, method=MOMOS, seconds=0), whole)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A tmpfs of 256 KiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "momos-test", disk],
+        capture_output=True,
+        text=True,
+    )
+    if mounted.returncode:
+        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.strip()}")
+    yield disk
+    os.chdir(tmp_path)
+    subprocess.run(["umount", disk], check=True)
+
+
+def test_a_disk_that_really_is_full(dataset, small_disk, monkeypatch):
+    """No room for a third checkpoint: the two before it stay, and after some space is freed the
+    training goes on.
+    """
+    whole = run(dataset, method=MOMOS)
+    monkeypatch.chdir(small_disk)
+    old, new = interrupted(dataset)
+    kept = [path.read_bytes() for path in (old, new)]
+    room = os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_bsize
+    Path("ballast").write_bytes(bytes(room - 4096))
+    with pytest.raises(
+        OSError, match="000000004.safetensors can't be written: No space left on device"
+    ):
+        run(dataset, method=MOMOS, seconds=0)
+    assert [path.read_bytes() for path in (old, new)] == kept and checkpoints() == [old, new]
+    Path("ballast").unlink()
+    assert_same(run(dataset, method=MOMOS, seconds=0), whole)
+
+
+# --- how often, what is left, what it cost
+
+
+def test_checkpoints_are_at_most_so_many_seconds_apart(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(checkpoints.time, "perf_counter", lambda: now[0])
+    written = []
+    with Checkpoints("train/run", {}, seconds=10) as found:
+        for epoch in range(1, 25):
+            now[0] += 3.0 if epoch < 16 else 15.0
+            if found.due():
+                found.save(epoch, {}, {})
+                written.append(now[0])
+    apart = [b - a for a, b in zip([0.0, *written], written, strict=False)]
+    assert set(apart) == {9.0, 15.0}, (
+        "at the last end of an epoch that is in time; after each where one takes longer"
+    )
+
+
+def test_none_is_written_before_its_time(dataset):
+    with pytest.raises(Killed):
+        run(dataset, seconds=3600, kill_at=5)
+    assert not checkpoints()
+
+
+def test_the_seconds_of_all_attempts_are_counted(dataset, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(checkpoints.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(checkpoints.time, "process_time", lambda: now[0] / 2)
+    for spent in (8.0, 20.0):
+        with pytest.raises(Killed), Checkpoints("run", {}, seconds=0) as found:
+            position = saved.position if (saved := found.load()) else 0
+            now[0] += spent
+            found.save(position + 1, {}, {})
+            now[0] += 1000.0  # lost: after the last checkpoint
+            raise Killed
+    with Checkpoints("run", {}, seconds=0) as found:
+        assert found.load().position == 2
+        assert found.with_earlier({"seconds": 1.0, "cpu_seconds": 0.25, "device": "cpu"}) == {
+            "seconds": 29.0, "cpu_seconds": 14.25, "device": "cpu",
+        }  # fmt: skip
+
+
+def test_values_tensors_and_files_come_back(capfd):
+    tensors = {
+        "a/x": torch.arange(6.0).view(2, 3),
+        "a/n": torch.tensor(3),
+        "b": torch.zeros(0),
+        "bits": torch.tensor([True, False]),
+    }
+    values = {"third": 1 / 3, "none": None, "rows": [{"epoch": 1, "loss": 5e-324}]}
+    with pytest.raises(Killed), Checkpoints("run", {}, seconds=0) as found:
+        part = found.folder / "part.json"
+        atomic.write_json(part, {"n": 1})
+        found.save(7, values, tensors, files=[part])
+        raise Killed
+    (found.folder / ".000000008.safetensors.99.tmp").write_bytes(b"killed while it wrote")
+    saved = found.load()
+    assert (
+        saved.position == 7
+        and saved.values.items() >= values.items()
+        and saved.part("a").keys() == {"x", "n"}
+    )
+    assert all(
+        torch.equal(saved.tensors[name], tensor) and saved.tensors[name].dtype == tensor.dtype
+        for name, tensor in tensors.items()
+    )
+    assert {path.name for path in found.folder.iterdir()} == {"part.json", "000000007.safetensors"}
+    part.write_text("{}")
+    assert found.load() is None and "part.json is missing or changed" in capfd.readouterr().err
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
+@pytest.mark.parametrize("arch", RECIPES)
+def test_a_recorded_training_goes_on_too(dataset, arch):
+    how = {"arch": arch, "device": "cuda", "cuda_graphs": True}
+    whole = run(dataset, **how)
+    with pytest.raises(Killed):
+        run(dataset, **how, seconds=0, kill_at=4)
+    assert_same(run(dataset, **how, seconds=0), whole)

@@ -1,0 +1,303 @@
+"""scripts/: swapping profiles, and running stages side by side, on a small DVC repository."""
+
+import contextlib
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from scripted import script
+from spread import heed_ctrl_c
+
+ROOT = Path(__file__).parents[2]
+IDENTITY = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
+
+sys.path.insert(0, str(ROOT / "scripts"))  # scripts import each other
+
+
+mutants, repro, use = script("mutants"), script("repro"), script("use")
+
+
+@pytest.fixture
+def two_profiles(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("profiles").mkdir()
+    for name, epochs in (("small", 1), ("large", 200)):
+        Path(f"profiles/{name}.yaml").write_text(
+            f"profile: {name} # a comment\ntrain: {{epochs: {epochs}, patience: null}}\n"
+        )
+    Path("params.yaml").write_text(Path("profiles/small.yaml").read_text())
+    Path("dvc.lock").write_text("of small")
+
+
+def test_use_swaps_settings_and_locks(two_profiles):
+    use.use("large", force=False)
+    assert Path("params.yaml").read_text() == Path("profiles/large.yaml").read_text()
+    assert Path("profiles/small.lock").read_text() == "of small" and not Path("dvc.lock").exists()
+    Path("dvc.lock").write_text("of large")
+    use.use("small", force=False)
+    assert Path("params.yaml").read_text() == Path("profiles/small.yaml").read_text()
+    assert (
+        Path("dvc.lock").read_text() == "of small"
+        and Path("profiles/large.lock").read_text() == "of large"
+    )
+    assert not Path("profiles/small.lock").exists(), "a lock stands in one place"
+    use.use("small", force=False)
+    assert Path("dvc.lock").read_text() == "of small"
+
+
+def test_use_refuses_to_drop_edits(two_profiles):
+    edited = "profile: small\ntrain: {epochs: 3, patience: null}\n"
+    Path("params.yaml").write_text(edited)
+    for name in ("small", "large"):
+        with pytest.raises(SystemExit, match=r"not in profiles/small.yaml: train\.epochs.*FORCE=1"):
+            use.use(name, force=False)
+    assert Path("params.yaml").read_text() == edited and Path("dvc.lock").read_text() == "of small"
+    use.use("large", force=True)
+    assert yaml.safe_load(Path("params.yaml").read_text())["train"]["epochs"] == 200
+
+
+def test_use_sees_no_edit_where_only_the_layout_changed(two_profiles):
+    Path("params.yaml").write_text("train:\n  patience:\n  epochs: 1\nprofile: small\n")
+    use.use("large", force=False)
+
+
+@pytest.mark.parametrize(
+    ("params", "name", "message"),
+    [
+        ("profile: small\n", "huge", "must be one of large, small.*got 'huge'"),
+        ("profile: small\n", "../small", "must be one of large, small"),
+        ("profile: mine\n", "large", "which no file holds: copy it to profiles/mine.yaml first"),
+        ("profile: [a\n", "large", "params.yaml is not valid YAML"),
+        ("- a\n", "large", "params.yaml must hold a mapping"),
+        (None, "large", "params.yaml is missing"),
+    ],
+)
+def test_use_names_what_is_wrong(two_profiles, params, name, message):
+    Path("params.yaml").unlink() if params is None else Path("params.yaml").write_text(params)
+    with pytest.raises(SystemExit, match=message):
+        use.use(name, force=False)
+    assert Path("dvc.lock").read_text() == "of small"
+
+
+def test_parents_descendants_and_order():
+    parents = repro.parents_of(
+        'strict digraph {\n"a";\n"a" -> "b@x-1";\n"b@x-1" -> "c";\n"d" -> "c";\n}\n'
+    )
+    assert parents == {"b@x-1": {"a"}, "c": {"b@x-1", "d"}}
+    assert repro.with_descendants({"a"}, parents) == {"a", "b@x-1", "c"}
+    assert repro.with_descendants({"d"}, parents) == {"d", "c"}
+    stages = ["t@m-0", "t@m-1", "t@m-2", "t@n-0", "t@n-1", "a@m-1"]
+    assert repro.interleaved(stages) == ["a@m-1", "t@m-0", "t@n-0", "t@m-1", "t@n-1", "t@m-2"]
+
+
+def test_board_gives_out_a_stage_only_when_its_parents_are_done():
+    board = repro.Board(
+        ["a", "b", "c", "d"], {"b": {"a"}, "c": {"b", "elsewhere"}, "d": {"a"}}, jobs=1
+    )
+    assert board.take() == ["a"]
+    board.finish("a", 2.0)
+    assert board.take() == ["b"]
+    board.fail(["b"])
+    assert board.skipped == ["c"] and board.take() == ["d"]
+    board.finish("d")
+    assert board.take() == [] and board.done == {"a", "d"} and board.failed == ["b"]
+
+
+def test_board_takes_few_stages_at_a_time_towards_the_end():
+    board = repro.Board([f"t@m-{i:03}" for i in range(100)], {}, jobs=2)
+    sizes = []
+    while taken := board.take():
+        sizes.append(len(taken))
+    assert (
+        sum(sizes) == 100
+        and sizes[0] == repro.CHUNK
+        and sizes[-1] == 1
+        and sizes == sorted(sizes, reverse=True)
+    )
+
+
+def test_board_estimates_from_the_mean_of_each_group():
+    board = repro.Board(["t@m-0", "t@m-1", "t@n-0", "t@n-1", "u"], {}, jobs=2)
+    assert board.seconds_left() is None
+    board.running, board.waiting = {"t@m-0", "t@n-0"}, ["t@m-1", "t@n-1", "u"]
+    board.finish("t@m-0", 10.0)
+    board.finish("t@n-0", 2.0)
+    assert board.seconds_left() == (10 + 2 + 6) / 2
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "two", ""])
+def test_jobs_must_be_a_count(text):
+    with pytest.raises(Exception, match=f"must be 1 or more processes, got '{text}'"):
+        repro.num_jobs(text)
+
+
+STAGE = """
+import pathlib, sys, time
+name, out = sys.argv[1:3]
+settings = pathlib.Path("behaviour.txt").read_text().split()
+time.sleep(30 if "sleep" in settings else 0)
+if name in settings:
+    sys.exit(f"{name} can't")
+pathlib.Path(out).parent.mkdir(parents=True, exist_ok=True)
+pathlib.Path(out).write_text(name)
+"""
+PIPELINE = {
+    "prepare": {
+        "cmd": "python stage.py prepare data/prepared",
+        "deps": ["raw.txt"],
+        "outs": ["data/prepared"],
+    },
+    "train": {
+        "matrix": {"model": ["m", "n"], "seed": [0, 1, 2, 3]},
+        "cmd": "python stage.py ${item.model}${item.seed} runs/${item.model}/${item.seed}",
+        "deps": ["data/prepared"],
+        "outs": ["runs/${item.model}/${item.seed}"],
+    },
+    "measure": {
+        "matrix": {"model": ["m", "n"]},
+        "cmd": "python stage.py measure results/${item.model}",
+        "deps": ["runs/${item.model}"],
+        "outs": ["results/${item.model}"],
+    },
+    "report": {
+        "cmd": "python stage.py report report.md",
+        "deps": ["results"],
+        "outs": [{"report.md": {"cache": False}}],
+    },
+}
+NUM_STAGES = 12
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        repro, "shared_logger", contextlib.nullcontext
+    )  # it and check_params need the study's own settings
+    Path("stage.py").write_text(STAGE)
+    Path("raw.txt").write_text("raw")
+    Path("behaviour.txt").write_text("")
+    Path("dvc.yaml").write_text(yaml.safe_dump({"stages": PIPELINE}))
+    commands = [["git", "init", "-q"], repro.dvc("init", "-q", wait=False)]
+    for option in ("analytics", "check_update", "autostage"):
+        commands.append(repro.dvc("config", f"core.{option}", "false", wait=False))
+    for command in commands:
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+def locked_stages():
+    return set(yaml.safe_load(Path("dvc.lock").read_text())["stages"])
+
+
+def test_stages_side_by_side_fail_apart_and_are_completed_later(repository, capfd):
+    Path("behaviour.txt").write_text("m1")
+    assert repro.reproduce(jobs=2) == 1
+    out = capfd.readouterr().out
+    assert "m1 can't" in out and out.splitlines()[-1] == "Failed: train@m-1"
+    assert "Not run, as they need what failed: measure@m, report" in out
+    expected = {
+        "prepare",
+        *(f"train@{model}-{seed}" for model in "mn" for seed in range(4)),
+        "measure@n",
+    } - {"train@m-1"}
+    assert locked_stages() == expected
+
+    Path("behaviour.txt").write_text("")
+    assert repro.reproduce(jobs=2) == 0
+    assert len(locked_stages()) == NUM_STAGES and Path("report.md").read_text() == "report"
+    assert "Up to 3 stages to run" in capfd.readouterr().out
+    assert repro.reproduce(jobs=2) == 0
+    assert capfd.readouterr().out == "All stages are up to date.\n"
+    dry = subprocess.run(repro.dvc("repro", "--dry"), capture_output=True, text=True, check=True)
+    assert "Running stage" not in dry.stdout
+
+
+def group_exists(pid):
+    try:
+        os.killpg(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_stopping_leaves_no_process_and_no_lock(repository):
+    Path("behaviour.txt").write_text("sleep")
+    code = "import contextlib, sys; sys.path.insert(0, sys.argv[1]); import repro; sys.argv[1:] = []; repro.check_params = int;"
+    code += "repro.shared_logger = contextlib.nullcontext; sys.exit(repro.main())"
+    how = {"stderr": subprocess.PIPE, "text": True, "preexec_fn": heed_ctrl_c}
+    process = subprocess.Popen([sys.executable, "-c", code, str(ROOT / "scripts")], **how)
+    lock = Path(".dvc/tmp/rwlock")
+    deadline = time.monotonic() + 120  # it imports DVC first
+    while not (
+        lock.exists()
+        and "data/prepared" in json.dumps(json.loads(lock.read_text() or "{}").get("write", {}))
+    ):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.1)
+    pid = next(iter(json.loads(lock.read_text())["write"].values()))["pid"]
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=90) == 130  # on a machine that others use too
+    assert "goes on from here" in process.stderr.read()
+    deadline = time.monotonic() + 10  # the stage's command sleeps for longer
+    while group_exists(pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    Path("behaviour.txt").write_text("")
+    assert (
+        subprocess.run(
+            repro.dvc("repro", "prepare"), env=repro.environment(), capture_output=True
+        ).returncode
+        == 0
+    )
+
+
+def test_every_mutant_still_has_its_place():
+    """`make mutants` runs them all; here only that each line to be broken stands where it is looked
+    for, once.
+    """
+    for name, mutant in mutants.MUTANTS.items():
+        if mutant.file != "params.yaml":
+            text = (ROOT / mutant.file).read_text()
+            assert (
+                text.count(mutant.right) == 1
+                and text.replace(mutant.right, mutant.wrong).count(mutant.wrong) == 1
+            ), name
+
+
+class FakeCopy:
+    """regress() is red exactly when the file `broken` is; a study of the file `blind` notices
+    nothing.
+    """
+
+    def __init__(self, folder):
+        self.broken = None
+
+    def replace(self, file, old, new):
+        self.broken = None if self.broken else file
+
+    def study(self):
+        pass
+
+    def regress(self, *arguments):
+        red = self.broken not in (None, "blind")
+        return int(red), "\n1 REGRESSION." if red else "\nno regression."
+
+
+@pytest.mark.parametrize(("files", "code", "said"), [
+    (["a", "b"], 0, "ok  b"),
+    (["a", "blind"], 1, "does not tell right from wrong: blind"),
+])  # fmt: skip
+def test_a_mutant_that_nothing_notices_fails(monkeypatch, capsys, files, code, said):
+    monkeypatch.setattr(mutants, "Copy", FakeCopy)
+    monkeypatch.setattr(
+        mutants, "MUTANTS", {file: mutants.Mutant(file, "x", "y") for file in files}
+    )
+    assert mutants.main([]) == code
+    assert said in capsys.readouterr().out

@@ -1,0 +1,444 @@
+"""The live logger and the rebuilt record, on SQLite stores of their own."""
+
+import hashlib
+import json
+import math
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from momos import config, tracking
+from momos.files import atomic, run_folder
+
+SETTINGS = config.Tracking(enabled=True, experiment="test")
+HISTORY = [{"epoch": epoch, "val_loss": 1 / epoch, "distortion": None} for epoch in (1.0, 2.0, 3.0)]
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for name in {**tracking.QUIET, **tracking.LIVE_LIMITS}:
+        monkeypatch.setenv(name, {**tracking.QUIET, **tracking.LIVE_LIMITS}[name])
+    return tmp_path
+
+
+def about(seed=0, **more):
+    key = {
+        "profile": "digits",
+        "model": "mlp",
+        "method": "qat8",
+        "seed": seed,
+        "grid": "main",
+        "data_sha256": "0123456789" * 6 + "abcd",
+    }
+    return key | {"arch_kwargs": {"width": 8}, "block_size": None} | more
+
+
+def run_folder(seed=0):
+    folder = Path("runs") / str(seed)
+    folder.mkdir(parents=True)
+    atomic.write_json(folder / run_folder.RUN, about(seed, best_epoch=2))
+    (folder / "last.safetensors").write_bytes(bytes([seed]) * 10)
+    return folder
+
+
+def record(seed=0, digest="abc"):
+    return tracking.Record.of_training(
+        about(seed, best_epoch=2), history=HISTORY, output_hash=digest
+    )
+
+
+def train(seed=0):
+    folder = run_folder(seed)
+    with tracking.run(SETTINGS, about(seed)) as log:
+        for row in HISTORY:
+            log(row)
+        log.finish(folder)
+    return folder
+
+
+def client():
+    import mlflow
+
+    return mlflow.MlflowClient(tracking.uri(), tracking.uri())
+
+
+def shown():
+    """Run name -> run."""
+    experiment = client().get_experiment_by_name("test")
+    return {run.info.run_name: run for run in client().search_runs([experiment.experiment_id])}
+
+
+def test_live_run_is_recorded_whole_as_child_of_its_configuration(capfd, monkeypatch):
+    monkeypatch.setattr(
+        tracking, "GRACE", 60.0
+    )  # importing mlflow takes long where many processes share a core
+    folder = train()
+    runs = shown()
+    run, parent = runs["digits/mlp/qat8/0"], runs["digits/mlp/qat8"]
+    assert run.info.status == "FINISHED" and set(runs) == {"digits/mlp/qat8/0", "digits/mlp/qat8"}
+    assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    wanted = {
+        "stage": "train",
+        "profile": "digits",
+        "model": "mlp",
+        "method": "qat8",
+        "seed": "0",
+        "grid": "main",
+    }
+    assert wanted.items() <= run.data.tags.items()
+    assert run.data.tags["output_hash"] == tracking.output_hash(folder)
+    assert run.data.params["arch_kwargs"] == '{"width": 8}' and run.data.params["best_epoch"] == "2"
+    points = client().get_metric_history(run.info.run_id, "val_loss")
+    assert [(point.step, point.value) for point in points] == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
+    assert "distortion" not in run.data.metrics and "epoch" not in run.data.metrics
+    (data,) = run.inputs.dataset_inputs
+    assert (data.dataset.name, data.dataset.digest, data.tags[0].value) == (
+        "digits",
+        about()["data_sha256"][:36],
+        "training",
+    )
+    assert json.loads(data.dataset.source) == {
+        "uri": "data/prepared/digits.safetensors",
+        "sha256": about()["data_sha256"],
+    }
+    assert capfd.readouterr().err == ""
+
+    # what was logged live is what the rebuilt record would be
+    records = [
+        tracking.Record.of_training(
+            about(0, best_epoch=2), history=HISTORY, output_hash=tracking.output_hash(folder)
+        )
+    ]
+    assert tracking.rebuild(SETTINGS, records) == {
+        "kept": 1,
+        "created": 0,
+        "replaced": 0,
+        "removed": 0,
+    }
+
+
+def test_training_that_raises_leaves_a_failed_run_which_rebuild_replaces(monkeypatch):
+    monkeypatch.setattr(tracking, "GRACE", 60.0)
+    with pytest.raises(KeyError), tracking.run(SETTINGS, about()) as log:
+        log({"epoch": 1, "val_loss": math.nan})
+        raise KeyError("training")
+    failed = shown()["digits/mlp/qat8/0"]
+    assert failed.info.status == "FAILED" and "output_hash" not in failed.data.tags
+    assert tracking.rebuild(SETTINGS, [record()]) == {
+        "kept": 0,
+        "created": 1,
+        "replaced": 1,
+        "removed": 1,
+    }
+    assert shown()["digits/mlp/qat8/0"].info.status == "FINISHED"
+    assert shown()["digits/mlp/qat8/0"].info.run_id != failed.info.run_id
+
+
+def test_rebuild_adds_what_is_missing_once():
+    records = [record(0), record(1)]
+    assert tracking.rebuild(SETTINGS, records)["created"] == 2
+    before = {name: run.info.run_id for name, run in shown().items()}
+    assert len(before) == 3
+    assert tracking.rebuild(SETTINGS, records) == {
+        "kept": 2,
+        "created": 0,
+        "replaced": 0,
+        "removed": 0,
+    }
+    assert {name: run.info.run_id for name, run in shown().items()} == before
+    assert tracking.rebuild(SETTINGS, [record(0, "other outputs")])["created"] == 1
+    run = shown()["digits/mlp/qat8/1"]
+    assert [point.value for point in client().get_metric_history(run.info.run_id, "val_loss")] == [
+        1.0,
+        0.5,
+        1 / 3,
+    ]
+
+
+def test_artifacts_and_numbers_of_the_report(workplace):
+    Path("tables").mkdir()
+    Path("tables/table1.md").write_text("| a |")
+    row = {
+        "epoch": 0,
+        **tracking.flat_numbers({"mlp": {"C=10 %": 0.5, "name": "x", "ok": True}, "n": 3}),
+    }
+    whole = {
+        "key": "digits/report",
+        "name": "digits/report",
+        "group": None,
+        "params": {},
+        "tags": {},
+    }
+    tracking.rebuild(
+        SETTINGS,
+        [tracking.Record(**whole, history=[row], output_hash="abc", artifacts=("tables",))],
+    )
+    run = shown()["digits/report"]
+    assert run.data.metrics == {"mlp.C_10 _": 0.5, "n": 3.0}
+    assert [found.path for found in client().list_artifacts(run.info.run_id, "tables")] == [
+        "tables/table1.md"
+    ]
+
+
+@pytest.mark.parametrize("store", ["http://127.0.0.1:9", "sqlite:////proc/none/mlflow.db"])
+def test_store_that_fails_warns_once_and_training_ends_soon(store, monkeypatch, capfd):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    start = time.monotonic()
+    train()
+    assert time.monotonic() - start < tracking.GRACE + 5
+    lines = [line for line in capfd.readouterr().err.splitlines() if line]
+    assert len(lines) == 1 and store in lines[0] and "does not record this run" in lines[0]
+    with pytest.raises(RuntimeError, match="can't be used"):
+        tracking.rebuild(SETTINGS, [record()])
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert tracking.rebuild(SETTINGS, [record()])["created"] == 1, (
+        "another store, or the same when it is back, has it later"
+    )
+
+
+def test_store_that_never_answers_is_left_after_the_grace(monkeypatch, capfd):
+    """A logger that reads nothing: the pipe fills up, and training neither waits nor fails."""
+    monkeypatch.setattr(tracking, "GRACE", 0.5)
+    popen = subprocess.Popen
+    monkeypatch.setattr(
+        subprocess,
+        "Popen",
+        lambda _, **pipes: popen([sys.executable, "-c", "import time; time.sleep(60)"], **pipes),
+    )
+    start = time.monotonic()
+    with tracking.run(SETTINGS, about()) as log:
+        process = log.process
+        for epoch in range(2000):
+            log({"epoch": epoch, "padding": "x" * 200})
+        assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 8 and process.poll() is not None
+    assert "did not answer" in capfd.readouterr().err or log.unsent == b""
+
+
+def test_trainings_share_a_logger_and_do_without_one_that_is_gone(monkeypatch):
+    monkeypatch.setattr(tracking, "GRACE", 60.0)
+    with tracking.shared(SETTINGS):
+        socket = Path(os.environ[tracking.SHARED])
+        while not socket.exists():
+            time.sleep(0.01)
+        with monkeypatch.context() as patched:
+            patched.setattr(subprocess, "Popen", None)  # no process of its own
+            folders = [train(seed) for seed in range(3)]
+    assert tracking.SHARED not in os.environ and not socket.exists()
+    runs = shown()
+    assert set(runs) == {"digits/mlp/qat8", *(f"digits/mlp/qat8/{seed}" for seed in range(3))}
+    for seed, folder in enumerate(folders):
+        run = runs[f"digits/mlp/qat8/{seed}"]
+        assert run.info.status == "FINISHED" and run.data.tags[
+            "output_hash"
+        ] == tracking.output_hash(folder)
+    monkeypatch.setenv(tracking.SHARED, str(socket))
+    train(7)
+    assert shown()["digits/mlp/qat8/7"].info.status == "FINISHED"
+
+
+def test_a_shared_logger_warns_once_of_a_store_that_fails(monkeypatch, capfd):
+    monkeypatch.setattr(tracking, "GRACE", 60.0)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    with tracking.shared(SETTINGS):
+        while not Path(os.environ[tracking.SHARED]).exists():
+            time.sleep(0.01)
+        for seed in range(3):
+            train(seed)
+    lines = [line for line in capfd.readouterr().err.splitlines() if line]
+    assert len(lines) == 1 and "does not record this run" in lines[0]
+
+
+def warnings_in(capfd):
+    return [line for line in capfd.readouterr().err.splitlines() if "warning: " in line]
+
+
+@contextmanager
+def server(port=0):
+    """MLflow's own server on server.db; the port it listens on."""
+    from mlflow.server import app, handlers
+    from werkzeug.serving import make_server
+
+    handlers.initialize_backend_stores(
+        f"sqlite:///{Path('server.db').resolve()}", default_artifact_root="artifacts"
+    )
+    serving = make_server("127.0.0.1", port, app, threaded=True)
+    thread = threading.Thread(target=serving.serve_forever)
+    thread.start()
+    try:
+        yield serving.port
+    finally:
+        serving.shutdown()
+        serving.server_close()
+        thread.join()
+
+
+def wait_for(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.1)
+
+
+def num_points(path):
+    """Epochs that the store has so far; 0 before there is one."""
+    try:
+        with sqlite3.connect(path) as store:
+            return store.execute("select count(*) from metrics where key = 'val_loss'").fetchone()[
+                0
+            ]
+    except sqlite3.OperationalError:
+        return 0
+
+
+def test_a_server_that_dies_in_the_middle_costs_one_warning_and_is_completed_later(
+    monkeypatch, capfd
+):
+    folder, logged = run_folder(), []
+    with server() as port:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+        log = tracking.run(SETTINGS, about()).__enter__()
+        log(HISTORY[0])
+        wait_for(lambda: num_points("server.db") == 1)
+    start = time.monotonic()
+    for row in HISTORY[1:]:  # the server is gone
+        log(row)
+        logged.append(time.monotonic() - start)
+    log.finish(folder)
+    log.__exit__(None, None, None)
+    assert logged[-1] < 1 and time.monotonic() - start < tracking.GRACE + 5
+    (line,) = warnings_in(capfd)
+    assert f"http://127.0.0.1:{port}" in line and "does not record this run" in line
+    with server(port):
+        complete = [
+            tracking.Record.of_training(
+                about(0, best_epoch=2), history=HISTORY, output_hash=tracking.output_hash(folder)
+            )
+        ]
+        assert tracking.rebuild(SETTINGS, complete) == {
+            "kept": 0,
+            "created": 1,
+            "replaced": 1,
+            "removed": 1,
+        }
+        run = shown()["digits/mlp/qat8/0"]
+        assert run.info.status == "FINISHED" and run.data.tags[
+            "output_hash"
+        ] == tracking.output_hash(folder)
+        assert [
+            point.value for point in client().get_metric_history(run.info.run_id, "val_loss")
+        ] == [1.0, 0.5, 1 / 3]
+
+
+def test_a_database_locked_by_others_costs_at_most_one_warning_and_is_completed_later(capfd):
+    """Another process holds the store's write lock from the first epoch on, longer than a training
+    waits.
+    """
+    folder = run_folder()
+    with tracking.run(SETTINGS, about()) as log:
+        log(HISTORY[0])
+        wait_for(lambda: num_points("mlflow.db") == 1)
+        other = sqlite3.connect("mlflow.db", isolation_level=None)
+        other.execute("begin immediate")
+        start = time.monotonic()
+        for row in HISTORY[1:]:
+            log(row)
+        log.finish(folder)
+        assert time.monotonic() - start < 1
+    assert time.monotonic() - start < tracking.GRACE + 5
+    (line,) = warnings_in(capfd)
+    assert "does not record this run" in line
+    other.execute("rollback")
+    complete = [
+        tracking.Record.of_training(
+            about(0, best_epoch=2), history=HISTORY, output_hash=tracking.output_hash(folder)
+        )
+    ]
+    assert tracking.rebuild(SETTINGS, complete) == {
+        "kept": 0,
+        "created": 1,
+        "replaced": 1,
+        "removed": 1,
+    }
+    assert shown()["digits/mlp/qat8/0"].info.status == "FINISHED"
+
+
+def test_trainings_that_write_to_one_database_at_once_are_all_recorded_in_the_end(
+    monkeypatch, capfd
+):
+    """Each with a logger of its own; what one of them may lose to the others, the rebuilt record
+    has.
+    """
+    monkeypatch.setattr(tracking, "GRACE", 60.0)
+    folders = {seed: run_folder(seed) for seed in range(3)}
+    logs = {seed: tracking.run(SETTINGS, about(seed)).__enter__() for seed in folders}
+    for epoch in range(200):
+        for log in logs.values():
+            log({"epoch": float(epoch), "val_loss": 1.0})
+    for seed, log in logs.items():
+        log.finish(folders[seed])
+    for log in logs.values():
+        log.__exit__(None, None, None)
+    assert len(warnings_in(capfd)) <= len(folders)
+    rows = [{"epoch": float(epoch), "val_loss": 1.0} for epoch in range(200)]
+    complete = [
+        tracking.Record.of_training(
+            about(seed, best_epoch=2), history=rows, output_hash=tracking.output_hash(folder)
+        )
+        for seed, folder in folders.items()
+    ]
+    tracking.rebuild(SETTINGS, complete)
+    for seed in folders:
+        run = shown()[f"digits/mlp/qat8/{seed}"]
+        assert run.info.status == "FINISHED"
+        assert len(client().get_metric_history(run.info.run_id, "val_loss")) == 200
+
+
+def test_disabled_starts_nothing(monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", None)
+    with tracking.run(config.Tracking(enabled=False, experiment="test"), about()) as log:
+        log(HISTORY[0])
+        log.finish(Path("nowhere"))
+    assert not Path("mlflow.db").exists()
+
+
+def test_importing_the_module_does_not_import_mlflow():
+    code = (
+        "import sys; from momos import tracking; assert not {'mlflow', 'torch'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_processes_that_set_up_one_store_at_once_all_succeed():
+    code = (
+        "import json, sys; from momos import config, tracking as t; s = config.Tracking(enabled=True, experiment='test');"
+        "r = t.Record.of_training(json.loads(sys.argv[1]), output_hash='abc');"
+        "assert t.rebuild(s, [r])['created'] == 1"
+    )
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, json.dumps(about(seed))], env=dict(os.environ)
+        )
+        for seed in range(2)
+    ]
+    assert [process.wait() for process in started] == [0, 0]
+    assert set(shown()) == {"digits/mlp/qat8", "digits/mlp/qat8/0", "digits/mlp/qat8/1"}
+
+
+def test_output_hash_is_sha256_of_names_and_contents(tmp_path):
+    (tmp_path / "out" / "b").mkdir(parents=True)
+    (tmp_path / "out" / "a.txt").write_text("A")
+    (tmp_path / "out" / "b" / "c").write_text("C")
+    lines = f"a.txt\0{hashlib.sha256(b'A').hexdigest()}\nb/c\0{hashlib.sha256(b'C').hexdigest()}\n"
+    assert tracking.output_hash(tmp_path / "out") == hashlib.sha256(lines.encode()).hexdigest()
+    with pytest.raises(ValueError, match="nowhere"):
+        tracking.output_hash(tmp_path / "nowhere")
