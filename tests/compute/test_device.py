@@ -30,8 +30,8 @@ THREADS = """
 import sys, numpy, threadpoolctl, torch
 from momos.compute import device
 device.prepare_device("cpu", int(sys.argv[1]))
-pools = [pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"]
-print(torch.get_num_threads(), *pools)
+pools = [pool for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"]
+print(torch.get_num_threads(), *(pool["num_threads"] for pool in pools))
 """
 
 
@@ -64,6 +64,12 @@ def test_freed_memory_is_kept():
     """Without the setting, each of 50 buffers of 64 MiB faults its pages in again: 16,384 of 4 KiB,
     or 32 huge ones.
     """
-    plain, kept = (int(subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, text=True, check=True).stdout)
-                   for how in ("plain", "keep"))  # fmt: skip
+    plain, kept = (
+        int(
+            subprocess.run(
+                [sys.executable, "-c", FAULTS, how], capture_output=True, text=True, check=True
+            ).stdout
+        )
+        for how in ("plain", "keep")
+    )
     assert kept < 50 <= plain

@@ -1,1 +1,1 @@
-"""Where and how a process computes: device, seeds, cost."""
+"""How a process computes: device and threads, random seeds, cost."""

@@ -1,5 +1,6 @@
-"""What a computation costs: seconds and peak memory. Kept apart from results, which must not depend
-on a clock.
+"""What a computation costs: seconds and peak memory.
+
+Costs are kept apart from results, because no result may depend on a clock.
 """
 
 import resource
@@ -12,7 +13,7 @@ import torch
 
 
 class Meter:
-    """Context manager around the work; `read()` afterwards."""
+    """Measure the work inside the `with` block; `read()` gives its cost afterwards."""
 
     def __init__(self, device: torch.device):
         self.device = device
@@ -29,21 +30,21 @@ class Meter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.seconds, self.cpu_seconds = (
-            time.perf_counter() - self.start,
-            time.process_time() - self.cpu_start,
-        )
+        self.seconds = time.perf_counter() - self.start
+        self.cpu_seconds = time.process_time() - self.cpu_start
 
     def read(self) -> dict[str, str | float | int | None]:
-        """seconds (wall), cpu_seconds, peak_memory_bytes of the process so far, device and its peak
-        memory (null off CUDA).
+        """Cost of the block, ready for JSON.
+
+        seconds: wall clock. cpu_seconds: of all threads. peak_memory_bytes: of the process since
+        it started. device: its name. peak_device_memory_bytes: None on devices other than CUDA.
         """
-        unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
+        rss_unit = 1 if sys.platform == "darwin" else 1024  # bytes per unit of ru_maxrss
         on_gpu = self.device.type == "cuda"
         return {
             "seconds": round(self.seconds, 3),
             "cpu_seconds": round(self.cpu_seconds, 3),
-            "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
+            "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * rss_unit,
             "device": torch.cuda.get_device_name(self.device) if on_gpu else self.device.type,
             "peak_device_memory_bytes": torch.cuda.max_memory_allocated(self.device)
             if on_gpu

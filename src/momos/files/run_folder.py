@@ -1,11 +1,13 @@
-"""The run folder: every file name in it, saved and loaded here (safetensors, CSV, JSON; no pickle).
+"""The run folder of one training: every file name in it, and how to save and load each file.
 
 history.csv               a row per epoch
-initial.safetensors       the weights before training, after the epoch of the lowest validation loss, and after the last epoch
-best.safetensors
-last.safetensors
-motif_usage.safetensors   MoMos: how often each motif is used in `best` and `last`
-run.json                  everything needed to interpret the rest
+initial.safetensors       weights before training
+best.safetensors          weights after the epoch of the lowest validation loss
+last.safetensors          weights after the last epoch
+motif_usage.safetensors   MoMos: how often each motif is used in `best` and in `last`
+run.json                  settings and results that later stages need to interpret the rest
+
+All files are safetensors, CSV or JSON; no pickle.
 """
 
 import csv
@@ -19,6 +21,7 @@ from momos.files.atomic import load_tensors, read_checked, read_json, save_tenso
 
 HISTORY, RUN, USAGE = "history.csv", "run.json", "motif_usage.safetensors"
 WEIGHTS = ("initial", "best", "last")
+# Keys of run.json that later stages read
 RUN_KEYS = (
     "model",
     "method",
@@ -41,17 +44,18 @@ RUN_KEYS = (
     "slicing",
     "best_epoch",
     "num_epochs",
-)  # what later stages read
+)
 
 
 def save_weights(folder: Path, which: str, state: Mapping[str, Tensor]) -> None:
-    """A state dict as `which` (initial, best, last) of a run."""
+    """Save a state dict as the weights `which` (initial, best, last) of a run."""
     save_tensors(folder / f"{which}.safetensors", state)
 
 
 def load_weights(folder: Path, which: str) -> dict[str, Tensor]:
-    """The state dict `which` (initial, best, last) of a run. Raises ValueError naming a missing or
-    damaged file.
+    """Load the state dict `which` (initial, best, last) of a run.
+
+    Raises ValueError for another `which`, and naming a missing or damaged file.
     """
     if which not in WEIGHTS:
         raise ValueError(f"weights must be one of {', '.join(WEIGHTS)}, got {which!r}")
@@ -59,6 +63,7 @@ def load_weights(folder: Path, which: str) -> dict[str, Tensor]:
 
 
 def save_history(folder: Path, columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Save one row per epoch with every digit; None becomes an empty cell."""
     lines = [",".join(columns)]
     lines += [
         ",".join("" if row[column] is None else repr(row[column]) for column in columns)
@@ -68,8 +73,9 @@ def save_history(folder: Path, columns: Iterable[str], rows: Iterable[Mapping[st
 
 
 def load_history(folder: Path) -> list[dict[str, float | None]]:
-    """One dict per epoch, an empty cell as None. Raises ValueError naming a missing or damaged
-    file.
+    """Load one dict per epoch, an empty cell as None.
+
+    Raises ValueError naming a missing or damaged file, and for a history without rows.
     """
     path = folder / HISTORY
 
@@ -86,14 +92,16 @@ def load_history(folder: Path) -> list[dict[str, float | None]]:
     return rows
 
 
-def load_run(folder: Path) -> dict:
-    """run.json of a finished run. Raises ValueError naming a file that is missing, damaged or of a
-    run that did not finish.
+def load_run(folder: Path) -> dict[str, Any]:
+    """Load run.json of a finished run.
+
+    Raises ValueError naming a file that is missing, damaged, or of a run that did not finish.
     """
     about = read_json(folder / RUN)
     missing = [key for key in RUN_KEYS if key not in about]
     if missing:
         raise ValueError(
-            f"{folder / RUN} lacks {', '.join(missing)}: expected what a finished training writes (run `dvc repro`)"
+            f"{folder / RUN} lacks {', '.join(missing)}: "
+            "expected what a finished training writes (run `dvc repro`)"
         )
     return about
