@@ -1,53 +1,52 @@
-"""`make use PROFILE=p`: puts profiles/p.yaml in place of params.yaml.   usage: use.py PROFILE
-[--force]
+"""`make use PROFILE=p`: write params.yaml from profiles/p.yaml.
 
-dvc.lock knows one profile's results at a time: each profile's own is kept as profiles/p.lock and
-swapped with it. Settings that were edited in params.yaml, and stand in no profile, are never
-dropped without --force.
+usage: use.py PROFILE [--force]
+
+A profile says what it has otherwise than profiles/base.yaml. params.yaml holds all settings, with
+the comments of both. dvc.lock knows the results of one profile at a time: each profile's own is
+kept as profiles/p.lock and swapped with it. Settings that were edited in params.yaml, and stand in
+no profile, are never dropped without --force.
 """
 
 import argparse
-import shutil
-import sys
 from pathlib import Path
 
-import yaml
+from momos.config import overlays
 
 PARAMS, LOCK, PROFILES = Path("params.yaml"), Path("dvc.lock"), Path("profiles")
 
 
-def read(path: Path) -> dict:
-    """Raises SystemExit naming a file that is no YAML mapping."""
+def read_settings(path: Path) -> dict:
+    """All settings of a file. Raises SystemExit naming what is wrong with it."""
     try:
-        values = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise SystemExit(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise SystemExit(f"{path} must hold a mapping of sections, got {type(values).__name__}")
-    return values
+        return overlays.read_settings(path)
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
 
 
 def differences(left: object, right: object, where: str = "") -> list[str]:
     """The settings that are not the same in both, as dotted keys."""
     if isinstance(left, dict) and isinstance(right, dict):
-        keys = sorted({*left, *right}, key=str)
         return [
-            found
-            for key in keys
-            for found in differences(left.get(key), right.get(key), f"{where}.{key}".lstrip("."))
+            different
+            for key in sorted({*left, *right}, key=str)
+            for different in differences(
+                left.get(key), right.get(key), f"{where}.{key}".lstrip(".")
+            )
         ]
     return [] if left == right and type(left) is type(right) else [where]
 
 
 def profile_file(name: str) -> Path:
-    """Raises SystemExit for a profile that does not exist or calls itself otherwise."""
+    """The profile's own file. Raises SystemExit if there is none, or if it has another name."""
     path = PROFILES / f"{name}.yaml"
-    known = sorted(path.stem for path in PROFILES.glob("*.yaml"))
+    known = sorted({path.stem for path in PROFILES.glob("*.yaml")} - {overlays.BASE})
     if name not in known:
         raise SystemExit(
-            f"PROFILE must be one of {', '.join(known)} (a file profiles/PROFILE.yaml), got {name!r}"
+            f"PROFILE must be one of {', '.join(known)} (a file profiles/PROFILE.yaml),"
+            f" got {name!r}"
         )
-    if (inside := read(path).get("profile")) != name:
+    if (inside := read_settings(path).get("profile")) != name:
         raise SystemExit(f"{path}: profile must be {name!r}, the file's name, got {inside!r}")
     return path
 
@@ -57,35 +56,39 @@ def current_profile() -> str | None:
     if not PARAMS.exists():
         if LOCK.exists():
             raise SystemExit(
-                "params.yaml is missing, so nobody knows which profile dvc.lock belongs to: `git checkout params.yaml` first"
+                "params.yaml is missing, so nobody knows which profile dvc.lock belongs to:"
+                " `git checkout params.yaml` first"
             )
         return None
-    name = read(PARAMS).get("profile")
+    name = read_settings(PARAMS).get("profile")
     if not isinstance(name, str):
         raise SystemExit(f"params.yaml: profile must be a name, got {name!r}")
     return name
 
 
 def check_nothing_is_lost(current: str) -> None:
-    """Raises SystemExit if params.yaml holds settings that its profile's file does not."""
+    """Raises SystemExit if params.yaml holds settings that its profile does not."""
     kept = PROFILES / f"{current}.yaml"
     if not kept.exists():
         raise SystemExit(
-            f"params.yaml is profile {current!r}, which no file holds: copy it to {kept} first, or drop it with FORCE=1"
+            f"params.yaml is profile {current!r}, which no file holds: copy it to {kept} first,"
+            " or drop it with FORCE=1"
         )
-    if edited := differences(read(PARAMS), read(kept)):
+    if edited := differences(read_settings(PARAMS), read_settings(kept)):
         raise SystemExit(
-            f"params.yaml has settings that are not in {kept}: {', '.join(edited)}. Put them there (or in a profile of their own) first,"
-            " or drop them with FORCE=1"
+            f"params.yaml has settings that are not in {kept}: {', '.join(edited)}. Put them there"
+            " (or in a profile of their own) first, or drop them with FORCE=1"
         )
 
 
 def use(name: str, force: bool) -> None:
+    """Write params.yaml and swap dvc.lock. Raises SystemExit before anything is changed."""
     chosen, current = profile_file(name), current_profile()
     if current is not None and not force:
         check_nothing_is_lost(current)
     fresh = PARAMS.with_suffix(".new")
-    shutil.copyfile(chosen, fresh)  # a full disk is met here
+    # A full disk is met here, before anything is changed.
+    fresh.write_text(overlays.complete_text(chosen), encoding="utf-8")
     if current != name:
         swap_locks(current, name)
     fresh.replace(PARAMS)
@@ -100,17 +103,15 @@ def swap_locks(current: str | None, name: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description="Put profiles/PROFILE.yaml in place of params.yaml."
-    )
+    parser = argparse.ArgumentParser(description="Write params.yaml from profiles/PROFILE.yaml.")
     parser.add_argument("profile")
     parser.add_argument(
         "--force", action="store_true", help="drop settings that were edited in params.yaml"
     )
     arguments = parser.parse_args()
     use(arguments.profile, arguments.force)
-    print(f"params.yaml is profiles/{arguments.profile}.yaml now; `make repro` runs it.")
+    print(f"params.yaml is profile {arguments.profile} now; `make repro` runs it.")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import yaml
 
+from momos import config
+
 ROOT = Path(__file__).parents[1]
 MICRO = {
     "profile": "micro",
@@ -88,7 +90,7 @@ class Clone:
             ):
                 (path / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, path / name)
-        params = merge(yaml.safe_load((ROOT / "profiles" / "digits.yaml").read_text()), MICRO)
+        params = merge(config.profile_settings("digits", ROOT / "profiles"), MICRO)
         self.write_params(params)
         bin_dir = Path(sys.executable).parent
         self.env = os.environ | {

@@ -16,6 +16,8 @@ from pathlib import Path
 import yaml
 from clones import Clone, merge
 
+from momos import config
+
 ROOT = Path(__file__).parents[1]
 STAGE = """
 import json, os, pathlib, sys, time
@@ -75,17 +77,10 @@ class Repository:
     def __init__(self, path: Path, models: str = "mn", seeds: int = 2, **sweep: object) -> None:
         self.path, self.trace = path, path.parent / f"{path.name}.trace"
         path.mkdir()
-        shutil.copytree(
-            ROOT / "scripts", path / "scripts", ignore=shutil.ignore_patterns("__pycache__")
-        )
-        shutil.copytree(
-            ROOT / "src" / "momos" / "config",
-            path / "src" / "momos" / "config",
-            ignore=shutil.ignore_patterns("__pycache__"),
-        )
-        for name in ("__init__", "tracking"):
-            shutil.copy2(ROOT / "src" / "momos" / f"{name}.py", path / "src" / "momos")
-        params = yaml.safe_load((ROOT / "profiles" / "digits.yaml").read_text())
+        for folder in ("scripts", "src/momos"):
+            compiled = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(ROOT / folder, path / folder, ignore=compiled)
+        params = config.profile_settings("digits", ROOT / "profiles")
         params["tracking"]["enabled"] = False
         params["sweep"] |= {"cpus": 1, "memory_gb": 0.5} | sweep
         for name, text in {

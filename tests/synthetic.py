@@ -205,7 +205,7 @@ class Tree:
     def __init__(self, root: Path):
         self.root, self.params = (
             root,
-            yaml.safe_load((ROOT / "profiles" / "digits.yaml").read_text()),
+            config.profile_settings("digits", ROOT / "profiles"),
         )
         self.params["grid"] = {
             "models": list(TREE_MODELS),

@@ -7,7 +7,6 @@ import io
 import json
 import math
 import runpy
-import shutil
 import sys
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from momos import regression
+from momos.config import overlays
 
 ROOT = Path(__file__).parents[1]
 
@@ -329,7 +329,8 @@ def regress(folder: Path, *arguments: str) -> tuple[int, str]:
 
 
 def test_the_script_blesses_compares_and_says_what_moved(tmp_path):
-    shutil.copy(ROOT / "profiles" / "digits.yaml", tmp_path / "params.yaml")
+    text = overlays.complete_text(ROOT / "profiles" / "digits.yaml")
+    (tmp_path / "params.yaml").write_text(text)
     code, out = regress(tmp_path)
     assert code == 2 and "reports/digits/results.json is missing (`make repro` writes it)" in out
     fresh = tmp_path / "reports" / "digits" / "results.json"

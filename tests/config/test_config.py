@@ -11,13 +11,13 @@ import yaml
 from momos import config
 
 ROOT = Path(__file__).parents[2]
-PROFILES = sorted((ROOT / "profiles").glob("*.yaml"))
+PROFILES = [path for path in sorted((ROOT / "profiles").glob("*.yaml")) if path.stem != "base"]
 
 
 @pytest.fixture
 def params(tmp_path):
     """Writes the digits profile with keys replaced or removed, and returns its path."""
-    values = yaml.safe_load((ROOT / "profiles" / "digits.yaml").read_text())
+    values = config.profile_settings("digits", ROOT / "profiles")
 
     def write(changes=(), removed=()):
         changed = copy.deepcopy(values)
@@ -206,13 +206,13 @@ def test_an_empty_list_of_ablation_models_means_none(params):
 
 def test_a_missing_or_broken_file_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"params.yaml is missing"):
-        config.read(tmp_path / "params.yaml")
+        config.read_params(tmp_path / "params.yaml")
     (tmp_path / "params.yaml").write_text("train: [1,")
     with pytest.raises(ValueError, match=r"params.yaml is not valid YAML"):
-        config.read(tmp_path / "params.yaml")
+        config.read_params(tmp_path / "params.yaml")
     (tmp_path / "params.yaml").write_text("- 1")
     with pytest.raises(ValueError, match=r"params.yaml must hold a mapping"):
-        config.read(tmp_path / "params.yaml")
+        config.read_params(tmp_path / "params.yaml")
 
 
 def test_integers_pass_as_numbers_and_a_method_can_state_its_motifs(params):
@@ -222,7 +222,7 @@ def test_integers_pass_as_numbers_and_a_method_can_state_its_motifs(params):
     )
     lr = config.load(config.Model, "mlp", path=path).lr
     assert lr == 1.0 and isinstance(lr, float)
-    assert config.load(config.Method, "momos_s2_c10", path=path).num_motifs == 7
+    assert config.load_method("momos_s2_c10", path=path).num_motifs == 7
 
 
 def test_an_unknown_entry_suggests_the_nearest(params):

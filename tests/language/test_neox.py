@@ -109,7 +109,7 @@ def test_the_mean_loss_weighs_tokens():
 
 
 def settings(**changes) -> config.Language:
-    base = yaml.safe_load((ROOT / "profiles" / "digits.yaml").read_text())["language"]
+    base = config.profile_settings("digits", ROOT / "profiles")["language"]
     return config.Language.from_mapping(
         base | {"warmup_steps": 4, "batch_size": 4} | changes, "language"
     )
@@ -239,7 +239,7 @@ def test_a_missing_revision_and_no_hub(hub):
 
 
 def test_the_stage_writes_nothing_without_the_hub(hub, tmp_path, monkeypatch):
-    params = yaml.safe_load((ROOT / "profiles" / "digits.yaml").read_text())
+    params = config.profile_settings("digits", ROOT / "profiles")
     params["language_models"] = {
         "neox": {
             "source": "pythia",

@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 
+from momos import config
 from momos.files import atomic
 from momos.slt import schemes
 
@@ -32,7 +33,7 @@ class Project:
     def __init__(self, path: Path):
         self.path = path
         params = stress.merged(
-            yaml.safe_load((ROOT / "profiles" / "digits.yaml").read_text()), stress.CHANGES
+            config.profile_settings("digits", ROOT / "profiles"), stress.CHANGES
         )
         (path / "params.yaml").write_text(yaml.safe_dump(params))
         self.run_here("prepare", Path("data.safetensors"), Path("data.json"))

@@ -143,7 +143,7 @@ def test_two_sweeps_in_one_workspace_are_refused(small):
     ("cores", 7, "sweep.cores: unknown key"),
 ])  # fmt: skip
 def test_wrong_resources_are_named(tmp_path, key, value, message):
-    params = yaml.safe_load((ROOT / "profiles" / "digits.yaml").read_text())
+    params = config.profile_settings("digits", ROOT / "profiles")
     params["sweep"][key] = value
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     with pytest.raises(ValueError, match=message):
@@ -151,7 +151,7 @@ def test_wrong_resources_are_named(tmp_path, key, value, message):
 
 
 def test_a_job_has_a_core_for_each_thread(tmp_path):
-    params = yaml.safe_load((ROOT / "profiles" / "digits.yaml").read_text())
+    params = config.profile_settings("digits", ROOT / "profiles")
     params["train"]["num_threads"], params["sweep"]["cpus"] = 4, 2
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     with pytest.raises(

@@ -14,6 +14,7 @@ import pytest
 import yaml
 from clones import merge
 
+from momos import config
 from momos.training import loop
 
 ROOT = Path(__file__).parents[2]
@@ -52,7 +53,7 @@ def trainings(folder, out, *arguments):
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trainings")
-    params = merge(yaml.safe_load((ROOT / "profiles" / "digits.yaml").read_text()), FEWER)
+    params = merge(config.profile_settings("digits", ROOT / "profiles"), FEWER)
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     done = python(folder, ROOT / "stages" / "prepare.py", "data.safetensors", "data.json")
     assert done.returncode == 0, done.stderr

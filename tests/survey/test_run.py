@@ -18,6 +18,7 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
+from momos import config
 from momos.survey import candidates as zoo
 from momos.survey import run as survey
 from momos.survey.candidates import Candidate, How
@@ -59,7 +60,7 @@ class Project:
         self.path = path
         (path / "data").mkdir(parents=True)
         (path / "data" / "zoo").symlink_to(weights)
-        self.params = yaml.safe_load((ROOT / "profiles" / "digits.yaml").read_text())
+        self.params = config.profile_settings("digits", ROOT / "profiles")
         self.params["survey"] |= {
             "untrained": ["test_vit"],
             "source": "folder",

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
-import yaml
 from synthetic import MODELS, PAPER, ablation, described, distortion, evaluation, survey
 
+from momos import config
 from momos.report.momos import study as report
 from momos.report.shared import claims, published
 
@@ -326,7 +326,7 @@ def test_other_data_or_budget_is_not_comparable(base):
 
 
 def paper_settings():
-    params = yaml.safe_load((PAPER.parents[1] / "profiles" / "cifar10.yaml").read_text())
+    params = config.profile_settings("cifar10", PAPER.parents[1] / "profiles")
     return params, params["models"]
 
 

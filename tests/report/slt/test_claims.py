@@ -28,7 +28,7 @@ WANTED = [
     claim for claim in published.read_claims(ROOT / "data" / "paper") if claim["id"].startswith("S")
 ]
 STEPS = [100, 200, 300, 400, 600, 800, 1000, 1500]
-PARAMS = yaml.safe_load((ROOT / "profiles" / "digits.yaml").read_text())
+PARAMS = config.profile_settings("digits", ROOT / "profiles")
 
 
 def settings(**changes) -> config.Slt:
