@@ -1,51 +1,26 @@
-import random
+"""Augmentation: equal to torchvision's, image by image, whatever the way it is computed."""
+
 import subprocess
 import sys
-from collections import Counter
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from image_batches import ALL, OFF, ONE_OPERATION, from_pil, generator, some_images, to_pil
 from PIL import Image
-from scipy.stats import chisquare
 from torchvision.transforms import InterpolationMode, RandAugment, autoaugment
 from torchvision.transforms import functional as F
 
 from momos.images import augment
 from momos.images.draws import OPERATIONS, draw
-from momos.images.resize import normalize, resize
-
-OFF = {"flip": False, "crop_padding": 0, "rand_augment_ops": 0, "rand_augment_magnitude": 9}
-ONE_OPERATION = OFF | {"rand_augment_ops": 1}
-ALL = {"flip": True, "crop_padding": 4, "rand_augment_ops": 2, "rand_augment_magnitude": 9}
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def some_images(num_images=6, channels=3, height=32, width=32, seed=0):
-    """Noise plus a slope, so that both local and global operations change something."""
-    slope = torch.linspace(40, 180, width).expand(num_images, channels, height, width)
-    noise = torch.randint(0, 60, (num_images, channels, height, width), generator=generator(seed))
-    return (slope + noise).to(torch.uint8)
-
-
-def to_pil(image):
-    return F.to_pil_image(image)
-
-
-def from_pil(image):
-    return F.pil_to_tensor(image)
-
 
 # --- RandAugment against torchvision's own, image by image
 
 
 def torchvision_operation(image, name, magnitude, sign):
-    """What torchvision.transforms.RandAugment does to one image for one drawn operation and sign."""
+    """One image after one operation and sign of torchvision.transforms.RandAugment."""
     policy = RandAugment(num_ops=1, magnitude=magnitude)
     magnitudes, signed = policy._augmentation_space(
         policy.num_magnitude_bins, tuple(image.shape[-2:])
@@ -451,7 +426,8 @@ def test_numba_is_imported_only_for_rand_augment():
     code = """
 import sys, torch
 from momos.images import augment
-images, settings = torch.zeros(2, 1, 8, 8, dtype=torch.uint8), {"flip": True, "crop_padding": 1, "rand_augment_magnitude": 9}
+images = torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
+settings = {"flip": True, "crop_padding": 1, "rand_augment_magnitude": 9}
 augment.augment(images, generator=torch.Generator(), image_size=8, rand_augment_ops=0, **settings)
 assert not {"numba", "torchvision"} & set(sys.modules)
 augment.augment(images, generator=torch.Generator(), image_size=8, rand_augment_ops=1, **settings)
@@ -487,151 +463,3 @@ def test_flip_and_crop_equal_numpy(height, width, padding):
     if height == width:
         both = augment.apply(images, draws, crop_padding=padding, image_size=height, magnitude=0)
         assert np.array_equal(both.numpy(), np.stack(cropped))
-
-
-# --- chance
-
-
-def test_the_order_of_random_calls_stays():
-    """Whoever changes it changes every training run."""
-    draws = draw(20, generator=generator(3), flip=True, crop_padding=4, rand_augment_ops=2)
-    chance = generator(3)
-    assert torch.equal(draws.flipped, torch.randint(2, (20,), generator=chance).bool())
-    assert torch.equal(draws.offsets, torch.randint(9, (20, 2), generator=chance))
-    assert torch.equal(draws.operations, torch.randint(14, (20, 2), generator=chance))
-    assert torch.equal(draws.signs, torch.randint(2, (20, 2), generator=chance) * 2 - 1)
-
-
-def test_draws_are_uniform_and_independent_per_image():
-    draws = draw(14_000, generator=generator(1), flip=True, crop_padding=4, rand_augment_ops=2)
-    assert draws.flipped.dtype == torch.bool
-    samples = {
-        "flip": (draws.flipped.int(), 2),
-        "row": (draws.offsets[:, 0], 9),
-        "column": (draws.offsets[:, 1], 9),
-        "row and column": (draws.offsets[:, 0] * 9 + draws.offsets[:, 1], 81),
-        "first operation": (draws.operations[:, 0], 14),
-        "second operation": (draws.operations[:, 1], 14),
-        "both operations": (draws.operations[:, 0] * 14 + draws.operations[:, 1], 196),
-        "signs": (draws.signs[:, 0] + 1 + (draws.signs[:, 1] + 1) // 2, 4),
-        "flip and operation": (draws.flipped * 14 + draws.operations[:, 0], 28),
-        "sign and operation": ((draws.signs[:, 0] + 1) // 2 * 14 + draws.operations[:, 0], 28),
-    }
-    for name, (values, num_values) in samples.items():
-        counts = torch.bincount(values, minlength=num_values)
-        assert len(counts) == num_values, name
-        assert chisquare(counts.numpy()).pvalue > 1e-4, name
-
-
-def test_rand_augment_as_often_as_torchvision():
-    """One image, 2,800 draws: each result that torchvision gives comes as often, within the noise."""
-    image = some_images(1, 1, 8, 8)
-    ours = augment.augment(
-        image.expand(2800, -1, -1, -1), generator=generator(5), image_size=8, **ONE_OPERATION
-    )
-    policy, pil = RandAugment(num_ops=1, magnitude=9), to_pil(image[0])
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(6)
-        theirs = Counter(np.asarray(policy(pil)).tobytes() for _ in range(2800))
-    mine = Counter(result.numpy().tobytes() for result in ours)
-    assert mine.keys() == theirs.keys()
-    for key in mine:
-        assert abs(mine[key] - theirs[key]) < 5 * np.sqrt(mine[key] + theirs[key])
-
-
-def test_same_seed_same_bytes_and_other_seed_other_bytes():
-    images = some_images(16)
-    first, again, other = (
-        augment.augment(images, generator=generator(seed), image_size=32, **ALL)
-        for seed in (7, 7, 8)
-    )
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
-
-
-def test_one_generator_gives_new_draws_each_time():
-    chance = generator(7)
-    settings = {"generator": chance, "flip": True, "crop_padding": 4, "rand_augment_ops": 2}
-    first, second = (draw(64, **settings) for _ in range(2))
-    assert not torch.equal(first.offsets, second.offsets)
-    assert not torch.equal(first.operations, second.operations)
-
-
-def test_global_random_states_are_untouched():
-    before = torch.get_rng_state(), np.random.get_state(), random.getstate()
-    augment.augment(some_images(16), generator=generator(), image_size=40, **ALL)
-    after = torch.get_rng_state(), np.random.get_state(), random.getstate()
-    assert torch.equal(before[0], after[0])
-    assert all(np.array_equal(a, b) for a, b in zip(before[1], after[1], strict=True))
-    assert before[2] == after[2]
-
-
-# --- resize, normalize
-
-
-def test_resize_to_the_same_size_is_the_same_tensor():
-    images = some_images()
-    assert resize(images, 32) is images
-
-
-@settings(max_examples=60)
-@given(
-    size=st.integers(1, 80),
-    resized=st.integers(1, 80),
-    channels=st.sampled_from([1, 3]),
-    seed=st.integers(0, 99),
-)
-def test_resize_equals_pil(size, resized, channels, seed):
-    images = torch.randint(0, 256, (3, channels, size, size), generator=generator(seed)).to(
-        torch.uint8
-    )
-    images[0] = (images[0] > 127) * 255
-    expected = [
-        from_pil(to_pil(image).resize((resized, resized), Image.Resampling.BILINEAR))
-        for image in images
-    ]
-    assert torch.equal(resize(images, resized), torch.stack(expected))
-
-
-@pytest.mark.parametrize("size", [(20, 28), (60, 50), (37, 50)])
-def test_resize_of_oblong_images_is_pils_within_one(size):
-    images = some_images(4, 3, *size)
-    expected = torch.stack(
-        [from_pil(to_pil(image).resize((41, 41), Image.Resampling.BILINEAR)) for image in images]
-    )
-    assert (resize(images, 41).int() - expected.int()).abs().max() <= 1
-
-
-def test_resize_equals_an_average_when_halving_constant_tiles():
-    tiles = torch.randint(0, 256, (3, 1, 4, 4), generator=generator(), dtype=torch.uint8)
-    enlarged = tiles.repeat_interleave(16, -1).repeat_interleave(16, -2)
-    small = resize(enlarged, 32)
-    assert small.dtype == torch.uint8 and small.shape == (3, 1, 32, 32)
-    inner = torch.arange(4) * 8 + 4  # far from any edge between tiles
-    assert torch.equal(small[..., inner[:, None], inner], tiles)
-
-
-def test_normalize_equals_numpy_in_float64():
-    images, mean, std = some_images(), [0.4914, 0.4822, 0.4465], (0.247, 0.2435, 0.2616)
-    expected = (images.numpy() / 255.0 - np.reshape(mean, (3, 1, 1))) / np.reshape(std, (3, 1, 1))
-    ours = normalize(images, mean, std)
-    assert ours.dtype == torch.float32
-    np.testing.assert_allclose(ours.numpy(), expected, rtol=1e-5, atol=1e-6)
-
-
-def test_normalize_with_whole_numbers():
-    images = some_images(2, 1)
-    assert torch.equal(normalize(images, (0,), (1,)), images.float() / 255)
-
-
-@pytest.mark.parametrize(
-    ("mean", "std", "message"),
-    [
-        ([0.5], [0.5] * 3, r"data\.mean has 1 entries, \[0\.5\]; expected 3"),
-        ([0.5] * 3, [0.5] * 4, r"data\.std has 4 entries.*expected 3"),
-        ([0.5] * 3, [0.5, 0.0, 0.5], r"data\.std must be positive.*0\.0"),
-    ],
-)
-def test_normalize_refuses_what_does_not_fit(mean, std, message):
-    with pytest.raises(ValueError, match=message):
-        normalize(some_images(), mean, std)

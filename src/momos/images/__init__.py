@@ -1,1 +1,1 @@
-"""Images: data sets, augmentation, network inputs."""
+"""Images: data sets, augmentation, and how batches become a network's input."""

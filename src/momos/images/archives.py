@@ -1,4 +1,4 @@
-"""Images of an archive or a folder, laid out as train|test/<class>/<name>."""
+"""Images of an archive or a folder that is laid out as train|test/<class>/<name>."""
 
 import bz2
 import gzip
@@ -10,50 +10,39 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import NamedTuple
+from typing import IO, BinaryIO, NamedTuple, cast
 
 import numpy as np
 
-
-class Pool(NamedTuple):
-    """A source as read: images (N, C, H, W) uint8, labels (N,), indices of the test images, class
-    names by label.
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
-    test: np.ndarray
-    classes: tuple[str, ...]
-
-
-TAR_OPENERS = {
+# How the bytes of a compressed tar archive are read, by suffix
+TAR_OPENERS: dict[str, Callable[[BinaryIO], IO[bytes]]] = {
     ".tar": lambda raw: raw,
-    ".tar.gz": gzip.open,
-    ".tar.xz": lzma.open,
-    ".tar.bz2": bz2.open,
+    ".tar.gz": lambda raw: cast(IO[bytes], gzip.open(raw)),
+    ".tar.xz": lambda raw: cast(IO[bytes], lzma.open(raw)),
+    ".tar.bz2": lambda raw: cast(IO[bytes], bz2.open(raw)),
 }
-
-
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-
-
+# Files that operating systems leave in folders
 DROPPINGS = (".DS_Store", "Thumbs.db", "desktop.ini")
-
-
 LAYOUT = "train|test/<class>/<name>.jpg|jpeg|png, possibly below one top folder"
 EXPECTED = f"an archive or a folder with {LAYOUT}"
-
-
-# What the standard library raises on damaged archives, Pillow on damaged images, torchvision on
-# damaged or unreachable data.
+# What the standard library raises on damaged archives
 ARCHIVE_ERRORS = (
-    tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, struct.error,
-    EOFError, OSError, ValueError, IndexError, OverflowError, RuntimeError,
-)  # fmt: skip
-
-
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    lzma.LZMAError,
+    zlib.error,
+    struct.error,
+    EOFError,
+    OSError,
+    ValueError,
+    IndexError,
+    OverflowError,
+    RuntimeError,
+)
+# What Pillow raises on damaged images
 IMAGE_ERRORS = (
     OSError,
     SyntaxError,
@@ -66,39 +55,57 @@ IMAGE_ERRORS = (
 )
 
 
+class Pool(NamedTuple):
+    """All images of a source, before validation images are drawn."""
+
+    images: np.ndarray  # (num_images, channels, height, width) uint8
+    labels: np.ndarray  # (num_images,) int64
+    test: np.ndarray  # ascending indices of the test images
+    classes: tuple[str, ...]  # class names by label
+
+
+class _Key(NamedTuple):
+    """Where an image belongs: train or test, its class, its file name."""
+
+    split: str
+    label: str
+    name: str
+
+
 class _Entry(NamedTuple):
-    """One member of an archive: its name, "file", "folder" or "other" (links, devices), and a
-    file's bytes.
-    """
+    """One member of an archive or file of a folder."""
 
     name: str
-    kind: str
-    content: bytes = b""
+    kind: str  # "file", "folder" or "other" (links, devices)
+    content: bytes = b""  # of a file
 
 
 def read_images(path: Path) -> Pool:
-    """Images of an archive or a folder, laid out as LAYOUT; order: train, test, then by class and
-    file name.
+    """Read the images of an archive or a folder that is laid out as LAYOUT.
 
-    Archives are read in memory, nothing is extracted. Droppings of operating systems (`.DS_Store`,
-    `Thumbs.db`, `desktop.ini`, `._*`) are ignored; anything else that is no image, or lies
-    elsewhere, is an error.
+    They are ordered by split (train, test), class and file name. Archives are read in memory;
+    nothing is extracted. Files that operating systems leave (`.DS_Store`, `Thumbs.db`,
+    `desktop.ini`, `._*`) are ignored.
+
+    Raises ValueError naming the file for anything else that is no image or lies elsewhere, for
+    images of different sizes or modes, and for a damaged archive; FileNotFoundError where nothing
+    is at `path`.
     """
     files = _index(path, _read_folder(path) if path.is_dir() else _read_archive(path))
     classes = _class_names(path, files)
-    keys = sorted(files, key=lambda key: (key[0] == "test", key))
+    keys = sorted(files, key=lambda key: (key.split == "test", key))
     images = _decode_all(path, [files[key] for key in keys])
-    labels = np.array([classes.index(name) for _, name, _ in keys], dtype=np.int64)
-    test = np.flatnonzero(np.array([split == "test" for split, _, _ in keys]))
+    labels = np.array([classes.index(key.label) for key in keys], dtype=np.int64)
+    test = np.flatnonzero(np.array([key.split == "test" for key in keys]))
     return Pool(images, labels, test, classes)
 
 
 def _read_folder(path: Path) -> list[_Entry]:
     walk = os.walk(path, followlinks=True, onerror=_raise)
-    found = (Path(folder) / name for folder, _, names in walk for name in names)
+    files = (Path(folder) / name for folder, _, names in walk for name in names)
     return [
         _Entry(file.relative_to(path).as_posix(), "file", file.read_bytes())
-        for file in sorted(found)
+        for file in sorted(files)
     ]
 
 
@@ -122,30 +129,32 @@ def _read_archive(path: Path) -> list[_Entry]:
             )
         except ARCHIVE_ERRORS as error:
             raise ValueError(
-                f"data.path {str(path)!r} is damaged or truncated ({error}); expected a {suffix} archive"
+                f"data.path {str(path)!r} is damaged or truncated ({error}); "
+                f"expected a {suffix} archive"
             ) from error
 
 
-def _tar_entries(stream: io.BufferedIOBase) -> Iterator[_Entry]:
-    """Members in order. `tarfile` takes a damaged header for the end, so the end mark (a block of
-    zeros) is required here.
+def _tar_entries(stream: IO[bytes]) -> Iterator[_Entry]:
+    """Members in their order. Raises tarfile.ReadError without an end mark (a block of zeros).
+
+    `tarfile` itself takes a damaged header for the end of the archive.
     """
     with stream, tarfile.open(fileobj=stream, mode="r:") as tar:
         for member in tar:
-            if member.isreg():
-                yield _Entry(member.name, "file", tar.extractfile(member).read())
+            file = tar.extractfile(member) if member.isreg() else None
+            if file is not None:
+                yield _Entry(member.name, "file", file.read())
             else:
                 yield _Entry(member.name, "folder" if member.isdir() else "other")
         stream.seek(tar.offset)
         if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
             raise tarfile.ReadError(f"no end mark at byte {tar.offset} of the uncompressed archive")
-        while stream.read(
-            1 << 20
-        ):  # to the end of the compressed stream, where its checksum is verified
+        # The checksum of a compressed stream is verified at its end.
+        while stream.read(1 << 20):
             pass
 
 
-def _zip_entries(raw: io.BufferedIOBase) -> Iterator[_Entry]:
+def _zip_entries(raw: BinaryIO) -> Iterator[_Entry]:
     with zipfile.ZipFile(raw) as archive:
         for member in archive.infolist():
             if member.is_dir():
@@ -156,23 +165,25 @@ def _zip_entries(raw: io.BufferedIOBase) -> Iterator[_Entry]:
                 yield _Entry(member.filename, "file", archive.read(member))
 
 
-def _index(path: Path, entries: list[_Entry]) -> dict[tuple[str, str, str], tuple[str, bytes]]:
-    """(split, class, file name) -> (name in the source, bytes). Raises on a name that escapes, a
-    link, a file off the layout.
+def _index(path: Path, entries: list[_Entry]) -> dict[_Key, tuple[str, bytes]]:
+    """Name in the source and bytes of each image, by its place in the layout.
+
+    Raises ValueError for a name that leads out of the source, a link, and a file off the layout.
     """
-    files: dict[tuple[str, str, str], tuple[str, bytes]] = {}
+    files: dict[_Key, tuple[str, bytes]] = {}
     tops = set()
     for entry in entries:
         _check_entry(path, entry)
         if entry.kind == "folder" or _is_dropping(entry.name):
             continue
         parts = PurePosixPath(entry.name).parts
-        top, key = parts[:-3], parts[-3:]
+        top, place = parts[:-3], parts[-3:]
         tops.add(top)
-        if len(tops) > 1 or len(top) > 1 or not _is_laid_out(key):
+        if len(tops) > 1 or len(top) > 1 or not _is_laid_out(place):
             raise ValueError(
                 f"data.path {str(path)!r}: unexpected file {entry.name!r}; expected {LAYOUT}"
             )
+        key = _Key(*place)
         if key in files:
             raise ValueError(
                 f"data.path {str(path)!r}: {entry.name!r} appears twice; expected each file once"
@@ -181,11 +192,11 @@ def _index(path: Path, entries: list[_Entry]) -> dict[tuple[str, str, str], tupl
     return files
 
 
-def _is_laid_out(key: tuple[str, ...]) -> bool:
+def _is_laid_out(place: tuple[str, ...]) -> bool:
     return (
-        len(key) == 3
-        and key[0] in ("train", "test")
-        and PurePosixPath(key[2]).suffix.lower() in IMAGE_SUFFIXES
+        len(place) == 3
+        and place[0] in ("train", "test")
+        and PurePosixPath(place[2]).suffix.lower() in IMAGE_SUFFIXES
     )
 
 
@@ -193,11 +204,13 @@ def _check_entry(path: Path, entry: _Entry) -> None:
     parts = PureWindowsPath(entry.name)  # knows both separators and drive letters
     if parts.anchor or ".." in parts.parts:
         raise ValueError(
-            f"data.path {str(path)!r}: member {entry.name!r} leads out of the archive; expected relative paths"
+            f"data.path {str(path)!r}: member {entry.name!r} leads out of the archive; "
+            "expected relative paths"
         )
     if entry.kind == "other":
         raise ValueError(
-            f"data.path {str(path)!r}: member {entry.name!r} is a link or a device; expected plain files"
+            f"data.path {str(path)!r}: member {entry.name!r} is a link or a device; "
+            "expected plain files"
         )
 
 
@@ -206,24 +219,24 @@ def _is_dropping(name: str) -> bool:
     return file in DROPPINGS or file.startswith("._")
 
 
-def _class_names(path: Path, files: dict) -> tuple[str, ...]:
-    """Class names of train and test, which must agree, sorted."""
+def _class_names(path: Path, files: dict[_Key, tuple[str, bytes]]) -> tuple[str, ...]:
+    """Sorted class names. Raises ValueError unless train and test have the same classes."""
     if not files:
         raise ValueError(f"data.path {str(path)!r} holds no image; expected {LAYOUT}")
-    train, test = (
-        {name for split, name, _ in files if split == part} for part in ("train", "test")
-    )
+    train, test = ({key.label for key in files if key.split == part} for part in ("train", "test"))
     for part, absent in (("test", train - test), ("train", test - train)):
         if absent:
             raise ValueError(
-                f"data.path {str(path)!r}: class {min(absent)!r} is missing from {part!r}; expected images of it"
+                f"data.path {str(path)!r}: class {min(absent)!r} is missing from {part!r}; "
+                "expected images of it"
             )
     return tuple(sorted(train))
 
 
 def _decode_all(path: Path, files: list[tuple[str, bytes]]) -> np.ndarray:
-    """(N, C, H, W) uint8, C = 1 (mode L) or 3 (RGB). Raises on an image whose size or mode is not
-    the first one's.
+    """Images (num_images, channels, height, width) uint8: 1 channel for mode L, 3 for RGB.
+
+    Raises ValueError for an image whose size or mode is not that of the first one.
     """
     first = _decode(path, *files[0])
     images = np.empty((len(files), *first.shape), dtype=np.uint8)
@@ -231,15 +244,15 @@ def _decode_all(path: Path, files: list[tuple[str, bytes]]) -> np.ndarray:
         image = _decode(path, name, content)
         if image.shape != first.shape:
             raise ValueError(
-                f"data.path {str(path)!r}: image {name!r} is {_describe(image)}; expected {_describe(first)} like the first, "
-                f"{files[0][0]!r}"
+                f"data.path {str(path)!r}: image {name!r} is {_describe(image)}; "
+                f"expected {_describe(first)} like the first, {files[0][0]!r}"
             )
         images[position] = image
     return images
 
 
 def _decode(path: Path, name: str, content: bytes) -> np.ndarray:
-    """One JPEG or PNG as (C, H, W) uint8."""
+    """One JPEG or PNG as (channels, height, width) uint8."""
     from PIL import Image
 
     try:
@@ -247,11 +260,13 @@ def _decode(path: Path, name: str, content: bytes) -> np.ndarray:
             mode, pixels = image.mode, np.asarray(image)
     except (*IMAGE_ERRORS, Image.DecompressionBombError) as error:
         raise ValueError(
-            f"data.path {str(path)!r}: {name!r} is no readable image ({error}); expected JPEG or PNG"
+            f"data.path {str(path)!r}: {name!r} is no readable image ({error}); "
+            "expected JPEG or PNG"
         ) from error
     if mode not in ("L", "RGB"):
         raise ValueError(
-            f"data.path {str(path)!r}: image {name!r} has mode {mode}; expected L (greyscale) or RGB"
+            f"data.path {str(path)!r}: image {name!r} has mode {mode}; "
+            "expected L (greyscale) or RGB"
         )
     return pixels[None] if mode == "L" else pixels.transpose(2, 0, 1)
 

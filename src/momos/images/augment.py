@@ -1,14 +1,13 @@
-"""Augmentation of training images (method A9), and normalisation of all images. Batches of uint8
-tensors, one draw per image.
+"""Augmentation of training images: flip, crop and RandAugment of uint8 batches (method A9).
 
-RandAugment gives the bytes of torchvision's on PIL images, in one of two ways: numba on a CPU
-(`pixels`, image by image), torch elsewhere (images grouped by operation). Both take from `Tables`
-what torchvision and PIL compute in floating point.
+RandAugment gives the same bytes as torchvision's on PIL images. There are two versions of it: numba
+on a CPU (`momos.images.pixels`, image by image) and torch elsewhere (images grouped by operation).
+Both take from `Tables` what torchvision and PIL compute in floating point.
 """
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,10 +19,8 @@ from momos.images.draws import MAGNITUDE_BINS, OPERATIONS, Draws, draw
 from momos.images.resize import resize
 
 GEOMETRIC = OPERATIONS[1:6]
-_CHUNK_BYTES = {
-    "cpu": 2**24,
-    "cuda": 2**27,
-}  # of uint8 images that torch works on at once; it needs some 20 times as much
+# Bytes of uint8 images that torch works on at once; it needs about 20 times as much memory.
+_CHUNK_BYTES = {"cpu": 2**24, "cuda": 2**27}
 
 
 def augment(
@@ -36,12 +33,12 @@ def augment(
     rand_augment_ops: int,
     rand_augment_magnitude: int,
 ) -> Tensor:
-    """Flip, crop, resize, RandAugment, in this order: images (n, C, H, W) uint8 -> (n, C,
-    image_size, image_size) uint8.
+    """Flip, crop, resize and RandAugment images, in this order.
 
-    `flip`: mirror left to right with probability 1/2. `crop_padding`: pixels of zeros on each side,
-    from which a crop of the original size is taken (0: none). `rand_augment_ops`: operations per
-    image (0: off), all of `rand_augment_magnitude`, 0..30.
+    images (n, C, H, W) uint8 -> (n, C, image_size, image_size) uint8. flip: mirror left to right
+    with probability 1/2. crop_padding: pixels of zeros on each side, from which a crop of the
+    original size is taken (0: none). rand_augment_ops: operations per image (0: none), all of
+    rand_augment_magnitude, 0..30.
     """
     draws = draw(
         len(images),
@@ -68,59 +65,56 @@ def apply(
     magnitude: int,
     indices: Tensor | None = None,
 ) -> Tensor:
-    """What `augment` does, with draws made before: images (n, C, H, W) uint8 -> (n, C, image_size,
-    image_size) uint8.
+    """Augment images by draws that were made before (`momos.images.draws.draw`).
 
-    The images may be on any device; draws and indices are on the CPU. `indices` (n,) int64:
-    augments images[indices], where images are a whole data set.
+    images (n, C, H, W) uint8 -> (n, C, image_size, image_size) uint8. Images may be on any device;
+    draws and indices are on the CPU. indices (n,) int64: augment images[indices], where images are
+    a whole data set. Raises ValueError for images, draws and indices that do not fit together.
     """
     num_images = len(images) if indices is None else len(indices)
     _check(images, draws, padding=crop_padding, indices=indices)
-    nothing = images.new_empty(0, images.shape[1], image_size, image_size)
+    empty = images.new_empty(0, images.shape[1], image_size, image_size)
     if not num_images:
-        return nothing
-    if (
-        draws.operations is not None
-        and images.device.type == "cpu"
-        and images.shape[-2:] == (image_size, image_size)
-    ):
+        return empty
+    has_size = images.shape[-2:] == (image_size, image_size)
+    if draws.operations is not None and images.device.type == "cpu" and has_size:
         return _apply_numba(
             images, draws, crop_padding=crop_padding, magnitude=magnitude, indices=indices
         )
 
-    def of(part: slice) -> Tensor:
+    def augment_part(part: slice) -> Tensor:
         if indices is None:
             chosen = images[part]
         else:
             chosen = images.index_select(0, _to(indices[part], images.device))
-        some = draws.at(part)
-        changed = resize(
-            _flip_and_crop(chosen, some.flipped, some.offsets, crop_padding), image_size
-        ).contiguous()
-        return (
-            changed
-            if some.operations is None
-            else rand_augment(changed, some.operations, some.signs, magnitude=magnitude)
-        )
+        flipped, offsets, operations, signs = draws.at(part)
+        moved = _flip_and_crop(chosen, flipped, offsets, crop_padding)
+        resized = resize(moved, image_size).contiguous()
+        if operations is None or signs is None:
+            return resized
+        return rand_augment(resized, operations, signs, magnitude=magnitude)
 
-    return _in_chunks(of, num_images, nothing)
+    return _in_chunks(augment_part, num_images, empty)
 
 
 def _check(
     images: Tensor, draws: Draws, *, padding: int = 0, indices: Tensor | None = None
 ) -> None:
-    """ValueError for images and draws that do not fit together: the compiled code would read
-    outside of their memory.
+    """Raise ValueError for images and draws that do not fit together.
+
+    The compiled code would read outside of their memory.
     """
     if images.dtype != torch.uint8 or images.ndim != 4:
         raise ValueError(
-            f"images must be uint8 of shape (n, C, H, W), got {images.dtype} of shape {tuple(images.shape)}"
+            f"images must be uint8 of shape (n, C, H, W), "
+            f"got {images.dtype} of shape {tuple(images.shape)}"
         )
     n = len(images) if indices is None else len(indices)
     num_ops = 0 if draws.operations is None else draws.operations.shape[-1]
     if num_ops and images.shape[1] not in (1, 3):
         raise ValueError(
-            f"augment.rand_augment_ops must be 0 for images of {images.shape[1]} channels; expected 1 or 3 channels"
+            f"augment.rand_augment_ops must be 0 for images of {images.shape[1]} channels; "
+            "expected 1 or 3 channels"
         )
     for name, field, shape in zip(
         draws._fields, draws, [(n,), (n, 2), (n, num_ops), (n, num_ops)], strict=True
@@ -140,38 +134,40 @@ def _check(
             raise ValueError(f"{name} must be in 0..{limits[name]}, got {low}..{high}")
 
 
-def _in_chunks(of: Callable[[slice], Tensor], num_images: int, like: Tensor) -> Tensor:
-    """The results of `of` for slices of the images, few enough for the memory, as one tensor
-    (num_images, *like.shape[1:]).
+def _in_chunks(change: Callable[[slice], Tensor], num_images: int, like: Tensor) -> Tensor:
+    """Results of `change` for slices of the images, as one tensor (num_images, *like.shape[1:]).
+
+    The slices are small enough for the memory of the device.
     """
     size = max(1, _CHUNK_BYTES.get(like.device.type, 2**24) // math.prod(like.shape[1:]))
     if num_images <= size:
-        return of(slice(0, num_images))
+        return change(slice(0, num_images))
     changed = like.new_empty(num_images, *like.shape[1:])
     for start in range(0, num_images, size):
         part = slice(start, start + size)
-        changed[part] = of(part)
+        changed[part] = change(part)
     return changed
 
 
 def _to(tensor: Tensor, device: torch.device) -> Tensor:
-    """From the CPU to the device without waiting for it."""
+    """Copy from the CPU to the device without waiting for it."""
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
 
 
-# --- flip, crop, resize, normalize
+# --- flip and crop
 
 
 def flip_chosen(images: Tensor, flipped: Tensor) -> Tensor:
-    """Mirrors left to right the images (n, C, H, W) where flipped (n,) is true."""
+    """Mirror left to right the images (n, C, H, W) where flipped (n,) is true."""
     return _flip_and_crop(images, flipped, None, 0)
 
 
 def crop(images: Tensor, offsets: Tensor, padding: int) -> Tensor:
-    """From images (n, C, H, W) padded with zeros, crops of H x W whose upper left corners are
-    offsets (n, 2) = (row, column).
+    """Crop images (n, C, H, W), padded with zeros on each side, to H x W.
+
+    offsets (n, 2): row and column of each crop's upper left corner in the padded image.
     """
     return _flip_and_crop(images, None, offsets, padding)
 
@@ -179,7 +175,7 @@ def crop(images: Tensor, offsets: Tensor, padding: int) -> Tensor:
 def _flip_and_crop(
     images: Tensor, flipped: Tensor | None, offsets: Tensor | None, padding: int
 ) -> Tensor:
-    """Both at once, the flip first, as one gather of pixels; the same images if there is neither."""
+    """Flip, then crop, as one gather of pixels; the same images if there is neither."""
     if flipped is None and offsets is None:
         return images
     num_images, channels, height, width = images.shape
@@ -188,10 +184,8 @@ def _flip_and_crop(
         padding = 0
     else:
         offsets = _to(offsets, images.device)
-        rows, columns = (
-            rows + offsets[:, :1],
-            columns + offsets[:, 1:],
-        )  # (n, H), (n, W), in the padded image
+        rows = rows + offsets[:, :1]  # (n, H), in the padded image
+        columns = columns + offsets[:, 1:]  # (n, W)
     padded_width = width + 2 * padding
     if flipped is not None:
         columns = torch.where(
@@ -208,12 +202,11 @@ def _flip_and_crop(
 
 
 def rand_augment(images: Tensor, operations: Tensor, signs: Tensor, *, magnitude: int) -> Tensor:
-    """RandAugment (Cubuk et al. 2019, arXiv 1909.13719) as torchvision's `RandAugment` does it on
-    PIL images.
+    """RandAugment (Cubuk et al. 2019, arXiv 1909.13719), bit for bit as torchvision does it.
 
-    images (n, C, H, W) uint8, C 1 or 3; operations and signs (n, num_ops) as in `Draws`, applied
-    from left to right; the sign counts where torchvision draws one. Nearest-neighbour geometry,
-    black where nothing is known; equal bit for bit.
+    images (n, C, H, W) uint8 with 1 or 3 channels, on any device; operations and signs (n, num_ops)
+    as in `Draws`, applied from left to right. The sign counts where torchvision draws one. Geometry
+    takes the nearest pixel, and black from outside of the image.
     """
     draws = Draws(None, None, operations, signs)
     _check(images, draws)
@@ -223,14 +216,17 @@ def rand_augment(images: Tensor, operations: Tensor, signs: Tensor, *, magnitude
 
 
 class Tables(NamedTuple):
-    """What RandAugment of one magnitude computes in floating point, for images of H x W. Where
-    there is a sign, 0 is -1 and 1 is 1.
+    """Results of RandAugment's floating-point arithmetic, for one magnitude and images of H x W.
+
+    The index of a sign is 0 for -1 and 1 for 1.
 
     sources (5, 2, H * W) integers: by GEOMETRIC operation, sign and pixel, the pixel it comes from;
-    H * W: from nowhere, black. lookups (2, 256) uint8: Posterize and Solarize of every value.
-    blends (2, 256, 256) uint8: by sign, degenerate value and value: Brightness (degenerate: 0),
-    Color, Contrast, Sharpness. stretches (256, 256, 256) uint8: by the lowest and highest value in
-    a plane: AutoContrast of every value.
+        H * W stands for black.
+    lookups (2, 256) uint8: Posterize and Solarize of every value.
+    blends (2, 256, 256) uint8: by sign, degenerate value and value, the result of Brightness
+        (degenerate value 0), Color, Contrast and Sharpness.
+    stretches (256, 256, 256) uint8: by lowest and highest value of a plane, AutoContrast of every
+        value.
     """
 
     sources: Any
@@ -241,68 +237,78 @@ class Tables(NamedTuple):
 
 @functools.lru_cache(maxsize=8)
 def tables(magnitude: int, height: int, width: int) -> Tables:
-    """Of numpy arrays, made by torchvision's and PIL's own operations on ramps of pixel numbers and
-    values.
+    """Numpy tables, made by torchvision's and PIL's own operations on ramps of numbers and values.
+
+    Raises ValueError for a magnitude outside 0..30.
     """
+    if not 0 <= magnitude < MAGNITUDE_BINS:
+        raise ValueError(
+            f"augment.rand_augment_magnitude must be an integer from 0 to {MAGNITUDE_BINS - 1}, "
+            f"got {magnitude!r}"
+        )
+    return Tables(
+        _source_pixels(magnitude, height, width), *_lookups_and_blends(magnitude), _stretches()
+    )
+
+
+def _strength(magnitude: int, first: float, last: float) -> float:
+    """The strength of an operation at this magnitude, if it goes from `first` to `last`."""
+    return torch.linspace(first, last, MAGNITUDE_BINS)[magnitude].item()
+
+
+def _source_pixels(magnitude: int, height: int, width: int) -> np.ndarray:
+    """`Tables.sources` (5, 2, height * width) uint32, by moving an image of pixel numbers."""
     from PIL import Image
     from torchvision.transforms import functional as F
 
-    if not 0 <= magnitude < MAGNITUDE_BINS:
-        raise ValueError(
-            f"augment.rand_augment_magnitude must be an integer from 0 to {MAGNITUDE_BINS - 1}, got {magnitude!r}"
-        )
+    # Pixel numbers start at 1: 0 is black.
+    numbers = np.arange(1, height * width + 1, dtype=np.int32).reshape(height, width)
+    pixels = Image.fromarray(numbers)
 
-    def level(first: float, last: float) -> float:
-        return torch.linspace(first, last, MAGNITUDE_BINS)[magnitude].item()
+    def shifted(right: int, down: int) -> Any:
+        return F.affine(pixels, angle=0.0, translate=[right, down], scale=1.0, shear=[0.0, 0.0])
 
-    def affine(
-        *, shift: Sequence[int] = (0, 0), shear: Sequence[float] = (0.0, 0.0), center: Any = None
-    ) -> Any:
-        return F.affine(
-            pixels, angle=0.0, translate=list(shift), scale=1.0, shear=list(shear), center=center
-        )
+    def sheared(across: float, down: float) -> Any:
+        shear, center = [across, down], [0, 0]
+        return F.affine(pixels, angle=0.0, translate=[0, 0], scale=1.0, shear=shear, center=center)
 
-    pixels = Image.fromarray(
-        np.arange(1, height * width + 1, dtype=np.int32).reshape(height, width)
-    )  # 0 is for black
-    slope, angle, factor = level(0.0, 0.3), level(0.0, 30.0), level(0.0, 0.9)
-    right, down = (int(level(0.0, 150.0 / 331.0 * size)) for size in (width, height))  # pixels
+    slope, angle = _strength(magnitude, 0.0, 0.3), _strength(magnitude, 0.0, 30.0)
+    right, down = (int(_strength(magnitude, 0.0, 150.0 / 331.0 * size)) for size in (width, height))
+    degrees = [math.degrees(math.atan(sign * slope)) for sign in (-1, 1)]
     moved = [
-        [
-            affine(shear=(math.degrees(math.atan(sign * slope)), 0.0), center=[0, 0])
-            for sign in (-1, 1)
-        ],
-        [
-            affine(shear=(0.0, math.degrees(math.atan(sign * slope))), center=[0, 0])
-            for sign in (-1, 1)
-        ],
-        [affine(shift=(sign * right, 0)) for sign in (-1, 1)],
-        [affine(shift=(0, sign * down)) for sign in (-1, 1)],
+        [sheared(shear, 0.0) for shear in degrees],
+        [sheared(0.0, shear) for shear in degrees],
+        [shifted(sign * right, 0) for sign in (-1, 1)],
+        [shifted(0, sign * down) for sign in (-1, 1)],
         [F.rotate(pixels, sign * angle) for sign in (-1, 1)],
     ]
     sources = np.array(
         [[np.asarray(image).ravel() for image in images] for images in moved], dtype=np.uint32
-    ) - np.uint32(1)
+    )
+    return np.minimum(sources - np.uint32(1), np.uint32(height * width))
+
+
+def _lookups_and_blends(magnitude: int) -> tuple[np.ndarray, np.ndarray]:
+    """`Tables.lookups` and `Tables.blends`, by changing images that hold every value."""
+    from PIL import Image
+    from torchvision.transforms import functional as F
 
     values = np.tile(np.arange(256, dtype=np.uint8), (256, 1))
     ramp = Image.fromarray(values[:1])
     bits = 8 - round(magnitude / ((MAGNITUDE_BINS - 1) / 4))
-    lookups = [F.posterize(ramp, bits), F.solarize(ramp, level(255.0, 0.0))]
+    lookups = [F.posterize(ramp, bits), F.solarize(ramp, _strength(magnitude, 255.0, 0.0))]
+    factor = _strength(magnitude, 0.0, 0.9)
     degenerate, value = Image.fromarray(np.ascontiguousarray(values.T)), Image.fromarray(values)
     blends = [Image.blend(degenerate, value, 1.0 + sign * factor) for sign in (-1, 1)]
-    return Tables(
-        np.minimum(sources, np.uint32(height * width)),
+    return (
         np.array([np.asarray(image)[0] for image in lookups]),
         np.array([np.asarray(image) for image in blends]),
-        _stretches(),
     )
 
 
 @functools.cache
 def _stretches() -> np.ndarray:
-    """AutoContrast of every value, by lowest and highest value (256, 256, 256): the arithmetic of
-    PIL's ImageOps.autocontrast.
-    """
+    """`Tables.stretches`, by the arithmetic of PIL's ImageOps.autocontrast."""
     value = np.arange(256)
     lookups = np.tile(value.astype(np.uint8), (256, 256, 1))
     for low in range(255):
@@ -319,52 +325,58 @@ def _apply_numba(
     magnitude: int,
     indices: Tensor | None = None,
 ) -> Tensor:
-    """Flip, crop and RandAugment, image by image."""
-    from momos.images import pixels  # imports numba, half a second
+    """Flip, crop and RandAugment, image by image. The draws must have operations and signs."""
+    from momos.images import pixels  # imports numba, which takes half a second
 
+    assert draws.operations is not None and draws.signs is not None
     num_images = len(draws.operations)
-    height, width = images.shape[-2:]
-    nothing = Draws(
-        torch.zeros(num_images, dtype=torch.bool),
-        torch.zeros(num_images, 2, dtype=torch.int64),
-        None,
-        None,
-    )
-    flipped = nothing.flipped if draws.flipped is None else draws.flipped
-    padding, offsets = (
-        (0, nothing.offsets) if draws.offsets is None else (crop_padding, draws.offsets)
-    )
-    indices = torch.arange(num_images) if indices is None else indices
-    changed = torch.empty(num_images, *images.shape[1:], dtype=torch.uint8)
-    images, indices, flipped, offsets, operations, signs = (
-        tensor.contiguous().numpy()
-        for tensor in (images, indices, flipped, offsets, draws.operations, draws.signs)
-    )
-    lookup = tables(magnitude, height, width)
+    flipped, offsets, padding = draws.flipped, draws.offsets, crop_padding
+    if flipped is None:
+        flipped = torch.zeros(num_images, dtype=torch.bool)
+    if offsets is None:
+        offsets, padding = torch.zeros(num_images, 2, dtype=torch.int64), 0
+    if indices is None:
+        indices = torch.arange(num_images)
+    augmented = torch.empty(num_images, *images.shape[1:], dtype=torch.uint8)
     pixels.transform(
-        images, indices, flipped, offsets, padding, operations, signs, *lookup, changed.numpy()
+        _as_numpy(images),
+        _as_numpy(indices),
+        _as_numpy(flipped),
+        _as_numpy(offsets),
+        padding,
+        _as_numpy(draws.operations),
+        _as_numpy(draws.signs),
+        *tables(magnitude, *images.shape[-2:]),
+        augmented.numpy(),
     )
-    return changed
+    return augmented
 
 
-# --- RandAugment in torch: the images are sorted by operation and sign, so that each operation
-# works on a slice
+def _as_numpy(tensor: Tensor) -> np.ndarray:
+    return tensor.contiguous().numpy()
+
+
+# --- RandAugment in torch: images are sorted by operation and sign, so that an operation works on
+# a slice
 
 
 def rand_augment_torch(
     images: Tensor, operations: Tensor, signs: Tensor, *, magnitude: int
 ) -> Tensor:
-    """`rand_augment` for any device, without waiting for it: operations and signs are on the CPU."""
+    """`rand_augment` for any device, without waiting for it.
+
+    Operations and signs are on the CPU.
+    """
     _check(images, Draws(None, None, operations, signs))
     height, width = images.shape[-2:]
-    lookup = _tables_on(images.device, magnitude, height, width)
+    on_device = _tables_on(images.device, magnitude, height, width)
 
-    def of(part: slice) -> Tensor:
-        return _sorted_by_operation(
-            images[part], operations[part].numpy(), signs[part].numpy(), lookup
+    def change(part: slice) -> Tensor:
+        return _operate_sorted(
+            images[part], operations[part].numpy(), signs[part].numpy(), on_device
         )
 
-    return _in_chunks(of, len(images), images)
+    return _in_chunks(change, len(images), images)
 
 
 @functools.lru_cache(maxsize=8)
@@ -378,11 +390,13 @@ def _tables_on(device: torch.device, magnitude: int, height: int, width: int) ->
     )
 
 
-def _sorted_by_operation(
-    images: Tensor, operations: np.ndarray, signs: np.ndarray, lookup: Tables
+def _operate_sorted(
+    images: Tensor, operations: np.ndarray, signs: np.ndarray, on_device: Tables
 ) -> Tensor:
-    """Sorts the images anew for each turn, and at last back into their order: a slice costs less
-    than a gather for each operation.
+    """All operations on all images (n, C, H, W), turn by turn.
+
+    The images are sorted by operation for each turn, and at last put back into their order: a slice
+    per operation costs less than a gather per operation.
     """
     num_images, num_ops = operations.shape
     kinds = 2 * operations + (signs > 0)  # (n, num_ops)
@@ -397,13 +411,14 @@ def _sorted_by_operation(
             present.tolist(), starts, [*starts[1:], num_images], strict=True
         ):
             name, sign = OPERATIONS[kind // 2], kind % 2
-            images[start:end] = _operate(images[start:end], name, sign, lookup)
+            images[start:end] = _operate(images[start:end], name, sign, on_device)
     return images.index_select(0, moves[num_ops])
 
 
 def _moves(orders: np.ndarray) -> np.ndarray:
-    """orders (n, k): which image stands where, k times -> (k, n): from where each place takes its
-    image, at first in order 0..n-1.
+    """From where each place takes its image, for each of k moves: (k, n).
+
+    orders (n, k): which image stands at each place after each move; before, they stand in order.
     """
     moves, place = np.empty_like(orders.T), np.arange(len(orders))
     for move, order in zip(moves, orders.T, strict=True):
@@ -412,25 +427,25 @@ def _moves(orders: np.ndarray) -> np.ndarray:
     return moves
 
 
-def _operate(images: Tensor, name: str, sign: int, lookup: Tables) -> Tensor:
-    """One operation, by the name of OPERATIONS, on images (n, C, H, W)."""
+def _operate(images: Tensor, name: str, sign: int, on_device: Tables) -> Tensor:
+    """One of OPERATIONS on images (n, C, H, W). sign: 0 for -1, 1 for 1."""
     planes = images.flatten(2)  # (n, C, H * W)
     if name in GEOMETRIC:
-        source = lookup.sources[GEOMETRIC.index(name), sign]
+        source = on_device.sources[GEOMETRIC.index(name), sign]
         planes = functional.pad(planes, (0, 1)).gather(2, source.expand(*planes.shape))
     elif name == "Brightness":
-        planes = _look_up(planes, lookup.blends[sign, 0])
+        planes = _look_up(planes, on_device.blends[sign, 0])
     elif name == "Color" and planes.shape[1] == 3:
-        planes = _blend(planes, _grey(planes), lookup.blends[sign])
+        planes = _blend(planes, _grey(planes), on_device.blends[sign])
     elif name == "Contrast":
-        planes = _look_up_each(planes, lookup.blends[sign][_mean(planes)][:, None])
+        planes = _look_up_each(planes, on_device.blends[sign][_mean(planes)][:, None])
     elif name == "Sharpness":
-        return _sharpen(images, lookup.blends[sign])
+        return _sharpen(images, on_device.blends[sign])
     elif name in ("Posterize", "Solarize"):
-        planes = _look_up(planes, lookup.lookups[int(name == "Solarize")])
+        planes = _look_up(planes, on_device.lookups[int(name == "Solarize")])
     elif name == "AutoContrast":
         planes = _look_up_each(
-            planes, lookup.stretches[planes.amin(2).long(), planes.amax(2).long()]
+            planes, on_device.stretches[planes.amin(2).long(), planes.amax(2).long()]
         )
     elif name == "Equalize":
         planes = _look_up_each(planes, _equalizing(planes))
@@ -457,14 +472,17 @@ def _grey(planes: Tensor) -> Tensor:
 
 
 def _mean(planes: Tensor) -> Tensor:
-    """Mean of each image's grey values, halves up: (n,) int64."""
+    """Mean of each image's grey values, with halves rounded up: (n,) int64."""
     grey = _grey(planes) if planes.shape[1] == 3 else planes
     total, num_pixels = grey.sum((1, 2)), planes.shape[2]
     return (2 * total + num_pixels) // (2 * num_pixels)
 
 
 def _sharpen(images: Tensor, blend: Tensor) -> Tensor:
-    """Away from the border: blended with the mean of 3 x 3 pixels, the centre weighing 5 of 13."""
+    """Blend of each pixel with its smoothed value; pixels at the border stay.
+
+    Smoothing is the mean of 3 x 3 pixels, of which the centre weighs 5 of 13.
+    """
     if min(images.shape[-2:]) < 3:
         return images
     wide = images.short()
@@ -477,7 +495,7 @@ def _sharpen(images: Tensor, blend: Tensor) -> Tensor:
 
 
 def _equalizing(planes: Tensor) -> Tensor:
-    """Equalize of every value: (n, C, 256) uint8, by PIL's integer arithmetic."""
+    """Equalize of every value, by PIL's integer arithmetic: (n, C, 256) uint8."""
     one = torch.ones((), dtype=torch.int32, device=planes.device)
     counts = torch.zeros(*planes.shape[:2], 256, dtype=torch.int32, device=planes.device)
     counts.scatter_add_(2, planes.long(), one.expand(planes.shape))

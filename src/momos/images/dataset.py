@@ -1,9 +1,7 @@
-"""Datasets as uint8 tensors with fixed split indices, kept in one safetensors file.
+"""Data sets as uint8 tensors with fixed split indices, kept in one safetensors file.
 
-The splits (method A9): test is the source's own test set (digits has none: a stratified share of
-each class), validation is a uniform draw from the rest with a fixed seed. Both draws come from one
-numpy `RandomState`, whose stream never changes between numpy releases, so a seed means the same
-split everywhere.
+`momos.images.sources` reads the images and draws the splits. Training depends on this module alone,
+so a change in how archives are read retrains nothing.
 """
 
 import hashlib
@@ -24,27 +22,27 @@ METADATA = ("classes", "source", "sha256")
 
 
 class Dataset(NamedTuple):
-    """Images (N, C, H, W) uint8, labels (N,) int64, ascending int64 indices of each split, class
-    names by label, source.
-    """
+    """Labelled images and their splits into training, validation and test set."""
 
-    images: Tensor
-    labels: Tensor
-    train: Tensor
+    images: Tensor  # (num_images, channels, height, width) uint8
+    labels: Tensor  # (num_images,) int64
+    train: Tensor  # (num_train,) int64, ascending indices of images
     validation: Tensor
     test: Tensor
-    classes: tuple[str, ...]
-    source: str
+    classes: tuple[str, ...]  # class names by label
+    source: str  # data.source
 
 
 def check_splits(dataset: Dataset) -> None:
+    """Raise ValueError naming a split that lacks one of the classes."""
     for split in SPLITS:
         counts = _class_counts(dataset, split)
         absent = [name for name, count in counts.items() if count == 0]
         if absent:
             raise ValueError(
-                f"data.source {dataset.source!r}: class {absent[0]!r} has no image among the {sum(counts.values())} of split "
-                f"{split!r}; expected every class in every split (see data.validation_fraction, data.test_fraction)"
+                f"data.source {dataset.source!r}: class {absent[0]!r} has no image among the "
+                f"{sum(counts.values())} of split {split!r}; expected every class in every split "
+                "(see data.validation_fraction, data.test_fraction)"
             )
 
 
@@ -53,21 +51,10 @@ def _class_counts(dataset: Dataset, split: str) -> dict[str, int]:
     return dict(zip(dataset.classes, counts.tolist(), strict=True))
 
 
-# --- digits
-
-
-# --- torchvision
-
-
-# --- images: archive or folder
-
-
-# --- the prepared file
-
-
 def dataset_digest(dataset: Dataset) -> str:
-    """SHA-256 (hex) over name, dtype, shape and bytes of every tensor, and the class names; the
-    source's name takes no part.
+    """SHA-256 (hex) of the class names and every tensor's name, dtype, shape and bytes.
+
+    The source's name takes no part: the same images from an archive and a folder have one digest.
     """
     sha = hashlib.sha256(json.dumps(dataset.classes).encode())
     for name in TENSORS:
@@ -78,8 +65,10 @@ def dataset_digest(dataset: Dataset) -> str:
 
 
 def dataset_summary(dataset: Dataset) -> dict:
-    """What a reader wants to know, ready for JSON: source, sha256, image_shape [C, H, W], classes,
-    sizes and counts by split.
+    """Facts about a data set, ready for JSON.
+
+    Keys: source, sha256, image_shape [C, H, W], classes, sizes {split: images}, and class_counts
+    {split: {class: images}}.
     """
     return {
         "source": dataset.source,
@@ -92,10 +81,9 @@ def dataset_summary(dataset: Dataset) -> dict:
 
 
 def save_dataset(dataset: Dataset, path: str | Path) -> None:
-    """One safetensors file, the same bytes for the same dataset; the file appears whole or not at
-    all.
+    """Write one safetensors file, whole or not at all, with the same bytes for the same data set.
 
-    OSError: cannot be written (names `path`).
+    Raises OSError naming a `path` that cannot be written.
     """
     path = Path(path)
     metadata = {
@@ -123,8 +111,9 @@ def save_dataset(dataset: Dataset, path: str | Path) -> None:
 
 
 def _serialise(tensors: dict[str, Tensor], metadata: dict[str, str]) -> tuple[bytes, memoryview]:
-    """Header and body of the safetensors file, with the header's keys sorted: the library orders
-    metadata at random.
+    """Header and body of the safetensors file.
+
+    The header's keys are sorted, because the library orders metadata at random.
     """
     raw = memoryview(to_safetensors(tensors, metadata))
     end = 8 + int.from_bytes(raw[:8], "little")
@@ -136,20 +125,24 @@ def _serialise(tensors: dict[str, Tensor], metadata: dict[str, str]) -> tuple[by
 
 
 def load_dataset(path: str | Path) -> Dataset:
-    """The dataset that `save` wrote. ValueError: file missing, damaged, of another kind, or not the
-    recorded digest.
+    """Load what `save_dataset` wrote.
+
+    Raises ValueError naming a file that is missing, damaged, of another kind, or whose content does
+    not have the recorded digest.
     """
-    tensors, metadata = _open(Path(path))
+    tensors, metadata = _read_safetensors(Path(path))
     if set(tensors) != set(TENSORS) or not set(METADATA) <= set(metadata):
         raise ValueError(
-            f"{str(path)!r} is no prepared dataset: holds {sorted(tensors)}; expected {TENSORS} and {METADATA}"
+            f"{str(path)!r} is no prepared dataset: holds {sorted(tensors)}; "
+            f"expected {TENSORS} and {METADATA}"
         )
     dataset = Dataset(
         **tensors, classes=_parse_classes(path, metadata["classes"]), source=metadata["source"]
     )
     if dataset_digest(dataset) != metadata["sha256"]:
         raise ValueError(
-            f"{str(path)!r} is damaged: sha256 {dataset_digest(dataset)}; expected {metadata['sha256']} as recorded in it"
+            f"{str(path)!r} is damaged: sha256 {dataset_digest(dataset)}; "
+            f"expected {metadata['sha256']} as recorded in it"
         )
     return dataset
 
@@ -163,7 +156,7 @@ def _parse_classes(path: str | Path, text: str) -> tuple[str, ...]:
         ) from error
 
 
-def _open(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
@@ -173,5 +166,6 @@ def _open(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         ) from error
     except (SafetensorError, OSError) as error:
         raise ValueError(
-            f"{str(path)!r} cannot be read as a prepared dataset ({error}); expected a safetensors file"
+            f"{str(path)!r} cannot be read as a prepared dataset ({error}); "
+            "expected a safetensors file"
         ) from error

@@ -1,6 +1,4 @@
-"""What chance decides in augmentation: flips, crops, RandAugment's operations and signs, drawn for
-many images at once.
-"""
+"""Random draws of augmentation, for many images at once: flips, crops, RandAugment's operations."""
 
 from typing import NamedTuple
 
@@ -8,26 +6,31 @@ import torch
 from torch import Tensor
 
 MAGNITUDE_BINS = 31  # torchvision's; magnitudes are 0..30
-
-
 OPERATIONS = (
-    "Identity", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast", "Sharpness",
-    "Posterize", "Solarize", "AutoContrast", "Equalize",
-)  # fmt: skip
+    "Identity",
+    "ShearX",
+    "ShearY",
+    "TranslateX",
+    "TranslateY",
+    "Rotate",
+    "Brightness",
+    "Color",
+    "Contrast",
+    "Sharpness",
+    "Posterize",
+    "Solarize",
+    "AutoContrast",
+    "Equalize",
+)
 
 
 class Draws(NamedTuple):
-    """What chance decides for a batch of n images; None where the setting is off.
+    """Draws for n images; a field is None where its setting is off."""
 
-    flipped (n,) bool; offsets (n, 2) int64, row and column of the crop in the padded image,
-    0..2*padding; operations (n, num_ops) int64, indices into OPERATIONS; signs (n, num_ops) int64,
-    -1 or 1, drawn for every operation.
-    """
-
-    flipped: Tensor | None
-    offsets: Tensor | None
-    operations: Tensor | None
-    signs: Tensor | None
+    flipped: Tensor | None  # (n,) bool: mirrored left to right
+    offsets: Tensor | None  # (n, 2) int64 in 0..2*padding: row and column of the crop when padded
+    operations: Tensor | None  # (n, num_ops) int64: indices into OPERATIONS
+    signs: Tensor | None  # (n, num_ops) int64, -1 or 1: drawn for every operation
 
     def at(self, chosen: slice | Tensor) -> "Draws":
         """The draws of some of the images."""
@@ -42,7 +45,11 @@ def draw(
     crop_padding: int,
     rand_augment_ops: int,
 ) -> Draws:
-    """All draws of one batch, independent and uniform, from `generator` alone."""
+    """Independent, uniform draws for num_images images, from `generator` alone.
+
+    crop_padding: zeros on each side, in pixels (0: no crop). rand_augment_ops: operations per image
+    (0: none).
+    """
     flipped = offsets = operations = signs = None
     if flip:
         flipped = torch.randint(2, (num_images,), generator=generator).bool()

@@ -1,6 +1,7 @@
 """Images as a network's input: batches that are resized, normalised and on the device."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -17,9 +18,14 @@ class Batches(NamedTuple):
     std: tuple[float, ...]
     device: torch.device
 
+    @classmethod
+    def of_run(cls, about: Mapping[str, Any], size: int, device: torch.device) -> Self:
+        """Return the inputs that a run was trained on. about: its run.json."""
+        return cls(size, about["image_size"], tuple(about["mean"]), tuple(about["std"]), device)
+
     def to_input(
         self, images: Tensor, layout: torch.memory_format = torch.contiguous_format
     ) -> Tensor:
-        """(n, C, H, W) uint8 -> (n, C, image_size, image_size) float32 on the device"""
+        """Return (n, C, image_size, image_size) float32 on the device for (n, C, H, W) uint8."""
         resized = resize(images.to(self.device), self.image_size)
         return normalize(resized.contiguous(memory_format=layout), self.mean, self.std)

@@ -1,9 +1,9 @@
-"""Flip, crop and RandAugment of one image after another, compiled by numba: the CPU's version of
-the torch one in `augment`.
+"""Flip, crop and RandAugment of one image after another, compiled by numba for the CPU.
 
-Each image stays in the processor's cache from the first operation to the last. All arithmetic is on
-integers: what PIL computes in floating point comes in tables (`augment.Tables`). The operations are
-numbered as in `augment.OPERATIONS`.
+The torch version for other devices is in `momos.images.augment`. Here each image stays in the
+processor's cache from the first operation to the last. All arithmetic is on integers: what PIL
+computes in floating point comes in tables (`momos.images.augment.Tables`). The operations are
+numbered as in `momos.images.draws.OPERATIONS`.
 """
 
 import numpy as np
@@ -41,17 +41,16 @@ def transform(
     stretches,
     changed,
 ):
-    """Fills changed (n, C, H, W) uint8 with the images at indices (n,), each flipped, cropped and
-    changed by its own draws.
+    """Flip, crop and RandAugment images[indices], each by its own draws, into changed.
 
-    images (num_images, C, H, W) uint8, contiguous; flipped, offsets, operations and signs as in
-    `augment.Draws`, nothing None; sources, lookups, blends, stretches: `augment.Tables`.
+    images (num_images, C, H, W) uint8, contiguous; indices (n,); changed (n, C, H, W) uint8.
+    flipped, offsets, operations and signs are those of `momos.images.draws.Draws`, none of them
+    None. sources, lookups, blends and stretches are `momos.images.augment.Tables`.
     """
     _, channels, height, width = images.shape
     num_pixels = height * width
-    pixels = np.zeros(
-        (channels, num_pixels + 1), np.uint8
-    )  # the last one stays 0: the black that geometry takes from nowhere
+    # The last pixel stays 0: the black that geometry takes from outside of the image.
+    pixels = np.zeros((channels, num_pixels + 1), np.uint8)
     spare = np.zeros_like(pixels)
     degenerate, sums = np.empty(num_pixels, np.uint8), np.empty(num_pixels, np.int32)
     for position in range(len(indices)):
@@ -89,8 +88,9 @@ def transform(
 
 @compiled
 def _place(image, flipped, row, column, pixels):
-    """Into pixels (C, H * W + 1): the H x W part of the image, mirrored if flipped, whose upper
-    left corner is there; 0 outside.
+    """Write into pixels (C, H * W + 1) an H x W part of the image, mirrored if flipped.
+
+    row, column: where its upper left corner lies in the image. Pixels outside of the image are 0.
     """
     channels, height, width = image.shape
     left, right = min(max(0, -column), width), max(min(width, width - column), 0)
@@ -106,8 +106,8 @@ def _place(image, flipped, row, column, pixels):
                 _copy(line[left + column : right + column], target)
 
 
-# Loops over whole slices: the compiler makes vector instructions only where it sees that no index
-# is negative.
+# Loops go over whole slices, because the compiler makes vector instructions only where it sees that
+# no index is negative.
 @compiled
 def _copy(source, target):
     for i in range(len(source)):
@@ -122,7 +122,7 @@ def _copy_mirrored(source, target):
 
 @compiled
 def _gather(pixels, source, target):
-    """Into target: of each channel of pixels (C, H * W + 1), the values at source (H * W,)."""
+    """Write into target the values of each channel of pixels (C, H * W + 1) at source (H * W,)."""
     for channel in range(len(pixels)):
         plane, moved = pixels[channel], target[channel]
         for i in range(len(source)):
@@ -143,7 +143,7 @@ def _look_up_plane(plane, lookup):
 
 @compiled
 def _blend(plane, degenerate, blend):
-    """In place; the entry of blend (256, 256) at each degenerate value and value."""
+    """Replace each value by the entry of blend (256, 256) at its degenerate value and itself."""
     for i in range(len(degenerate)):
         plane[i] = blend[degenerate[i], plane[i]]
 
@@ -157,7 +157,7 @@ def _grey(pixels, grey):
 
 @compiled
 def _mean(pixels, grey):
-    """Mean of the grey values, halves up."""
+    """Mean of the grey values, with halves rounded up. grey: room for the work."""
     if len(pixels) == 3:
         _grey(pixels, grey)
     else:
@@ -170,8 +170,9 @@ def _mean(pixels, grey):
 
 @compiled
 def _smooth(plane, width, sums, smooth):
-    """Mean of 3 x 3 pixels, the centre weighing 5 of 13; the value itself on the border. `sums`:
-    room for the work.
+    """Write into smooth the mean of 3 x 3 pixels, of which the centre weighs 5 of 13.
+
+    A pixel at the border keeps its value. sums: room for the work.
     """
     _copy(plane, smooth)
     above, here, below = plane[: -2 * width], plane[width:-width], plane[2 * width :]

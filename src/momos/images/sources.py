@@ -1,4 +1,9 @@
-"""Where images come from: digits, torchvision's data sets, archives and folders."""
+"""Where images come from: digits, torchvision's data sets, archives and folders (method A9).
+
+The test set is the source's own. Digits has none: a share of each class is drawn. The validation
+set is drawn uniformly from the rest. Both draws come from one numpy `RandomState`, whose stream
+never changes between numpy releases, so a seed means the same split everywhere.
+"""
 
 import zlib
 from http.client import HTTPException
@@ -11,14 +16,20 @@ from momos.images.archives import EXPECTED, Pool, read_images
 from momos.images.dataset import Dataset, check_splits
 
 TORCHVISION = {"cifar10": "CIFAR10", "mnist": "MNIST", "fashion_mnist": "FashionMNIST"}
-
-
 SOURCES = ("digits", *TORCHVISION, "images")
-
-
+# What torchvision raises on damaged or unreachable data
 LOADER_ERRORS = (
-    OSError, HTTPException, RuntimeError, ValueError, TypeError, AssertionError, KeyError, IndexError, EOFError, zlib.error,
-)  # fmt: skip
+    OSError,
+    HTTPException,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    AssertionError,
+    KeyError,
+    IndexError,
+    EOFError,
+    zlib.error,
+)
 
 
 def read_dataset(
@@ -30,15 +41,16 @@ def read_dataset(
     validation_fraction: float,
     split_seed: int,
 ) -> Dataset:
-    """One of SOURCES with its splits.
+    """Read one of SOURCES and draw its splits.
 
-    `path` is the folder of torchvision's copy (cifar10, mnist, fashion_mnist) or the archive or
-    folder of `images`; `digits` is bundled with scikit-learn. `download` lets torchvision fetch
-    what is not there. `test_fraction` is used by `digits` alone: the others bring a test set.
-    `validation_fraction` is a share of the images outside the test set.
+    path: the folder of torchvision's copy (cifar10, mnist, fashion_mnist), or the archive or folder
+    of `images`; `digits` needs none, as it is bundled with scikit-learn. download: let torchvision
+    fetch what is not there. test_fraction: for `digits` alone; the others bring a test set.
+    validation_fraction: a share of the images outside the test set.
 
-    ValueError: unknown source, missing or unusable setting, damaged or unsuitable data, a split
-    that lacks a class. FileNotFoundError: nothing at `path`. OSError: download failed.
+    Raises ValueError for an unknown source, a missing or unusable setting, damaged or unsuitable
+    data, and a split that lacks a class; FileNotFoundError where nothing is at `path`; OSError
+    where a download failed.
     """
     if source not in SOURCES:
         raise ValueError(f"data.source must be one of {', '.join(SOURCES)}, got {source!r}")
@@ -55,9 +67,13 @@ def read_dataset(
         pool = _read_torchvision(source, Path(path), download)
     train, validation = _draw_validation(pool, validation_fraction, rng)
     dataset = Dataset(
-        *map(torch.from_numpy, (pool.images, pool.labels, train, validation, pool.test)),
-        pool.classes,
-        source,
+        images=torch.from_numpy(pool.images),
+        labels=torch.from_numpy(pool.labels),
+        train=torch.from_numpy(train),
+        validation=torch.from_numpy(validation),
+        test=torch.from_numpy(pool.test),
+        classes=pool.classes,
+        source=source,
     )
     check_splits(dataset)
     return dataset
@@ -70,8 +86,9 @@ def _expected_at_path(source: str) -> str:
 def _draw_validation(
     pool: Pool, fraction: float, rng: np.random.RandomState
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Indices (train, validation), both ascending: a uniform draw without replacement from the
-    images outside the test set.
+    """Ascending indices (train, validation) of the images outside the test set.
+
+    Validation images are drawn uniformly and without replacement.
     """
     rest = np.setdiff1d(np.arange(len(pool.labels)), pool.test)
     drawn = rng.permutation(len(rest))[: round(fraction * len(rest))]
@@ -79,14 +96,16 @@ def _draw_validation(
 
 
 def _read_digits(test_fraction: float | None, rng: np.random.RandomState) -> Pool:
-    """scikit-learn's 1,797 8x8 digits, 0..16 scaled to 0..255. Test: `test_fraction` of each class,
-    rounded, drawn uniformly.
+    """scikit-learn's 1,797 8x8 digits, with values 0..16 scaled to 0..255.
+
+    The test set is a uniform draw of `test_fraction` of each class, rounded.
     """
     from sklearn.datasets import load_digits
 
     if test_fraction is None:
         raise ValueError(
-            "data.test_fraction is missing: data.source 'digits' has no test set of its own; expected e.g. 0.2"
+            "data.test_fraction is missing: data.source 'digits' has no test set of its own; "
+            "expected e.g. 0.2"
         )
     images, labels = load_digits(return_X_y=True)
     images = np.rint(images.reshape(-1, 1, 8, 8) * (255 / 16)).astype(np.uint8)
@@ -95,14 +114,14 @@ def _read_digits(test_fraction: float | None, rng: np.random.RandomState) -> Poo
 
 
 def _draw_stratified(labels: np.ndarray, fraction: float, rng: np.random.RandomState) -> np.ndarray:
-    """Ascending indices of round(fraction * count) members of each class, without replacement."""
+    """Ascending indices of round(fraction * size) images drawn from each class."""
     members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     drawn = [rng.permutation(group)[: round(fraction * len(group))] for group in members]
     return np.sort(np.concatenate(drawn))
 
 
 def _read_torchvision(source: str, path: Path, download: bool) -> Pool:
-    """Training images, then the official test images, each in their original order."""
+    """Training images, then the official test images, both in their original order."""
     from torchvision import datasets
 
     loader = getattr(datasets, TORCHVISION[source])
@@ -111,9 +130,8 @@ def _read_torchvision(source: str, path: Path, download: bool) -> Pool:
     except LOADER_ERRORS as error:
         raise _loader_error(source, path, download, error) from error
     images = np.concatenate([np.asarray(part.data) for part in parts])
-    images = (
-        images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
-    )  # (N, H, W) or (N, H, W, C) -> (N, C, H, W)
+    # (N, H, W) or (N, H, W, C) -> (N, C, H, W)
+    images = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
     labels = np.concatenate([np.asarray(part.targets, dtype=np.int64) for part in parts])
     test = np.arange(len(parts[0].data), len(labels))
     return Pool(np.ascontiguousarray(images), labels, test, tuple(parts[0].classes))
@@ -123,10 +141,12 @@ def _loader_error(source: str, path: Path, download: bool, error: BaseException)
     cause = " ".join(str(error).split())  # torchvision's messages have several lines
     if not download:
         return FileNotFoundError(
-            f"data.path {str(path)!r} holds no intact copy of data.source {source!r} ({cause}); expected torchvision's files "
-            "in that folder, or data.download: true with network access"
+            f"data.path {str(path)!r} holds no intact copy of data.source {source!r} ({cause}); "
+            "expected torchvision's files in that folder, "
+            "or data.download: true with network access"
         )
     return OSError(
-        f"data.source {source!r} could not be downloaded into data.path {str(path)!r} ({cause}); expected network access and "
-        "a writable folder, or an existing copy in that folder, or data.source 'images' with an archive of your own"
+        f"data.source {source!r} could not be downloaded into data.path {str(path)!r} ({cause}); "
+        "expected network access and a writable folder, or an existing copy in that folder, "
+        "or data.source 'images' with an archive of your own"
     )
