@@ -174,7 +174,7 @@ def test_qat_bits_out_of_range(bits):
 
 
 def test_describe_is_the_formula_of_each_kind_of_model():
-    """ResNet20 at s=2, C=10 %: L = k s q + n ceil(log2 k) with n = 134,861 and k = 13,486, by hand."""
+    """ResNet20 at s=2, C=10 %, by hand: L = k s q + n ceil(log2 k), n = 134,861, k = 13,486."""
     momos = code_length.describe(
         269_722, bits=32, block_size=2, num_blocks=134_861, num_motifs=13_486
     )

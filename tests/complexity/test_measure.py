@@ -1,4 +1,4 @@
-"""Complexity columns of a model against pybdm, the compressors' own libraries and counting by hand."""
+"""Complexity columns of a model against pybdm, the compressors' libraries and counts by hand."""
 
 import bz2
 import gzip
@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from momos import metrics
-from momos.complexity import measure as complexity
+from momos.complexity import measure
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # pybdm imports pkg_resources
@@ -64,12 +64,12 @@ def pybdm_2d(tensors: dict) -> float:
 
 def measured(tensors=None, initial=None, **settings) -> dict:
     settings = {"block_size": 2, "compressors": NAMES, "seed": 0} | settings
-    return complexity.measure(tensors or weights(1), initial or weights(2), **settings)
+    return measure.measure_weights(tensors or weights(1), initial or weights(2), **settings)
 
 
 def test_the_columns_are_those_of_the_result_files():
     assert list(measured()) == COLUMNS
-    assert list(complexity.bdm_columns(weights(1), weights(2), seed=0)) == BDM_COLUMNS
+    assert list(measure.bdm_columns(weights(1), weights(2), seed=0)) == BDM_COLUMNS
 
 
 def test_bdm_columns_equal_pybdm():
@@ -85,7 +85,7 @@ def test_bdm_columns_equal_pybdm():
         "bdm_2d_ratio": pybdm_2d(tensors) / pybdm_2d(initial),
     }
     assert {name: row[name] for name in expected} == pytest.approx(expected, rel=1e-9)
-    assert complexity.model_bdm(tensors) == pytest.approx(
+    assert measure.model_bdm(tensors) == pytest.approx(
         (expected["bdm_1d"], expected["bdm_2d"]), rel=1e-9
     )
 
@@ -167,14 +167,12 @@ def test_distinct_blocks_equal_brute_force(sizes, block_size, seed):
         for i, size in enumerate(sizes)
     }
     block_size = min(block_size, sum(sizes))
-    assert complexity.distinct_blocks(tensors, block_size) == brute_force_distinct(
-        tensors, block_size
-    )
+    assert measure.distinct_blocks(tensors, block_size) == brute_force_distinct(tensors, block_size)
 
 
 def test_distinct_blocks_of_random_weights_are_all_different():
     tensors = {"a": torch.randn(1000, 30, generator=torch.Generator().manual_seed(0))}
-    assert complexity.distinct_blocks(tensors, 4) == 7500
+    assert measure.distinct_blocks(tensors, 4) == 7500
     assert measured(block_size=None)["distinct_blocks"] is None
 
 
@@ -198,7 +196,7 @@ def test_models_that_do_not_match_are_refused():
     ):
         measured(weights(1) | {"bias": torch.ones(13, dtype=torch.int64)})
     with pytest.raises(ValueError, match="no tensors"):
-        complexity.measure({}, {}, compressors=NAMES, seed=0)
+        measure.measure_weights({}, {}, compressors=NAMES, seed=0)
 
 
 def test_settings_without_meaning_are_refused():

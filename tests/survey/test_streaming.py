@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from momos.complexity import compressors
-from momos.complexity.measure import measure
+from momos.complexity.measure import measure_weights
 from momos.survey import streaming
 
 NAMES = ("gzip", "bz2", "lzma", "zstd")
@@ -22,7 +22,7 @@ def tensors(shapes, seed: int) -> dict[str, torch.Tensor]:
 
 
 def streamed(trained: dict, *initial: dict, names=NAMES, seed: int = 3) -> dict:
-    return streaming.measure(
+    return streaming.measure_streamed(
         trained.items, [weights.items for weights in initial], compressors=names, seed=seed
     )
 
@@ -37,7 +37,7 @@ def test_everything_is_as_in_one_piece(shapes, seed):
     shapes = [*shapes, (8, 13)]  # a complete block of each kind
     trained, initial = tensors(shapes, seed), tensors(shapes, seed + 1)
     found = streamed(trained, initial, names=NAMES[:3])
-    expected = measure(trained, initial, compressors=NAMES[:3], seed=3)
+    expected = measure_weights(trained, initial, compressors=NAMES[:3], seed=3)
     assert found.pop("num_weights") == sum(tensor.numel() for tensor in trained.values())
     assert found == {name: expected[name] for name in found}
     assert set(expected) - set(found) == {"l2_norm", "distinct_blocks"}
@@ -49,7 +49,7 @@ def test_a_compressor_does_not_see_the_pieces(name, piece, monkeypatch):
     """zstd alone knows the size when it has all at once."""
     data = np.random.default_rng(0).normal(size=50_000).astype(np.float32)
     monkeypatch.setattr(streaming, "CHUNK_BYTES", 4096)
-    stream = streaming.Compressed(name)
+    stream = streaming.CompressedSize(name)
     for start in range(0, len(data), max(piece, 7)):
         stream.add(data[start : start + max(piece, 7)])
     assert stream.ratio() == pytest.approx(
@@ -58,9 +58,11 @@ def test_a_compressor_does_not_see_the_pieces(name, piece, monkeypatch):
 
 
 def test_every_compressor_is_there_both_ways():
-    assert set(streaming.STREAMS) == set(compressors.COMPRESSORS)
+    assert set(NAMES) == set(compressors.names())
+    for name in compressors.names():
+        assert callable(compressors.load(name).compress) and callable(compressors.load(name).stream)
     with pytest.raises(ValueError, match=r"unknown compressor 'rar'.*gzip"):
-        streaming.Compressed("rar")
+        streaming.CompressedSize("rar")
 
 
 def test_initial_values_are_means():
@@ -75,12 +77,21 @@ def test_initial_values_are_means():
     assert both["bdm_1d_ratio"] == both["bdm_1d"] / both["bdm_1d_initial"]
 
 
-@pytest.mark.parametrize(("change", "message"), [
+NOT_COMPARABLE = [
     ({"t0": torch.full((9, 20), torch.inf)}, r"tensor t0 \(trained\) holds NaN or infinite"),
-    ({"t0": torch.ones(9, 20, dtype=torch.int32)}, r"tensor t0 \(trained\) must hold floating-point weights, got torch\.int32"),
-    ({"t0": torch.ones(20, 9)}, r"tensor t0 must have the same shape.*\(20, 9\) trained, \(9, 20\) initial"),
+    (
+        {"t0": torch.ones(9, 20, dtype=torch.int32)},
+        r"tensor t0 \(trained\) must hold floating-point weights, got torch\.int32",
+    ),
+    (
+        {"t0": torch.ones(20, 9)},
+        r"tensor t0 must have the same shape.*\(20, 9\) trained, \(9, 20\) initial",
+    ),
     ({"t9": torch.ones(2)}, r"tensor t9 must.*\(2,\) trained, no such tensor initial"),
-])  # fmt: skip
+]
+
+
+@pytest.mark.parametrize(("change", "message"), NOT_COMPARABLE)
 def test_what_can_not_be_compared_is_an_error(change, message):
     initial = tensors([(9, 20), (30,)], 0)
     with pytest.raises(ValueError, match=message):

@@ -118,8 +118,8 @@ def measure(
         dict(weights), strict=False
     )  # buffers may be absent, and are not measured
     trained = blocks.trainable(quantize.deployed(model, bits, exclude, arch))
-    columns = complexity.measure(
-        trained, start, block_size=block_size, compressors=list(compressors.COMPRESSORS), seed=0
+    columns = complexity.measure_weights(
+        trained, start, block_size=block_size, compressors=compressors.names(), seed=0
     )
     if initial is None:
         others = [

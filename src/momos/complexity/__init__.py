@@ -1,3 +1,1 @@
-"""How simple a model's weights are: block decomposition (bdm), description length (code_length),
-ordinary compressors.
-"""
+"""How simple a model's weights are: BDM, description length, ordinary compressors."""

@@ -2,12 +2,12 @@
 
     BDM(x) = sum over distinct blocks b of [ CTM(b) + log2(count of b) ]        in bits
 
-Blocks are 12 bits (1-D) or 4x4 bits (2-D); incomplete ones are ignored. The CTM tables are those of
-the package pybdm (CTM-B2-D12, CTM-B2-D4x4), and the numbers equal its own; a table lookup on block
-counts takes the place of its dictionaries.
+A block is 12 bits (1-D) or 4x4 bits (2-D). Incomplete blocks are ignored. The CTM tables are those
+of the package pybdm (CTM-B2-D12, CTM-B2-D4x4), and the values equal pybdm's. This module is faster
+because it counts blocks in arrays, where pybdm uses dictionaries.
 
-With only 4,096 one-dimensional blocks BDM saturates near 1.5e5 bits beyond about a million weights:
-read the 2-D value (65,536 blocks) and the normalised one beside it.
+There are only 4,096 one-dimensional blocks, so 1-D BDM saturates near 1.5e5 bits beyond about a
+million weights. Read the 2-D value (65,536 blocks) and the normalised value beside it.
 """
 
 import functools
@@ -24,36 +24,36 @@ import numpy as np
 WORD = 12  # bits in a 1-D block
 SIDE = 4  # rows and columns of a 2-D block
 TABLES = {1: ("ctm-b2-d12.pkl.gz", (WORD,)), 2: ("ctm-b2-d4x4.pkl.gz", (SIDE, SIDE))}
-CHUNK_BITS = 1 << 20  # what is indexed at once: a few MB of scratch whatever the model's size
+CHUNK_BITS = 1 << 20  # bits indexed at once, so that memory does not grow with the model
 
 
 def bdm(bits: np.ndarray, ndim: int = 1) -> float:
     """BDM of a binary array in bits, equal to `pybdm.BDM(ndim).bdm(bits)`.
 
     bits: bool or 0/1 integers, (length,) for ndim=1 and (rows, columns) for ndim=2.
-    Raises ValueError for other values or axes, and where not one block is complete (as pybdm does).
+    Raises ValueError for other values or axes, and, as pybdm does, where no block is complete.
     """
     return complexity(_count(bits, ndim))
 
 
 def bdm_normalized(bits: np.ndarray, ndim: int = 1) -> float:
-    """BDM on pybdm's scale from 0 (one simple block repeated) to 1; see `normalized`. Arguments and
-    errors as `bdm`.
+    """BDM on pybdm's scale from 0 (one simple block repeated) to 1, as `normalized` defines it.
+
+    Arguments and errors as in `bdm`.
     """
     return normalized(_count(bits, ndim))
 
 
 def bdm_ratio(trained_weights: np.ndarray, init_weights: np.ndarray) -> float:
-    """BDM(trained) / BDM(initial) in 1-D, bit = 1 where weight > 0 (Eq. 22).
+    """1-D BDM of the trained weights' signs over that of the initial ones (MoMos, Eq. 22).
 
-    Both (num_weights,) float. Raises ValueError for other shapes, unequal lengths, NaN or infinity,
-    and fewer than 12 weights.
+    trained_weights, init_weights: (num_weights,) float; a bit is 1 where the weight is positive.
+    Raises ValueError for other shapes, unequal lengths, NaN or infinity, and fewer than 12 weights.
     """
     trained, initial = np.asarray(trained_weights), np.asarray(init_weights)
     if trained.ndim != 1 or trained.shape != initial.shape:
-        raise ValueError(
-            f"bdm_ratio needs two flat arrays of equal length, got shapes {trained.shape} and {initial.shape}"
-        )
+        shapes = f"{trained.shape} and {initial.shape}"
+        raise ValueError(f"bdm_ratio needs two flat arrays of equal length, got shapes {shapes}")
     for name, weights in (("trained", trained), ("initial", initial)):
         if not np.isfinite(weights).all():
             raise ValueError(f"bdm_ratio: the {name} weights hold NaN or infinity")
@@ -63,9 +63,9 @@ def bdm_ratio(trained_weights: np.ndarray, init_weights: np.ndarray) -> float:
 class BlockCounts:
     """Counts of the binary blocks of a model, filled tensor by tensor in model order.
 
-    words (4096,) int64: 12-bit blocks of all tensors joined end to end, cut across tensor borders.
-    squares (65536,) int64: 4x4 blocks of every tensor with at least two axes, seen as (shape[0],
-    rest) and pooled.
+    words (4096,) int64: 12-bit blocks of all tensors joined end to end, across tensor borders.
+    squares (65536,) int64: 4x4 blocks of every tensor with at least two axes, reshaped to
+    (shape[0], -1). The counts of all tensors are added up.
     """
 
     def __init__(self, tensors: Iterable[np.ndarray] = ()):
@@ -76,8 +76,9 @@ class BlockCounts:
             self.add(bits)
 
     def add(self, bits: np.ndarray) -> None:
-        """Count one tensor's bits (bool, any shape); what is left of its last word waits for the
-        next tensor.
+        """Count one tensor's bits (bool, any shape).
+
+        Bits that do not fill a word are kept for the next tensor.
         """
         flat = bits.reshape(-1)
         for start in range(0, flat.size, CHUNK_BITS):
@@ -91,8 +92,9 @@ class BlockCounts:
 
 
 def complexity(counts: np.ndarray) -> float:
-    """BDM in bits of block counts: (4096,) of 12-bit words or (65536,) of 4x4 squares. Raises
-    ValueError if all are zero.
+    """BDM in bits of block counts, (4096,) of 12-bit words or (65536,) of 4x4 squares.
+
+    Raises ValueError if all counts are zero.
     """
     _require_blocks(counts)
     return _sum(counts, _table_of(counts))
@@ -101,9 +103,9 @@ def complexity(counts: np.ndarray) -> float:
 def normalized(counts: np.ndarray) -> float:
     """(BDM - min) / (max - min) for the same number of blocks n, pybdm's `normalized=True`.
 
-    min: the simplest block n times over. max: the blocks of the table in falling order of CTM, each
-    used once before any is used again. For a model in 2-D, n is the number of squares pooled over
-    its tensors. Raises ValueError if all counts are zero.
+    min: the simplest block, n times. max: the blocks of the table in falling order of CTM, each
+    used once before any is used again. In 2-D, n is the number of squares of all tensors.
+    Raises ValueError if all counts are zero.
     """
     _require_blocks(counts)
     table = np.sort(_table_of(counts))[::-1]
@@ -115,10 +117,9 @@ def normalized(counts: np.ndarray) -> float:
 
 
 def shuffled(tensors: Iterable[np.ndarray], seed: int) -> Iterator[np.ndarray]:
-    """Each tensor's bits permuted within it: the control that keeps the share of ones and destroys
-    their order.
+    """The control: each tensor's bits permuted within it, which keeps only the share of ones.
 
-    Tensor number i draws from its own generator of (seed, i).
+    Tensor number i has its own generator, seeded with (seed, i).
     """
     for index, bits in enumerate(tensors):
         yield np.random.default_rng([seed, index]).permutation(bits.reshape(-1)).reshape(bits.shape)
@@ -128,9 +129,9 @@ def shuffled(tensors: Iterable[np.ndarray], seed: int) -> Iterator[np.ndarray]:
 def ctm(ndim: int) -> np.ndarray:
     """CTM complexity in bits of every block: (4096,) for ndim=1, (65536,) for ndim=2, read-only.
 
-    A block's place is its bits read row by row as a number, first bit highest. pybdm keeps one of a
-    block and its complement, the one that begins with 0. Raises ModuleNotFoundError without pybdm,
-    ValueError for another ndim or a table with gaps.
+    The index of a block is its bits read row by row as a number, first bit highest. pybdm stores a
+    block and its complement once, as the one that begins with 0.
+    Raises ModuleNotFoundError without pybdm, ValueError for another ndim or a table with gaps.
     """
     if ndim not in TABLES:
         raise ValueError(f"ndim must be 1 or 2, got {ndim!r}")
@@ -140,15 +141,14 @@ def ctm(ndim: int) -> np.ndarray:
     table = np.full(1 << int(np.prod(shape)), np.nan)
     table[codes] = table[table.size - 1 - codes] = list(entries.values())
     if np.isnan(table).any():
-        raise ValueError(
-            f"pybdm's {file} lacks {int(np.isnan(table).sum())} of {table.size} blocks; expected pybdm 0.1.0"
-        )
+        gaps = f"{int(np.isnan(table).sum())} of {table.size} blocks"
+        raise ValueError(f"pybdm's {file} lacks {gaps}; expected pybdm 0.1.0")
     table.flags.writeable = False
     return table
 
 
 class _TableUnpickler(pickle.Unpickler):
-    """Reads pybdm's tables, which are dictionaries of numbers, and can construct nothing else."""
+    """Unpickler for pybdm's tables. It constructs dictionaries of numbers and nothing else."""
 
     allowed = {
         ("collections", "defaultdict"): defaultdict,
@@ -164,8 +164,9 @@ class _TableUnpickler(pickle.Unpickler):
 
 
 def _read_table(file: str) -> dict[tuple, dict[str, float]]:
-    """Block shape -> {bits as text: CTM}. Found without importing pybdm, whose import is slow and
-    warns of pkg_resources.
+    """Block shape -> {bits as text: CTM}.
+
+    The file is found without importing pybdm: that import is slow and warns of pkg_resources.
     """
     spec = importlib.util.find_spec("pybdm")
     if spec is None or not spec.origin:
@@ -202,8 +203,9 @@ def _word_codes(bits: np.ndarray) -> np.ndarray:
 
 
 def _tiles(matrix: np.ndarray) -> Iterator[np.ndarray]:
-    """(rows, columns) -> pieces of at most CHUNK_BITS whose sides are multiples of 4; incomplete
-    edges are left out.
+    """(rows, columns) -> pieces of at most CHUNK_BITS whose sides are multiples of 4.
+
+    Incomplete squares at the edges are left out.
     """
     rows, columns = (size - size % SIDE for size in matrix.shape)
     width = max(min(columns, CHUNK_BITS // SIDE), 1)
@@ -214,7 +216,7 @@ def _tiles(matrix: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _square_codes(bits: np.ndarray) -> np.ndarray:
-    """(4 * a, 4 * b) bool -> (a * b,) uint16, a square's bits read row by row, first bit highest."""
+    """(4 * a, 4 * b) bool -> (a * b,) uint16: a square's bits row by row, first bit highest."""
     rows, columns = bits.shape
     packed = np.packbits(bits, axis=1)
     nibbles = np.stack([packed >> 4, packed & 15], axis=2).reshape(rows, -1)[:, : columns // SIDE]
@@ -225,13 +227,11 @@ def _square_codes(bits: np.ndarray) -> np.ndarray:
 
 
 def _table_of(counts: np.ndarray) -> np.ndarray:
-    return ctm(1) if counts.size == 1 << WORD else ctm(2)
+    return ctm(1 if counts.size == 1 << WORD else 2)
 
 
 def _sum(counts: np.ndarray, table: np.ndarray) -> float:
-    """counts and table in the same order -> sum of CTM + log2(count) over the blocks that occur, in
-    bits.
-    """
+    """Sum of CTM + log2(count) in bits over the blocks that occur; both arguments (num_blocks,)."""
     present = counts > 0
     return float(np.sum(table[present] + np.log2(counts[present])))
 

@@ -1,42 +1,46 @@
-"""Description length of a weight vector and relative algorithmic compression, RAC (MoMos, Eq. 3, 8
-and 21).
+"""Description length of weights, and relative algorithmic compression, RAC (MoMos, Eq. 3, 8, 21).
 
-    trivial   L_0 = d * q                                 d weights of q bits
-    MoMos     L   = k * s * q + n * ceil(log2 k)          k motifs of s weights, n blocks that each name one
+    trivial   L_0 = d * q                           d weights of q bits
+    MoMos     L   = k * s * q + n * ceil(log2 k)    k motifs of s weights, n blocks naming a motif
     RAC           = L_0 / L
 
-All lengths are exact integers; the additive constant of Eq. 8 is ignored, as in the paper.
+All lengths are exact integers. The additive constant of Eq. 8 is ignored, as in the paper.
 """
 
 import operator
 
+from momos.methods.method import Stored
+
 
 def trivial_bits(num_weights: int, bits: int = 32) -> int:
-    """L_0 of Eq. 3 in bits. Raises ValueError unless both are positive integers."""
+    """Trivial description length L_0 in bits (Eq. 3).
+
+    Raises ValueError unless both arguments are positive integers.
+    """
     return _positive("num_weights", num_weights) * _positive("bits", bits)
 
 
 def momos_bits(num_blocks: int, block_size: int, num_motifs: int, bits: int = 32) -> int:
-    """L of Eq. 8 in bits. Raises ValueError unless all are positive integers and num_motifs <=
-    num_blocks.
+    """Description length L of a mosaic in bits (Eq. 8).
+
+    Raises ValueError unless all arguments are positive integers and num_motifs <= num_blocks.
     """
     blocks, size = _positive("num_blocks", num_blocks), _positive("block_size", block_size)
     motifs, bits = _positive("num_motifs", num_motifs), _positive("bits", bits)
     if motifs > blocks:
         raise ValueError(f"num_motifs must be in 1..{blocks} (num_blocks), got {motifs}")
-    return (
-        motifs * size * bits + blocks * (motifs - 1).bit_length()
-    )  # (k - 1).bit_length() = ceil(log2 k), exactly
+    index_bits = (motifs - 1).bit_length()  # ceil(log2 k), exactly
+    return motifs * size * bits + blocks * index_bits
 
 
 def rac(
     num_weights: int, num_blocks: int, block_size: int, num_motifs: int, bits: int = 32
 ) -> float:
-    """L_0 / L of Eq. 21.
+    """Relative algorithmic compression L_0 / L (Eq. 21).
 
-    num_blocks is ceil(num_weights / block_size), or the sum of such ceilings over tensors. bits:
-    per stored weight, in both. Raises ValueError for values that are no positive integers or that
-    cannot belong to one model.
+    num_blocks: ceil(num_weights / block_size), or the sum of such ceilings over tensors. bits: of a
+    stored weight, in L_0 and in L.
+    Raises ValueError for values that are no positive integers or can't belong to one model.
     """
     _check_slicing(num_weights, num_blocks, block_size)
     return trivial_bits(num_weights, bits) / momos_bits(num_blocks, block_size, num_motifs, bits)
@@ -45,14 +49,15 @@ def rac(
 def lower_complexity(
     num_weights: int, num_blocks: int, block_size: int, num_motifs: int, bits: int = 32
 ) -> bool:
-    """Whether L < L_0, the lower-complexity regime of Corollary 3.4. Arguments and errors as `rac`."""
+    """Whether L < L_0, the lower-complexity regime (Cor. 3.4). Arguments and errors as in `rac`."""
     _check_slicing(num_weights, num_blocks, block_size)
     return momos_bits(num_blocks, block_size, num_motifs, bits) < trivial_bits(num_weights, bits)
 
 
 def qat_rac(bits: int) -> float:
-    """RAC of a model quantised to `bits` per weight, 32 / bits; 1 for the float baseline. Raises
-    ValueError outside 1..32.
+    """RAC of a model quantised to `bits` per weight: 32 / bits, so 1 without quantisation.
+
+    Raises ValueError outside 1..32.
     """
     if _positive("bits", bits) > 32:
         raise ValueError(f"bits must be in 1..32, got {bits}")
@@ -67,11 +72,11 @@ def describe(
     num_blocks: int | None,
     num_motifs: int | None,
 ) -> dict[str, float]:
-    """rac, description_bits, trivial_bits and lower_complexity (Cor. 3.4) of a model: MoMos where
-    it has a block size, else QAT or float.
+    """Columns rac, description_bits, trivial_bits and lower_complexity (Cor. 3.4) of a model.
 
-    Of MoMos with QAT they are those of the latent, 32-bit weights: scales per tensor break sharing
-    in the deployed ones (method A4).
+    A model with a block size is a mosaic, one without is described weight by weight. The lengths of
+    a quantised mosaic are those of its latent 32-bit weights: a scale per tensor breaks the sharing
+    of motifs in the deployed weights (method A4).
     """
     trivial = trivial_bits(num_weights)
     if block_size is None:
@@ -79,13 +84,38 @@ def describe(
             "rac": qat_rac(bits),
             "description_bits": num_weights * bits,
             "trivial_bits": trivial,
-            "lower_complexity": bits < 32,
+            "lower_complexity": num_weights * bits < trivial,
         }
+    if num_blocks is None or num_motifs is None:
+        raise ValueError("a mosaic's description length needs num_blocks and num_motifs")
     return {
         "rac": rac(num_weights, num_blocks, block_size, num_motifs),
         "description_bits": momos_bits(num_blocks, block_size, num_motifs),
         "trivial_bits": trivial,
         "lower_complexity": lower_complexity(num_weights, num_blocks, block_size, num_motifs),
+    }
+
+
+def stored_bits(stored: Stored) -> int:
+    """Return the description length in bits of what a method stores (Eq. 8).
+
+    num_values * bits + num_indices * ceil(log2 num_symbols).
+    """
+    index_bits = (stored.num_symbols - 1).bit_length()  # ceil(log2 k), exactly
+    return stored.num_values * stored.bits + stored.num_indices * index_bits
+
+
+def describe_stored(num_weights: int, stored: Stored) -> dict[str, float]:
+    """Columns rac, description_bits, trivial_bits and lower_complexity (Cor. 3.4) of a model.
+
+    num_weights: of the model (d). stored: what describes them (`Method.stored`).
+    """
+    trivial, length = trivial_bits(num_weights), stored_bits(stored)
+    return {
+        "rac": trivial / length,
+        "description_bits": length,
+        "trivial_bits": trivial,
+        "lower_complexity": length < trivial,
     }
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from momos import config, packing
-from momos.complexity.compressors import COMPRESSORS
+from momos.complexity.compressors import compress
 from momos.packing import lossy
 
 ORDINARY = "safetensors"
@@ -25,7 +25,7 @@ def ordinary(model: nn.Module, accuracy: Accuracy, compressors: Sequence[str]) -
 
     content = save({name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()})
     sizes = {ORDINARY: len(content)} | {
-        name: len(COMPRESSORS[name](content)) for name in compressors
+        name: len(compress(content, name)) for name in compressors
     }
     reached = accuracy(model)
     return [

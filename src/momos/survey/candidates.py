@@ -82,7 +82,7 @@ class Candidate:
         with self._located(how) as path:
             fitted = zoo_weights.fit(self.arch, path)
             initial = _initial(self.arch, how.init_seeds, fitted.num_classes)
-            found = streaming.measure(
+            found = streaming.measure_streamed(
                 fitted.weights, initial, compressors=how.compressors, seed=how.seed
             )
             where = f"{self.arch} (hub)" if self.file is None else path.name
@@ -102,7 +102,7 @@ class Candidate:
         """Another initialisation in the place of trained weights."""
         seed = max(how.init_seeds) + 1
         (other,) = _initial(self.arch, [seed], None)
-        found = streaming.measure(
+        found = streaming.measure_streamed(
             other,
             _initial(self.arch, how.init_seeds, None),
             compressors=how.compressors,
@@ -113,8 +113,8 @@ class Candidate:
 
 def _initial(
     arch: str, seeds: Sequence[int], num_classes: int | None
-) -> list[Callable[[], streaming.Weights]]:
-    def weights(seed: int) -> Callable[[], streaming.Weights]:
+) -> list[Callable[[], streaming.NamedTensors]]:
+    def weights(seed: int) -> Callable[[], streaming.NamedTensors]:
         return lambda: blocks.trainable(zoo_weights.build(arch, seed, num_classes)).items()
 
     return [weights(seed) for seed in seeds]

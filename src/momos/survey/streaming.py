@@ -1,86 +1,76 @@
-"""The measures of `measure` for weights that arrive tensor by tensor: what is kept of them does not
-grow with the model.
+"""Complexity of weights that arrive tensor by tensor, so that memory does not grow with the model.
 
-Columns as in `measure`, with two differences. There may be several initialisations:
-bdm_<n>d_initial is their mean. And zstd, which does not know the size in advance here, may need
-some bytes more or less than in one piece (0.01 %); all other values are the same.
+The columns are those of `momos.complexity.measure`, with two differences. There may be several
+initialisations: bdm_<n>d_initial is their mean. And zstd does not know the size in advance here, so
+it may need up to 0.01 % more or fewer bytes than in one piece. All other values are the same.
 """
 
-import bz2
-import lzma
-import zlib
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from momos.complexity import bdm
+from momos.complexity import bdm, compressors
 
-Weights = Iterable[tuple[str, Tensor]]  # trainable parameters in model order
-CHUNK_BYTES = 1 << 24  # what a compressor is given at once
+NamedTensors = Iterable[tuple[str, Tensor]]  # trainable parameters in model order
+CHUNK_BYTES = 1 << 24  # bytes that a compressor is given at once
 
 
-def measure(
-    trained: Callable[[], Weights],
-    initial: Sequence[Callable[[], Weights]],
+def measure_streamed(
+    trained: Callable[[], NamedTensors],
+    initial: Sequence[Callable[[], NamedTensors]],
     *,
     compressors: Sequence[str],
     seed: int,
 ) -> dict[str, float | int]:
-    """num_weights, the BDM columns, each compressor's ratio on float32 weights and on packed signs,
-    sparsity.
+    """num_weights, the BDM columns, a ratio a compressor (weights and signs), and sparsity.
 
-    Each call of trained gives the same weights again; of initial, one call an initialisation. seed:
-    of the shuffled control. Raises ValueError for NaN or infinite weights, for names or shapes that
-    differ between trained and initial weights, and for a model that has no complete block of 12 or
-    of 4x4 weights.
+    trained: gives the same weights at each call. initial: a function an initialisation, called
+    once. compressors: names of files in `momos.complexity.compressors`. seed: of the shuffled
+    control.
+    Raises ValueError for NaN or infinite weights, for names or shapes that differ between trained
+    and initial weights, and for a model that has no complete block of 12 or of 4x4 weights.
     """
-    starts = [Signs(weights(), "initial") for weights in initial]
-    end = Trained(trained(), compressors)
+    starts = [SignCounts(weights(), "initial") for weights in initial]
+    end = TrainedCounts(trained(), compressors)
     for start in starts:
-        _same_layout(end.layout, start.layout)
-    control = bdm.BlockCounts(
-        bdm.shuffled(((tensor.detach() > 0).cpu().numpy() for _, tensor in trained()), seed)
-    )
+        _require_same_layout(end.layout, start.layout)
+    control = bdm.BlockCounts(bdm.shuffled(_signs(trained()), seed))
+    words = [start.counts.words for start in starts]
+    squares = [start.counts.squares for start in starts]
     return {
         "num_weights": end.num_weights,
-        **_bdm_columns(
-            "bdm_1d", end.counts.words, [start.counts.words for start in starts], control.words
-        ),
-        **_bdm_columns(
-            "bdm_2d",
-            end.counts.squares,
-            [start.counts.squares for start in starts],
-            control.squares,
-        ),
+        **_bdm_columns("bdm_1d", end.counts.words, words, control.words),
+        **_bdm_columns("bdm_2d", end.counts.squares, squares, control.squares),
         **{name: stream.ratio() for name, stream in end.raw.items()},
         **{f"{name}_binary": stream.ratio() for name, stream in end.binary.items()},
         "sparsity": end.zeros / end.num_weights,
     }
 
 
-class Signs:
+class SignCounts:
     """Block counts of one set of weights, and its tensors' names and shapes."""
 
-    def __init__(self, weights: Weights, role: str):
-        self.counts, self.layout = bdm.BlockCounts(), {}
+    def __init__(self, weights: NamedTensors, role: str):
+        self.counts = bdm.BlockCounts()
+        self.layout: dict[str, tuple[int, ...]] = {}
         for name, tensor in weights:
             self.layout[name] = tuple(tensor.shape)
             self.add(_checked(name, tensor, role))
 
     def add(self, weights: np.ndarray) -> None:
+        """Count one tensor's signs (float32, any shape)."""
         self.counts.add(weights > 0)
 
 
-class Trained(Signs):
-    """The same with compressors and the number of zeros."""
+class TrainedCounts(SignCounts):
+    """Block counts of trained weights, with their compressed sizes and the number of zeros."""
 
-    def __init__(self, weights: Weights, compressors: Sequence[str]):
+    def __init__(self, weights: NamedTensors, compressors: Sequence[str]):
         self.num_weights = self.zeros = 0
-        self.raw = {name: Compressed(name) for name in compressors}
-        self.binary = {name: Compressed(name) for name in compressors}
+        self.raw = {name: CompressedSize(name) for name in compressors}
+        self.binary = {name: CompressedSize(name) for name in compressors}
         self._carry = np.zeros(0, dtype=bool)  # signs that do not fill a byte yet
         super().__init__(weights, "trained")
         self._pack(self._carry)
@@ -102,18 +92,19 @@ class Trained(Signs):
             stream.add(np.packbits(bits))
 
 
-class Compressed:
-    """Bytes into a compressor and out of it; settings as in `momos.complexity.compressors`. Raises
-    ValueError for an unknown one.
+class CompressedSize:
+    """Bytes that went into a compressor and came out of it.
+
+    Raises ValueError for a name that is no file of `momos.complexity.compressors`.
     """
 
     def __init__(self, name: str):
-        if name not in STREAMS:
-            raise ValueError(f"unknown compressor {name!r}; expected one of {', '.join(STREAMS)}")
-        self._stream, self._read, self._written = STREAMS[name](), 0, 0
+        self._stream = compressors.load(name).stream()
+        self._read = self._written = 0
 
     def add(self, data: np.ndarray) -> None:
-        view = memoryview(np.ascontiguousarray(data).reshape(-1)).cast("B")
+        """Compress an array's bytes, in the order of its elements."""
+        view = np.ascontiguousarray(data).reshape(-1).data.cast("B")
         for start in range(0, len(view), CHUNK_BYTES):
             self._written += len(self._stream.compress(view[start : start + CHUNK_BYTES]))
         self._read += len(view)
@@ -123,22 +114,13 @@ class Compressed:
         return self._read / (self._written + len(self._stream.flush()))
 
 
-def _zstd() -> Any:
-    import zstandard
-
-    return zstandard.ZstdCompressor(level=19, threads=0).compressobj()
-
-
-STREAMS: dict[str, Callable[[], Any]] = {
-    "gzip": lambda: zlib.compressobj(9, zlib.DEFLATED, 31),  # 31: with gzip's header and trailer
-    "bz2": lambda: bz2.BZ2Compressor(9),
-    "lzma": lambda: lzma.LZMACompressor(format=lzma.FORMAT_XZ, preset=6),
-    "zstd": _zstd,
-}
+def _signs(weights: NamedTensors) -> Iterable[np.ndarray]:
+    """Bool arrays of the tensors' shapes, true where weight > 0."""
+    return ((tensor.detach() > 0).cpu().numpy() for _, tensor in weights)
 
 
 def _checked(name: str, tensor: Tensor, role: str) -> np.ndarray:
-    """float32, of the tensor's shape."""
+    """The tensor as float32 of the same shape. Raises ValueError unless it is finite and float."""
     if not tensor.is_floating_point():
         raise ValueError(
             f"tensor {name} ({role}) must hold floating-point weights, got {tensor.dtype}"
@@ -148,24 +130,27 @@ def _checked(name: str, tensor: Tensor, role: str) -> np.ndarray:
     return tensor.detach().float().cpu().numpy()
 
 
-def _same_layout(trained: dict[str, tuple], initial: dict[str, tuple]) -> None:
+def _require_same_layout(
+    trained: dict[str, tuple[int, ...]], initial: dict[str, tuple[int, ...]]
+) -> None:
+    """Raises ValueError, naming the tensor, unless names and shapes are the same."""
     if not trained:
         raise ValueError("no tensors to measure")
     for name in dict.fromkeys([*trained, *initial]):
-        if trained.get(name) != initial.get(name):
-            shapes = f"{trained.get(name, 'no such tensor')} trained, {initial.get(name, 'no such tensor')} initial"
+        before, after = initial.get(name, "no such tensor"), trained.get(name, "no such tensor")
+        if before != after:
             raise ValueError(
-                f"tensor {name} must have the same shape before and after training, got {shapes}"
+                f"tensor {name} must have the same shape before and after training, "
+                f"got {after} trained, {before} initial"
             )
 
 
 def _bdm_columns(
     prefix: str, trained: np.ndarray, initial: Sequence[np.ndarray], control: np.ndarray
 ) -> dict[str, float]:
-    value, start = (
-        bdm.complexity(trained),
-        float(np.mean([bdm.complexity(counts) for counts in initial])),
-    )
+    """Block counts -> BDM of the trained weights, and the values that it is read against."""
+    value = bdm.complexity(trained)
+    start = float(np.mean([bdm.complexity(counts) for counts in initial]))
     return {
         prefix: value,
         f"{prefix}_initial": start,
