@@ -1,36 +1,50 @@
-"""Write the numbers into README.md and docs/performance.md: what stands between `<!-- numbers: NAME
--->` and `<!-- end -->`.
+"""Write the numbers that the pages show: what stands between `<!-- numbers: NAME -->` and
+`<!-- end -->` in README.md and docs/, and docs/picture.svg.
 
 usage: readme.py [--check]
 
-They come from reports/expected/<profile>.json (the blessed copy of results.json) and from
-benchmarks/. --check: exit status 1, and nothing written, if a page says something else.
+The numbers come from reports/expected/<profile>.json (the blessed copy of results.json), from
+reports/<profile>/results.json and from benchmarks/. With --check nothing is written, and the exit
+status is 1 if a page says something else.
 """
 
 import math
 import re
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NotRequired, TypedDict, cast
 
 import pandas as pd
+import picture
+import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for benchmarks
 from benchmarks.__main__ import cost
 from momos.files import atomic
-from momos.report.shared import claims, results, tables
+from momos.report.shared import results, tables
+from momos.report.shared.verdicts import NOT_RUN, VERDICTS
 
-PAGES = (Path("README.md"), Path("docs/performance.md"))
+README, DOCS, PICTURE = Path("README.md"), Path("docs"), Path("docs/picture.svg")
 BLOCK = re.compile(r"(?P<start><!-- numbers: (?P<name>[\w-]+) -->\n).*?(?P<end><!-- end -->)", re.S)
-PROFILE = "digits"  # what the README shows
+PROFILE = "digits"  # the embedded one
+COPIES = "cifar10"  # the MLP's column, on JPEG copies of CIFAR-10
+MODELS = ("mlp", "resnet20", "tiny_vit")
 SHOWN = ("baseline", "qat8", "qat4", "momos_s2_c10", "momos_s2_c1", "momos_s4_c10", "momos_s4_c1")
 MEASURES = ("test_accuracy_last", "rac", "bdm_1d_ratio", "bdm_1d_ratio_latent")
-COLOURS = {
-    claims.SUPPORTED: "2e7d32",
-    claims.NOT_SUPPORTED: "b71c1c",
-    claims.NOT_RUN: "757575",
-    claims.NOT_COMPARABLE: "757575",
+# Of the claims, those that the README shows, in plain words.
+CLAIMS = {
+    "M1": "Training makes most networks simpler (200 models from elsewhere)",
+    "M5": "Blocks of two at 10 % capacity keep the accuracy",
+    "M6": "MoMos compresses more than quantisation, at similar accuracy",
+    "M12": "All published compression ratios follow from the formula",
+    "M15": "Ordinary compressors shrink MoMos weights more",
+    "M17": "Quantisation to 4 bits collapses",
+    "S1": "Quantisability follows the local learning coefficient",
+    "S8": "That coefficient predicts better than curvature or noise",
 }
-SPEED = {  # a job of benchmarks/results.json -> what it is
+# A job of benchmarks/results.json, and what it is.
+SPEED = {
     "augmentation_32px": "the training augmentation, images of 32 pixels",
     "augmentation_224px": "the same, 224 pixels",
     "train_mlp_float32": "training epoch, MLP, float32",
@@ -44,117 +58,203 @@ SPEED = {  # a job of benchmarks/results.json -> what it is
     "bdm_10M": "the same, 10 M bits",
     "bdm_100M": "the same, 100 M bits",
 }
+# A file of stage `pack`, and the column that shows it.
+FILES = {
+    "safetensors": "safetensors",
+    "lzma": "lzma",
+    "bound": "Bound (Eq. 8)",
+    "fixed": ".momos, fixed",
+    "entropy": ".momos, entropy",
+}
 
 
-def expected(profile: str) -> dict:
-    return atomic.read_json(Path("reports") / "expected" / f"{profile}.json")
+class Cell(TypedDict):
+    """One number of a report. `results.json` has `id`, `published` and `published_std` as well."""
+
+    value: float | None
+    std: float | None
+    num_seeds: int
+    status: NotRequired[str]
+    id: NotRequired[str]
+    published: NotRequired[float]
+    published_std: NotRequired[float]
 
 
-def badges() -> str:
-    """Pictures that say the same in their alt texts."""
-    counts = pd.Series(expected(PROFILE)["claims"]).value_counts()
-    shown = [
-        ("claims on embedded data", f"{counts.get(name, 0)} {name.lower()}", COLOURS[name])
-        for name in claims.VERDICTS[:2]
+class Expected(TypedDict):
+    """reports/expected/<profile>.json: cells by name, and a verdict for each claim."""
+
+    cells: dict[str, Cell]
+    claims: dict[str, str]
+
+
+class Job(TypedDict):
+    """A line of benchmarks/results.json: seconds of one call, or of one `per`."""
+
+    ours: float
+    per: str
+    baseline: NotRequired[float]
+    ratio: NotRequired[float]
+
+
+def expected(profile: str) -> Expected:
+    return cast(Expected, atomic.read_json(Path("reports") / "expected" / f"{profile}.json"))
+
+
+def profiles() -> list[str]:
+    """The profiles that have a report."""
+    return [path.stem for path in sorted(Path("reports/expected").glob("*.json"))]
+
+
+def claims_table() -> str:
+    """The README's table: a few claims, and how many hold of all of them."""
+    embedded, copies = expected(PROFILE)["claims"], expected(COPIES)["claims"]
+    rows = [
+        {
+            "Claim": f"{words} ({claim})",
+            "Small digits": embedded[claim],
+            "CIFAR-10 copies, one network": copies[claim],
+        }
+        for claim, words in CLAIMS.items()
     ]
-    shown += [("python", "3.11+", "1565c0"), ("licence", "MIT", "1565c0")]
-    escaped = [
-        tuple(part.replace("-", "--").replace(" ", "_").replace("+", "%2B") for part in badge)
-        for badge in shown
-    ]
-    pairs = zip(shown, escaped, strict=True)
-    return " ".join(
-        f"![{name}: {text}](https://img.shields.io/badge/{'-'.join(badge)})"
-        for (name, text, _), badge in pairs
-    )
+    return tables.markdown(pd.DataFrame(rows))
+
+
+def totals() -> str:
+    """How many claims have which verdict on the embedded data, in a sentence."""
+    given = list(expected(PROFILE)["claims"].values())
+    counts = ", ".join(f"{given.count(name)} {name.lower()}" for name in VERDICTS)
+    return f"Of all {len(given)} claims, on small digits: {counts}."
 
 
 def verdicts() -> str:
     """How many claims have which verdict, profile by profile."""
     rows = []
-    for path in sorted(Path("reports/expected").glob("*.json")):
-        found = pd.Series(expected(path.stem)["claims"])
-        counts = {name: str((found == name).sum()) for name in claims.VERDICTS}
-        rows.append({"Profile": f"[{path.stem}](reports/{path.stem}/claims.md)"} | counts)
+    for profile in profiles():
+        given = list(expected(profile)["claims"].values())
+        counts = {name: str(given.count(name)) for name in VERDICTS}
+        rows.append({"Profile": f"[{profile}](../reports/{profile}/claims.md)"} | counts)
+    return tables.markdown(pd.DataFrame(rows))
+
+
+def claim_by_claim() -> str:
+    """Every claim, and its verdict in every profile that has a report."""
+    given = {profile: expected(profile)["claims"] for profile in profiles()}
+    papers = yaml.safe_load(Path("data/paper/claims.yaml").read_text())
+    rows = [
+        {"Claim": claim["id"], "What it says": claim["claim"], "Where": claim["where"]}
+        | {profile: given[profile][claim["id"]] for profile in given}
+        for paper in papers.values()
+        for claim in paper
+    ]
     return tables.markdown(pd.DataFrame(rows))
 
 
 def accuracies() -> str:
     """Accuracy and RAC of a few methods, as `results.json` has them."""
     cells = expected(PROFILE)["cells"]
-    models = dict.fromkeys(name.split("/")[1] for name in cells if name.startswith("table1/"))
     rows = []
     for method in SHOWN:
         row = {"Method": method}
-        for model in models:
-            accuracy, rac = (
-                cells[f"table1/{model}/{method}/{measure}"]
-                for measure in ("test_accuracy_last", "rac")
-            )
-            row[results.TITLES[model]] = (
-                f"{tables.spread(accuracy['value'], accuracy['std'])} % at {rac['value']:.1f}"
-            )
+        for model in MODELS:
+            accuracy = cells[f"table1/{model}/{method}/test_accuracy_last"]
+            rac = cells[f"table1/{model}/{method}/rac"]
+            row[results.TITLES[model]] = f"{_spread(accuracy)} % at {_number(rac, 1)}"
         rows.append(row)
     return tables.markdown(pd.DataFrame(rows))
 
 
 def column(profile: str, model: str) -> str:
-    """A column of Table 1 that ran on CIFAR-10, beside the published one."""
+    """A column of Table 1 that ran on copies of CIFAR-10, beside the published one."""
     document = atomic.read_json(Path("reports") / profile / "results.json")
     cells = {cell["id"]: cell for cell in document["cells"]}
-    rows = []
-    for method, about in document["names"]["methods"].items():
-        mine = {measure: cells.get(f"table1/{model}/{method}/{measure}") for measure in MEASURES}
-        accuracy, rac, bdm = (
-            mine["test_accuracy_last"],
-            mine["rac"],
-            mine["bdm_1d_ratio_latent"] or mine["bdm_1d_ratio"],
-        )  # as published
-        row = {
-            results.TITLES[model]: about["label"],
-            "Seeds": tables.EMPTY,
-            "Accuracy (%)": claims.NOT_RUN,
-        }
-        row |= {
-            "Published": tables.spread(accuracy["published"], accuracy["published_std"]),
-            "BDM ratio": tables.EMPTY,
-        }
-        row |= {
-            "Published BDM": tables.number(bdm["published"], 2),
-            "RAC (Eq. 21)": tables.EMPTY,
-            "RAC (bytes)": tables.EMPTY,
-        }
-        if accuracy["value"] is not None:
-            std = math.nan if accuracy["std"] is None else accuracy["std"]
-            row |= {
-                "Seeds": str(accuracy["num_seeds"]),
-                "Accuracy (%)": tables.spread(accuracy["value"], std),
-            }
-            row |= {
-                "BDM ratio": tables.number(bdm["value"], 2),
-                "RAC (Eq. 21)": tables.number(rac["value"], 1),
-            }
-            row |= {
-                "RAC (bytes)": tables.number(
-                    cells[f"packing/{model}/{method}/rac_measured"]["value"], 1
-                )
-            }
-        rows.append(row)
+    rows = [
+        {results.TITLES[model]: about["label"]} | _column_row(cells, model, method)
+        for method, about in document["names"]["methods"].items()
+    ]
     return tables.markdown(pd.DataFrame(rows))
 
 
+def _column_row(cells: Mapping[str, Cell], model: str, method: str) -> dict[str, str]:
+    accuracy, rac, bdm, latent = (
+        cells.get(f"table1/{model}/{method}/{measure}") for measure in MEASURES
+    )
+    assert accuracy and bdm, f"{method} has no cell in the table of {model}"
+    bdm = latent or bdm  # the published ratio is that of the latent weights
+    ran = accuracy["value"] is not None
+    packed = cells.get(f"packing/{model}/{method}/rac_measured")
+    return {
+        "Seeds": str(accuracy["num_seeds"]) if ran else tables.EMPTY,
+        "Accuracy (%)": _spread(accuracy) if ran else NOT_RUN,
+        "Published": tables.spread(accuracy["published"], accuracy["published_std"]),
+        "BDM ratio": _number(bdm, 2),
+        "Published BDM": tables.number(bdm["published"], 2),
+        "RAC (Eq. 21)": _number(rac, 1) if ran else tables.EMPTY,
+        "RAC (bytes)": _number(packed, 1),
+    }
+
+
+def _spread(cell: Cell) -> str:
+    value, std = cell["value"], cell["std"]
+    return tables.spread(math.nan if value is None else value, math.nan if std is None else std)
+
+
+def _number(cell: Cell | None, digits: int) -> str:
+    value = None if cell is None else cell["value"]
+    return tables.EMPTY if value is None else tables.number(value, digits)
+
+
 def rac() -> str:
-    cells = [
-        cell for name, cell in expected(PROFILE)["cells"].items() if name.startswith("rac_check/")
+    """How many published values of RAC follow from the formula, in a sentence."""
+    cells = expected(PROFILE)["cells"]
+    checks = [cell for name, cell in cells.items() if name.startswith("rac_check/")]
+    agree = sum(cell.get("status") == "PASS" for cell in checks)
+    return f"{agree} of the {len(checks)} published RAC values follow from the paper's Eq. 21."
+
+
+def packing() -> str:
+    """Kilobytes of the embedded study's models as files, means over seeds."""
+    cells = expected(PROFILE)["cells"]
+    rows = [
+        {"Model": results.TITLES[model], "Method": method}
+        | {
+            words: f"{(cells[f'packing/{model}/{method}/{name}_bytes']['value'] or 0) / 1000:.1f}"
+            for name, words in FILES.items()
+        }
+        for model in MODELS
+        for method in SHOWN
     ]
-    agree = sum(cell["status"] == "PASS" for cell in cells)
-    return f"{agree} of the {len(cells)} published RAC values follow from the paper's Eq. 21."
+    return tables.markdown(pd.DataFrame(rows))
+
+
+def codecs() -> str:
+    """Files of ours beside those of nncodec and zipnn, as benchmarks/packing.csv has them."""
+    from benchmarks.packing import summary
+
+    frame = summary(pd.read_csv(Path("benchmarks") / "packing.csv"))
+    rows = [
+        {
+            "Model": results.TITLES[row["model"]],
+            "Method": row["method"],
+            "Accuracy (%)": f"{row['accuracy']:.2f}",
+        }
+        | {name: tables.number(row[name], 1) for name in ("lzma", "zipnn")}
+        | {
+            ".momos, lossless": tables.number(row["momos, lossless"], 1),
+            "nncodec": tables.number(row["nncodec"], 1),
+            "at QP": str(row["nncodec at"]),
+            ".momos": tables.number(row["momos"], 1),
+            "at": str(row["momos at"]),
+            "ours / nncodec": tables.number(row["ratio"], 2),
+        }
+        for row in frame.to_dict("records")
+    ]
+    return tables.markdown(pd.DataFrame(rows))
 
 
 def speed() -> str:
-    """Every job that SPEED names."""
-    jobs = benchmark()["jobs"]
-    return _jobs({words: jobs[name] for name, words in SPEED.items()})
+    """The jobs that SPEED names."""
+    every = benchmark()["jobs"]
+    return _jobs({words: every[name] for name, words in SPEED.items()})
 
 
 def jobs() -> str:
@@ -163,23 +263,26 @@ def jobs() -> str:
 
 
 def machine() -> str:
-    """Where the benchmark ran, and what one of its cores does at most."""
-    found, peaks = benchmark()["machine"], benchmark()["peaks"]
+    """Where the benchmark ran, and what one core of it does at most."""
+    about, peaks = benchmark()["machine"], benchmark()["peaks"]
     return (
-        f"Measured on {found['cpu']} ({found['cores']} cores), one thread: at most {peaks['float32_gflops']:.0f} GFLOP/s in float32, "
-        f"{peaks['bf16_gflops']:.0f} in bf16, {peaks['memory_gb_per_second']:.1f} GB/s of copying."
+        f"Measured on {about['cpu']} ({about['cores']} cores), one thread: at most "
+        f"{peaks['float32_gflops']:.0f} GFLOP/s in float32, {peaks['bf16_gflops']:.0f} in bf16, "
+        f"{peaks['memory_gb_per_second']:.1f} GB/s of copying."
     )
 
 
 def survey() -> str:
     """What the survey of profile cifar10 costs."""
-    found = atomic.read_json(Path("benchmarks") / "survey.json")
-    whole = found["cifar10"]
+    measured = atomic.read_json(Path("benchmarks") / "survey.json")
+    whole, hours = measured["cifar10"], measured["cifar10"]["hours"]
     return (
-        f"Measured on one core of {found['machine']['cpu']}: {found['seconds_per_million']:.1f} CPU seconds a million weights. The "
-        f"{whole['num_models']} models of `cifar10` have {whole['num_weights'] / 1e6:,.0f} million: {whole['download'] / 1e9:.0f} GB to "
-        f"download, at most {whole['disk'] / 1e9:.1f} GB of disk at a time, and {whole['hours']:.1f} hours of one core or "
-        f"{whole['hours'] / 2:.1f} of two."
+        f"Measured on one core of {measured['machine']['cpu']}: "
+        f"{measured['seconds_per_million']:.1f} CPU seconds a million weights. The "
+        f"{whole['num_models']} models of `cifar10` have {whole['num_weights'] / 1e6:,.0f} "
+        f"million: {whole['download'] / 1e9:.0f} GB to download, at most "
+        f"{whole['disk'] / 1e9:.1f} GB of disk at a time, and {hours:.1f} hours of one core or "
+        f"{hours / 2:.1f} of two."
     )
 
 
@@ -187,31 +290,40 @@ def benchmark() -> dict:
     return atomic.read_json(Path("benchmarks") / "results.json")
 
 
-def _jobs(chosen: dict[str, dict]) -> str:
+def _jobs(chosen: Mapping[str, Job]) -> str:
     rows = []
     for words, job in chosen.items():
-        plain, ratio = (
-            (cost(job["baseline"], job["per"]), f"{job['ratio']:.1f}")
-            if "ratio" in job
-            else (tables.EMPTY, tables.EMPTY)
-        )
-        rows.append(
-            {"What": words, "ours": cost(job["ours"], job["per"]), "plain": plain, "ratio": ratio}
-        )
+        row = {"What": words, "ours": cost(job["ours"], job["per"])}
+        if "ratio" in job:
+            plain = {"plain": cost(job["baseline"], job["per"]), "ratio": f"{job['ratio']:.1f}"}
+        else:
+            plain = {"plain": tables.EMPTY, "ratio": tables.EMPTY}
+        rows.append(row | plain)
     return tables.markdown(pd.DataFrame(rows))
 
 
-BLOCKS = {
-    "badges": badges, "verdicts": verdicts, "accuracies": accuracies, "rac": rac, "speed": speed, "jobs": jobs,
-    "machine": machine, "survey": survey, "column_mlp": lambda: column("cifar10", "mlp"),
+BLOCKS: dict[str, Callable[[], str]] = {
+    "claims": claims_table,
+    "totals": totals,
+    "verdicts": verdicts,
+    "claim_by_claim": claim_by_claim,
+    "accuracies": accuracies,
+    "rac": rac,
+    "packing": packing,
+    "codecs": codecs,
+    "speed": speed,
+    "jobs": jobs,
+    "machine": machine,
+    "survey": survey,
+    "column_mlp": lambda: column("cifar10", "mlp"),
     "column_resnet20": lambda: column("cifar10_resnet20", "resnet20"),
-}  # fmt: skip
+}
 
 
 def rendered(text: str) -> str:
-    """The text with every block made anew. Raises ValueError for a block that nothing makes."""
+    """Return the text with every block made anew. Raises ValueError for an unknown block."""
 
-    def block(match: re.Match) -> str:
+    def block(match: re.Match[str]) -> str:
         if match["name"] not in BLOCKS:
             raise ValueError(
                 f"nothing makes the block {match['name']!r}; expected one of {', '.join(BLOCKS)}"
@@ -221,13 +333,21 @@ def rendered(text: str) -> str:
     return BLOCK.sub(block, text)
 
 
+def pages() -> dict[Path, str]:
+    """Path -> its text with the numbers of today, for every page and the picture."""
+    made = {path: rendered(path.read_text()) for path in (README, *sorted(DOCS.glob("*.md")))}
+    return made | {PICTURE: picture.svg(expected(PROFILE)["cells"], MODELS)}
+
+
 def main(arguments: list[str]) -> int:
-    texts = {path: path.read_text() for path in PAGES}
-    made = {path: rendered(text) for path, text in texts.items()}
+    made = pages()
+    stale = [path for path, text in made.items() if not path.exists() or path.read_text() != text]
     if "--check" in arguments:
-        return int(made != texts)
-    for path, text in made.items():
-        atomic.write_text(path, text)
+        for path in stale:
+            print(f"{path} is behind: make readme", file=sys.stderr)
+        return int(bool(stale))
+    for path in stale:
+        atomic.write_text(path, made[path])
     return 0
 
 

@@ -1,0 +1,135 @@
+"""The pages: what they link to and which commands they name, and what their code does."""
+
+import ast
+import re
+import shlex
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import torch
+from torch import nn
+
+from momos import cli, models
+from momos.files import atomic, run_folder
+
+ROOT = Path(__file__).parents[2]
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *DOCS,
+    *sorted((ROOT / "data").glob("*/README.md")),
+]
+NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
+CODE = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The code blocks of one language."""
+    return [text for name, text in CODE.findall(page.read_text()) if name == language]
+
+
+def anchors(page: Path) -> set[str]:
+    """What `page.md#ANCHOR` may name: the headings as GitHub writes them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.M)
+    return {re.sub(r"[^\w\- ]", "", name).strip().lower().replace(" ", "-") for name in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_what_a_page_links_to_is_there(page):
+    text = CODE.sub("", page.read_text())
+    links = re.findall(r"\]\(([^)\s]+)\)", text)
+    for link in links:
+        if link.startswith("http"):
+            continue
+        name, _, anchor = link.partition("#")
+        target = page.parent / name if name else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_the_make_targets_and_scripts_of_a_page_exist(page):
+    text = page.read_text()
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
+    assert set(re.findall(r"(?:`|^|&& )make ([a-z]+)", text, re.M)) <= targets
+    for script in re.findall(r"\b(?:scripts|stages|benchmarks|tests|src)/[\w/]+\.py\b", text):
+        assert (ROOT / script).exists() or f"# {script}" in text, script
+    for module in re.findall(r"-m (benchmarks(?:\.\w+)?)", text):
+        assert (ROOT / (module.replace(".", "/") + ".py")).exists() or module == "benchmarks"
+    for module in re.findall(r"`momos\.([\w.]+)`", text):
+        names = module.split(".")
+        paths = [ROOT / "src/momos" / "/".join(names[:end]) for end in range(1, len(names) + 1)]
+        assert any(path.is_dir() or path.with_suffix(".py").exists() for path in paths), module
+
+
+@pytest.mark.parametrize("page", DOCS, ids=[page.name for page in DOCS])
+def test_a_page_says_first_whom_it_is_for(page):
+    heading, paragraph = page.read_text().split("\n\n")[:2]
+    assert heading.startswith("# ") and paragraph.startswith("This page is for readers who")
+
+
+def test_every_page_is_reached_from_the_readme():
+    readme = (ROOT / "README.md").read_text()
+    assert [page.name for page in DOCS if f"(docs/{page.name})" not in readme] == []
+
+
+def test_the_pictures_parts_are_in_it():
+    tree = ElementTree.parse(ROOT / "docs" / "picture.svg")
+    words = " ".join(tree.getroot().itertext())
+    for name in ("MLP", "ResNet20", "Tiny-ViT", "quantised (QAT)", "MoMos, blocks of 4"):
+        assert name in words
+    assert "prefers-color-scheme:dark" in words
+
+
+def test_the_readmes_training_loop_projects_after_each_epoch():
+    (code,) = blocks(ROOT / "README.md", "python")
+    assert len([line for line in code.splitlines() if "project_" in line]) == 2
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+    trained = []
+
+    def train_one_epoch(model: nn.Module) -> None:
+        trained.append(len(model[0].weight.unique()))
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight += torch.randn(weight.shape) * 0.1
+
+    exec(code, {"model": model, "num_epochs": 3, "train_one_epoch": train_one_epoch})
+    assert len(trained) == 3 and trained[0] > trained[1]
+    blocks_of_two = torch.cat([weight.reshape(-1, 2) for weight in model.parameters()])
+    assert len(blocks_of_two.unique(dim=0)) <= 0.1 * len(blocks_of_two)
+
+
+def save_run(folder: Path, in_channels: int) -> None:
+    """A run folder of an untrained ResNet20, with what the `momos` command reads of it."""
+    weights = models.build("resnet20", 10, in_channels=in_channels, image_size=8).state_dict()
+    for which in run_folder.WEIGHTS:
+        run_folder.save_weights(folder, which, weights)
+    about = {"arch": "resnet20", "arch_kwargs": {}, "num_classes": 10, "in_channels": in_channels}
+    about |= {"image_size": 8, "block_size": 2, "slicing": "tensor"}
+    atomic.write_json(folder / "run.json", dict.fromkeys(run_folder.RUN_KEYS) | about)
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/getting-started.md", "docs/packing.md"])
+def test_the_momos_commands_of_a_page_work(name, tmp_path, monkeypatch, capsys):
+    lines = "\n".join(blocks(ROOT / name, "bash")).splitlines()
+    commands = [line for line in lines if line.startswith("momos ")]
+    assert commands
+    monkeypatch.chdir(tmp_path)
+    for method in ("momos_s4_c1", "momos_s2_c1"):
+        save_run(tmp_path / "runs/digits/resnet20" / method / "0", in_channels=1)
+    colour = models.build("resnet20", 10, in_channels=3, image_size=32).state_dict()
+    atomic.save_tensors(tmp_path / "model.safetensors", colour)
+    for command in commands:
+        assert cli.main(shlex.split(command)[1:]) == 0, capsys.readouterr().err
+    shown = capsys.readouterr().out
+    for text in blocks(ROOT / name, "text"):
+        for line in text.splitlines():
+            assert re.search(rf"^{line.split()[0]} ", shown, re.M), line
+
+
+def test_python_blocks_are_python():
+    for page in PAGES:
+        for code in blocks(page, "python"):
+            ast.parse(code)
