@@ -1,7 +1,6 @@
-"""SLURM for `make sweep`: stages that nothing holds back go into the queue as one job array,
-through submitit.
+"""SLURM for `make sweep`: ready stages go into the queue as one job array, through submitit.
 
-A job that is preempted or reaches its time limit is put back into the queue, and its stage goes on
+A job that is preempted or reaches its time limit is put back into the queue, and its stage resumes
 from its last checkpoint. A job that ends without a result (cancelled, its node lost) is submitted
 again, `sweep.attempts` times in all. Jobs are watched by `squeue`, which needs no accounting
 database.
@@ -19,9 +18,9 @@ from pathlib import Path
 import cloudpickle
 import repro
 import submitit
-import sweep
 import worker
 from submitit.helpers import Checkpointable, DelayedSubmission
+from watch import tell_failures
 
 from momos import config
 
@@ -31,7 +30,7 @@ GRACE = 20.0  # seconds for a worker to stop
 
 
 class Task(Checkpointable):
-    """What a job runs: one worker. Its value is the worker's exit code."""
+    """What a job runs: one worker, whose exit code is the job's result."""
 
     def __init__(self, command: list[str]) -> None:
         self.command, self.told_to_end = command, False
@@ -53,20 +52,24 @@ class Task(Checkpointable):
         self.told_to_end = True
 
     def checkpoint(self, stage: str) -> DelayedSubmission:
+        """What submitit puts back into the queue when the job has to make room."""
         return DelayedSubmission(self, stage)
 
 
 def job_name(root: Path) -> str:
-    """The same for all jobs of one workspace."""
+    """One name for all jobs of a workspace."""
     return f"momos-{hashlib.sha256(str(root).encode()).hexdigest()[:8]}"
 
 
 def executor(root: Path, settings: config.Sweep, jobs: int) -> submitit.SlurmExecutor:
-    """Raises RuntimeError where there is no SLURM."""
+    """What submits jobs, each with the resources of `sweep`; at most `jobs` of them run at a time.
+
+    Raises RuntimeError where there is no SLURM.
+    """
     made = submitit.SlurmExecutor(
         root / worker.SWEEP / "slurm", max_num_timeout=settings.attempts - 1
     )
-    resources = {
+    resources: dict[str, str | int] = {
         "cpus_per_task": settings.cpus,
         "mem": f"{round(settings.memory_gb * 1024)}MB",
         "time": settings.minutes,
@@ -86,31 +89,25 @@ def executor(root: Path, settings: config.Sweep, jobs: int) -> submitit.SlurmExe
 
 
 def output_of(*command: str) -> str:
-    """Raises RuntimeError with what the command says."""
+    """What the command prints. Raises RuntimeError with what it says if it fails."""
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(
-            f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip() or f'exit status {done.returncode}'}"
-        )
+        said = done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}"
+        raise RuntimeError(f"{' '.join(command)}: {said}")
     return done.stdout
 
 
 def queued(name: str) -> set[str]:
     """Ids of this workspace's jobs that wait or run: `7` or, of an array, `7_0`."""
-    return set(
-        output_of(
-            "squeue",
-            "--noheader",
-            "--array",
-            "--format=%i",
-            f"--user={getpass.getuser()}",
-            f"--name={name}",
-        ).split()
-    )
+    whose = (f"--user={getpass.getuser()}", f"--name={name}")
+    return set(output_of("squeue", "--noheader", "--array", "--format=%i", *whose).split())
 
 
 def cancel(name: str, seconds: float = 60.0) -> None:
-    """All jobs of this workspace; returns when they have ended. Raises RuntimeError if they do not."""
+    """Cancel all jobs of this workspace, and wait until they have ended.
+
+    Raises RuntimeError if they do not end within so many seconds.
+    """
     output_of("scancel", f"--user={getpass.getuser()}", f"--name={name}")
     deadline = time.monotonic() + seconds
     while left := queued(name):
@@ -122,15 +119,13 @@ def cancel(name: str, seconds: float = 60.0) -> None:
 
 
 class Slurm(repro.Hand):
-    """Hands stages to the cluster and watches their jobs. Looks to `repro.run_stages` like one
-    worker.
-    """
+    """One worker to `repro.run_stages`: hands stages to the cluster and watches their jobs."""
 
-    def __init__(self, board: repro.Board, progress: "sweep.Watch", command: list[str]) -> None:
+    def __init__(self, board: repro.Board, progress: repro.Progress, command: list[str]) -> None:
         super().__init__()
         self.board, self.progress, self.command, self.root = board, progress, command, Path.cwd()
         self.settings = config.load(config.Sweep)
-        self.name, self.process = job_name(self.root), None
+        self.name = job_name(self.root)
         self.executor = executor(self.root, self.settings, board.jobs)
         self.jobs: dict[str, submitit.Job] = {}  # by stage
         self.attempts: dict[str, int] = {}
@@ -155,7 +150,7 @@ class Slurm(repro.Hand):
             cancel(self.name)
 
     def submit(self, stages: list[str]) -> bool:
-        """One job array. Whether there was anything to submit."""
+        """Submit the stages as one job array. Returns whether there were any."""
         if stages:
             task = Task(self.command)
             for stage, job in zip(stages, self.executor.map_array(task, stages), strict=True):
@@ -164,7 +159,7 @@ class Slurm(repro.Hand):
         return bool(stages)
 
     def look(self) -> None:
-        """Which jobs have ended."""
+        """Find out which jobs have ended."""
         try:
             alive = queued(self.name)
         except RuntimeError as error:  # the controller may be restarting: jobs go on meanwhile
@@ -189,29 +184,30 @@ class Slurm(repro.Hand):
         if error is None and job.result() == 0:
             self.board.finish(stage, time.monotonic() - self.started[stage])
         else:
-            self.fail(stage, job, "" if error is None else self.told(error))
+            self.fail(stage, job, "" if error is None else self.reason(error))
 
-    def told(self, error: Exception) -> str:
+    def reason(self, error: Exception) -> str:
+        """What a user can do something about."""
         if "timed-out too many times" in str(error):  # submitit's words
-            return f"its job reached its limit {self.settings.attempts} times (sweep.minutes: {self.settings.minutes}, sweep.attempts)"
+            return (
+                f"its job reached its limit {self.settings.attempts} times"
+                f" (sweep.minutes: {self.settings.minutes}, sweep.attempts)"
+            )
         return str(error)
 
     def fail(self, stage: str, job: submitit.Job, reason: str) -> None:
         self.board.fail([stage])
-        sweep.tell_failures(self.progress, [stage], (job.stdout() or "").splitlines())
+        tell_failures(self.progress, [stage], (job.stdout() or "").splitlines())
         if reason:
             self.progress.tell(f"{stage}: {reason}")
 
     def again(self, lost: list[str]) -> None:
-        """Jobs that ended without a word."""
+        """Submit once more the stages whose jobs ended without a result."""
         for stage in lost:
             job = self.jobs.pop(stage)
             if self.attempts[stage] >= self.settings.attempts:
-                self.fail(
-                    stage,
-                    job,
-                    f"job {job.job_id} ended without a result, attempt {self.attempts[stage]} of sweep.attempts",
-                )
+                attempt = f"attempt {self.attempts[stage]} of sweep.attempts"
+                self.fail(stage, job, f"job {job.job_id} ended without a result, {attempt}")
             else:
                 self.progress.tell(
                     f"{stage}: job {job.job_id} ended without a result; submitted again"

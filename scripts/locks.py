@@ -1,5 +1,6 @@
-"""dvc.lock as text: a block of lines for each stage, which can be taken out, put in and replaced
-without reading the others' YAML.
+"""dvc.lock as text: one block of lines per stage.
+
+A block can be taken out, put in and replaced without reading the YAML of the others.
 """
 
 import os
@@ -12,38 +13,39 @@ from pathlib import Path
 import yaml
 
 LOCK_HEAD = "schema: '2.0'\nstages:\n"
-
-
 ANCHOR = re.compile(r"[:-] [&*]id\d")
 
 
 def split_lock(text: str) -> dict[str, str]:
-    """A dvc.lock -> the lines of each stage, as DVC wrote them, and each to be read alone. Raises
-    ValueError if DVC did not write it.
+    """A dvc.lock -> the lines of each stage as DVC wrote them, each of them readable alone.
+
+    Raises ValueError if DVC did not write it.
     """
-    found, name = {}, None
-    for line in (
-        text.removeprefix(LOCK_HEAD).splitlines(keepends=True) if text.startswith(LOCK_HEAD) else ()
-    ):
+    entries: dict[str, str] = {}
+    name = None
+    body = text.removeprefix(LOCK_HEAD) if text.startswith(LOCK_HEAD) else ""
+    for line in body.splitlines(keepends=True):
         if line.startswith("  ") and not line[2].isspace():
             name = _name(line)
-            found[name] = ""
+            entries[name] = ""
         if name is None or not line.startswith("  "):
             raise ValueError(
                 f"dvc.lock: expected a stage two spaces in, as DVC writes it, got {line!r}"
             )
-        found[name] += line
-    if text and not found and "stages: {}" not in text:
+        entries[name] += line
+    if text and not entries and "stages: {}" not in text:
         raise ValueError(
-            f"dvc.lock: expected it to begin with {LOCK_HEAD!r}, as DVC writes it, got {text[: len(LOCK_HEAD)]!r}"
+            f"dvc.lock: expected it to begin with {LOCK_HEAD!r}, as DVC writes it,"
+            f" got {text[: len(LOCK_HEAD)]!r}"
         )
     return {
         name: _without_anchors(entry) if ANCHOR.search(entry) else entry
-        for name, entry in found.items()
+        for name, entry in entries.items()
     }
 
 
 def _name(line: str) -> str:
+    """The stage of an entry's first line."""
     try:
         (name,) = yaml.safe_load(line)
     except (TypeError, ValueError, yaml.YAMLError) as error:
@@ -54,13 +56,17 @@ def _name(line: str) -> str:
 
 
 class _WrittenOut(yaml.SafeDumper):
+    """Writes each value out, without anchors."""
+
     def ignore_aliases(self, data: object) -> bool:
         return True
 
 
 def _without_anchors(entry: str) -> str:
-    """Settings that are one object (`&` and `*` in params.yaml) are so in dvc.lock, by names that
-    hold for one file and no other.
+    """An entry with its anchors written out.
+
+    DVC shares settings that are one object in params.yaml (`&` and `*`), under names that hold for
+    one file and no other.
     """
     try:
         data = yaml.safe_load(entry)
@@ -74,11 +80,12 @@ def _without_anchors(entry: str) -> str:
 
 
 def join_lock(entries: Iterable[str]) -> str:
+    """The text of a dvc.lock with these entries."""
     return LOCK_HEAD + "".join(entries)
 
 
 def write_at_once(path: Path, text: str) -> None:
-    """Who reads meanwhile sees the old text or the new one."""
+    """Replace a file: a reader sees the old text or the new one."""
     new = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.new")
     new.write_text(text, encoding="utf-8")
     new.replace(path)

@@ -1,9 +1,10 @@
-"""Break a formula, rerun a tiny study, see `make regress` turn red: one deliberate mistake after
-the other.   usage: mutants.py [NAME ...]
+"""`make mutants`: break a formula, rerun a tiny study, and see `make regress` turn red.
+
+usage: mutants.py [NAME ...]
 
 A copy of the working tree gets a profile of a few seconds, whose unbroken numbers are blessed. Then
-each mutant changes one line of the copy. Exit status 1 if the unbroken code is not green, or a
-mutant is: then a broken number would have gone unnoticed.
+each mutant makes one deliberate mistake in one line of the copy. Exit status 1 if the unbroken code
+is not green, or if a mutant is: then a broken number would have gone unnoticed.
 """
 
 import json
@@ -17,30 +18,29 @@ from pathlib import Path
 from typing import NamedTuple
 
 import yaml
+from copies import copy_files, merged
+
+from momos import config
 
 ROOT = Path(__file__).parents[1]
 CHANGES = {
     "profile": "mutants",
     "train": {"epochs": 2, "batch_size": 256},
     "models": {"mlp": {"kwargs": {"hidden_layers": 2, "width": 32}}},
+    # Of 16 weights: most blocks go to zero.
     "methods": {
         "qat3": {"bits": 3},
         "momos_s16_c10": {"bits": 32, "block_size": 16, "capacity": 0.10},
-    },  # 16: most blocks go to zero
+    },
     "grid": {"models": ["mlp"], "methods": ["baseline", "qat3", "momos_s16_c10"], "seeds": [0, 1]},
     "ablation": {"models": []},
     "survey": {"untrained": ["test_resnet"], "init_seeds": [0]},
     "report": {"picture_method": "momos_s16_c10", "picture_size": 16},
     "tracking": {"enabled": False},
 }
-SKIPPED = (
-    "text",
-    "language",
-    "compressibility",
-    "llc",
-    "complexity",
-    "slt_report",
-)  # the second paper: the report does without
+# Stages of the second paper: the first one's report does without.
+SKIPPED = ("text", "language", "compressibility", "llc", "complexity", "slt_report")
+LEFT_OUT = ("reports/", "tests/", "docs/", "dvc.lock")  # of the copy
 RUN_ALL = """
 import json, runpy, sys
 for command in json.load(sys.stdin):
@@ -50,6 +50,8 @@ for command in json.load(sys.stdin):
 
 
 class Mutant(NamedTuple):
+    """A mistake: `wrong` in place of `right`."""
+
     file: str
     right: str  # stands there once
     wrong: str
@@ -64,10 +66,12 @@ MUTANTS = {
         f"{LIBRARY}complexity/bdm.py", "table[present] + np.log2(counts[present])", "table[present]"
     ),
     "projection, no zero block": Mutant(
-        f"{LIBRARY}mosaic.py", "drawn]) if force_zero else", "drawn]) if not force_zero else"
+        f"{LIBRARY}methods/mosaic.py",
+        "drawn]) if force_zero else",
+        "drawn]) if not force_zero else",
     ),
     "QAT, a level too many in the scale": Mutant(
-        f"{LIBRARY}quantize.py", "-low, high) / levels", "-low, high) / (levels + 1)"
+        f"{LIBRARY}methods/quantize.py", "-low, high) / levels", "-low, high) / (levels + 1)"
     ),
     "data, another split": Mutant(
         "params.yaml", "fraction: 0.1\n  split_seed: 0", "fraction: 0.1\n  split_seed: 1"
@@ -76,74 +80,68 @@ MUTANTS = {
 
 
 class Copy:
-    """The working tree in a folder of its own, as a repository of its own. One place for all
-    mutants: what numba compiled stays good.
+    """The working tree in a folder of its own, as a repository of its own.
+
+    One place serves all mutants, so that numba compiles once.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        command = ["git", "ls-files", "-co", "--exclude-standard", "-z"]
-        listed = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, text=True)
-        for name in filter(None, listed.stdout.split("\0")):
-            if (
-                (ROOT / name).is_file()
-                and not name.startswith(("reports/", "tests/", "docs/"))
-                and name != "dvc.lock"
-            ):
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(ROOT / name, folder / name)
-        params = merged(yaml.safe_load((ROOT / "profiles" / "digits.yaml").read_text()), CHANGES)
+        copy_files(ROOT, folder, LEFT_OUT)
+        params = merged(config.profile_settings("digits", ROOT / "profiles"), CHANGES)
         (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
         subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
-        self.commands = commands(
-            folder, "provenance"
-        )  # it says that the machine is the same, so that bands are narrow
+        # Provenance says that the machine is the same, so that bands are narrow.
+        self.commands = commands(folder, "provenance")
 
     def study(self) -> None:
-        """Every stage up to the report's numbers, in one process: most of a tiny stage's time goes
-        into imports.
+        """Run every stage up to the report's numbers.
+
+        One process runs all: most of a tiny stage's time goes into imports.
         """
         for name in ("results", "reports/mutants", "runs", "data/prepared"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
         self.python("-c", RUN_ALL, text=json.dumps(self.commands), check=True)
 
     def regress(self, *arguments: str) -> tuple[int, str]:
+        """Exit status and page of scripts/regress.py."""
         done = self.python("scripts/regress.py", *arguments)
         return done.returncode, done.stdout
 
     def python(
         self, *arguments: str, text: str = "", check: bool = False
-    ) -> subprocess.CompletedProcess:
-        """Raises RuntimeError with its output, if `check` and it fails."""
+    ) -> subprocess.CompletedProcess[str]:
+        """Run this Python in the copy. Raises RuntimeError if `check` and it fails."""
         environment = os.environ | {
             "PYTHONPATH": str(self.folder / "src"),
             "MLFLOW_TRACKING_URI": f"sqlite:///{self.folder}/mlflow.db",
         }
-        streams = {
-            "input": text,
-            "stdout": subprocess.PIPE,
-            "stderr": subprocess.STDOUT,
-            "text": True,
-        }
         done = subprocess.run(
-            [sys.executable, *arguments], cwd=self.folder, env=environment, **streams
+            [sys.executable, *arguments],
+            cwd=self.folder,
+            env=environment,
+            input=text,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         if check and done.returncode:
             raise RuntimeError(f"the study of the mutants' profile failed:\n{done.stdout}")
         return done
 
     def replace(self, file: str, old: str, new: str) -> None:
-        """Raises ValueError unless `old` stands in the file once."""
+        """Replace a text in a file. Raises ValueError unless `old` stands there once."""
         text = (self.folder / file).read_text()
         if text.count(old) != 1:
             raise ValueError(
-                f"{file}: expected {old!r} once, found it {text.count(old)} times: the mutant needs a new place"
+                f"{file}: expected {old!r} once, found it {text.count(old)} times:"
+                " the mutant needs a new place"
             )
         (self.folder / file).write_text(text.replace(old, new))
 
 
 def commands(folder: Path, target: str) -> list[list[str]]:
-    """What the target's stage and all before it but SKIPPED run, in order: [script, argument, ...]."""
+    """Commands of the target's stage and of all before it but SKIPPED: [script, argument, ..]."""
     import networkx
     from dvc.repo import Repo
 
@@ -159,13 +157,6 @@ def commands(folder: Path, target: str) -> list[list[str]]:
             for stage in ordered
             if stage.name.partition("@")[0] not in SKIPPED
         ]
-
-
-def merged(base: dict, changes: dict) -> dict:
-    return base | {
-        key: merged(base.get(key, {}), value) if isinstance(value, dict) else value
-        for key, value in changes.items()
-    }
 
 
 def main(names: list[str]) -> int:
@@ -192,14 +183,14 @@ def main(names: list[str]) -> int:
 
 
 def attempt(copy: Copy, mutant: Mutant | None) -> tuple[int, str]:
-    """The study with one mistake (None: without) -> exit status and page of `regress.py`."""
+    """Run the study with one mistake, or without (None) -> exit status and page of regress.py."""
     if mutant:
         copy.replace(mutant.file, mutant.right, mutant.wrong)
     copy.study()
-    found = copy.regress()
+    outcome = copy.regress()
     if mutant:
         copy.replace(mutant.file, mutant.wrong, mutant.right)
-    return found
+    return outcome
 
 
 if __name__ == "__main__":

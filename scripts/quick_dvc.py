@@ -1,9 +1,10 @@
-"""DVC that writes dvc.lock stage by stage; the same file, but for YAML's anchors.   usage:
-quick_dvc.py ARGUMENTS OF DVC
+"""DVC with a quicker way to write dvc.lock: it replaces the lines of one stage.
 
-After each stage DVC reads all of dvc.lock in a way that keeps comments, and writes it anew: most of
-its CPU time where there are hundreds of stages. Here the lines of that stage are replaced. Where
-DVC is not as expected, or did not write the file, it does as ever.
+usage: quick_dvc.py ARGUMENTS OF DVC
+
+After each stage plain DVC reads all of dvc.lock in a way that keeps comments, and writes it anew.
+With hundreds of stages this is most of its CPU time. The file is the same but for YAML's anchors.
+Where DVC is not as expected, or did not write the file, its own way is used.
 """
 
 import inspect
@@ -17,21 +18,21 @@ from dvc.stage import serialize
 from dvc.utils.serialize import dumps_yaml
 from locks import LOCK_HEAD, join_lock, split_lock, write_at_once
 
-EXPECTED = [
-    "self",
-    "stages",
-    "kwargs",
-]  # what `dump_stages` takes in the releases where this was tried
+# Arguments of `dump_stages` in the releases with which this was tried.
+EXPECTED = ["self", "stages", "kwargs"]
 
 
 def replace_writing() -> None:
+    """Put `by_stage` into DVC, if its own function is as expected."""
     lockfile = getattr(dvcfile, "Lockfile", None)
-    as_ever = getattr(lockfile, "dump_stages", None)
-    if as_ever is not None and list(inspect.signature(as_ever).parameters) == EXPECTED:
-        lockfile.dump_stages = by_stage(as_ever)
+    own_way = getattr(lockfile, "dump_stages", None)
+    if own_way is not None and list(inspect.signature(own_way).parameters) == EXPECTED:
+        dvcfile.Lockfile.dump_stages = by_stage(own_way)
 
 
-def by_stage(as_ever: Callable) -> Callable:
+def by_stage(own_way: Callable[..., None]) -> Callable[..., None]:
+    """A `dump_stages` that replaces the lines of those stages, or else goes DVC's own way."""
+
     def dump_stages(self: "dvcfile.Lockfile", stages: list, **kwargs: object) -> None:
         path = Path(self.path)
         try:
@@ -42,7 +43,7 @@ def by_stage(as_ever: Callable) -> Callable:
                 for name, entry in entries_of(serialize.to_lockfile(stage, **kwargs)).items()
             }
         except (OSError, ValueError):
-            as_ever(self, stages, **kwargs)
+            own_way(self, stages, **kwargs)
             return
         if any(entries.get(name) != entry for name, entry in made.items()):
             dvcfile.logger.info("Updating lock file '%s'", self.relpath)
@@ -53,9 +54,7 @@ def by_stage(as_ever: Callable) -> Callable:
 
 
 def entries_of(data: dict) -> dict[str, str]:
-    """What DVC keeps of a stage -> its lines, as DVC itself would write them in a file of their
-    own.
-    """
+    """What DVC keeps of a stage -> its lines, as DVC would write them in a file of their own."""
     return split_lock(LOCK_HEAD + dumps_yaml({"stages": data}).removeprefix("stages:\n"))
 
 

@@ -1,5 +1,4 @@
-"""Compare the report's numbers with the expected ones (`make regress`), or make them the expected
-ones (`make bless`).
+"""`make regress`: compare the report's numbers with the expected ones; `make bless`: expect them.
 
 usage: regress.py [--bless] [--all]
 
@@ -17,12 +16,18 @@ import pandas as pd
 from momos import config, regression
 from momos.files import atomic
 
-ALIKE = "The expected numbers are of a machine that rounds like this one: without a change of code or settings all of them are the same."
-ELSEWHERE = "The expected numbers are of a machine that rounds otherwise: trained networks differ, and bands are wider (momos.regression)."
+ALIKE = (
+    "The expected numbers are of a machine that rounds like this one:"
+    " without a change of code or settings all of them are the same."
+)
+ELSEWHERE = (
+    "The expected numbers are of a machine that rounds otherwise:"
+    " trained networks differ, and bands are wider (momos.regression)."
+)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Compare the report's numbers with expected ones.")
     parser.add_argument(
         "--bless",
         action="store_true",
@@ -33,36 +38,45 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     try:
-        profile = config.profile()
-        report = Path("reports") / profile
-        results = read(report / "results.json", "make repro")
-        rounding = read(report / "provenance.json", "make repro").get("rounding")
-        fresh = regression.bless(results, rounding)
-        path = Path("reports") / "expected" / f"{profile}.json"
-        expected = {"profile": profile, "rounding": rounding, "data": {}, "cells": {}, "claims": {}}
-        if path.is_file() or not arguments.bless:
-            expected = read(path, "make bless")
-        moved = regression.compare(expected, fresh)
+        return compare(bless=arguments.bless, everything=arguments.all)
     except ValueError as error:
         print(f"regress: {error}", file=sys.stderr)
         return 2
+
+
+def compare(*, bless: bool, everything: bool) -> int:
+    """Print what moved, and write the new expectations if `bless`. Returns the exit status.
+
+    Raises ValueError if there is nothing to compare.
+    """
+    profile = config.profile()
+    report, path = Path("reports") / profile, Path("reports") / "expected" / f"{profile}.json"
+    results = read_numbers(report / "results.json", "make repro")
+    rounding = read_numbers(report / "provenance.json", "make repro").get("rounding")
+    fresh = regression.bless(results, rounding)
+    expected: dict = {"profile": profile, "rounding": rounding}
+    expected |= {"data": {}, "cells": {}, "claims": {}}
+    if path.is_file() or not bless:
+        expected = read_numbers(path, "make bless")
+    moved = regression.compare(expected, fresh)
     print(ALIKE if regression.rounds_alike(expected, fresh) else ELSEWHERE, end="\n\n")
-    print(page(moved, everything=arguments.all))
-    if arguments.bless:
+    print(page(moved, everything=everything))
+    if bless:
         atomic.write_json(path, fresh)
         print(f"{path} now expects the numbers of this report.")
         return 0
     return int(regression.failed(moved))
 
 
-def read(path: Path, makes_it: str) -> dict:
+def read_numbers(path: Path, makes_it: str) -> dict:
+    """The file's contents. Raises ValueError naming the command that makes a missing file."""
     if not path.is_file():
         raise ValueError(f"{path} is missing (`{makes_it}` writes it)")
     return atomic.read_json(path)
 
 
 def page(moved: pd.DataFrame, *, everything: bool) -> str:
-    """The table of what moved, failures first, then the counts and the verdict."""
+    """A table of what moved, failures first, then the counts and the verdict."""
     order = [
         regression.REGRESSION,
         regression.MISSING,
@@ -85,6 +99,7 @@ def page(moved: pd.DataFrame, *, everything: bool) -> str:
 
 
 def text(value: object) -> str:
+    """A cell of the table."""
     if value is None or value != value:  # NaN
         return ""
     return f"{value:.6g}" if isinstance(value, float) else str(value)

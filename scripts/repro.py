@@ -1,9 +1,10 @@
-"""`make repro`: runs every stage that is not up to date, several side by side.   usage: repro.py
-[--jobs N]
+"""`make repro`: run every stage that is not up to date, several side by side.
 
-DVC runs one stage at a time, but several `dvc --wait-for-lock repro -s STAGE` in one workspace are
-safe: it locks its own files, and lets go of the lock while a stage's command runs. So a few
-processes take stages from one queue; a stage enters it when all that it depends on is done. A plain
+usage: repro.py [--jobs N]
+
+DVC runs one stage at a time. Several `dvc --wait-for-lock repro -s STAGE` in one workspace are safe
+all the same: DVC locks its own files, and releases the lock while a stage's command runs. So a few
+processes take stages from one queue. A stage enters it when all that it depends on is done. A plain
 `dvc repro` at the end has the last word.
 """
 
@@ -21,6 +22,8 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+from momos import config, tracking
 
 CHUNK = 8  # stages that one process runs in a row, at most: starting DVC takes a second
 QUICK_DVC = str(Path(__file__).with_name("quick_dvc.py"))
@@ -49,7 +52,7 @@ def environment() -> dict[str, str]:
 
 
 def output_of(command: list[str]) -> str:
-    """Raises SystemExit with the command's own error."""
+    """What the command prints. Raises SystemExit with the command's own error."""
     done = subprocess.run(command, capture_output=True, text=True, env=environment())
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}".rstrip())
@@ -63,7 +66,7 @@ def changed_stages() -> set[str]:
 
 def parents_of(graph: str) -> dict[str, set[str]]:
     """The text of `dvc dag --dot` -> the stages that each stage needs."""
-    parents = defaultdict(set)
+    parents: dict[str, set[str]] = defaultdict(set)
     for line in graph.splitlines():
         if edge := EDGE.match(line):
             parents[edge[2]].add(edge[1])
@@ -72,28 +75,29 @@ def parents_of(graph: str) -> dict[str, set[str]]:
 
 def with_descendants(stages: Iterable[str], parents: dict[str, set[str]]) -> set[str]:
     """The stages and all that depend on them."""
-    found = set(stages)
-    while more := {stage for stage, needed in parents.items() if needed & found} - found:
-        found |= more
-    return found
+    affected = set(stages)
+    while more := {stage for stage, needed in parents.items() if needed & affected} - affected:
+        affected |= more
+    return affected
 
 
 def with_ancestors(stage: str, parents: dict[str, set[str]]) -> set[str]:
     """The stage and all that it depends on."""
-    found, new = set(), {stage}
+    needed: set[str] = set()
+    new = {stage}
     while new:
-        found |= new
-        new = set().union(*(parents.get(each, set()) for each in new)) - found
-    return found
+        needed |= new
+        new = set[str]().union(*(parents.get(name, set()) for name in new)) - needed
+    return needed
 
 
 def group(stage: str) -> str:
-    """Stages that take about as long: train@mlp-qat8-0 -> train@mlp."""
+    """A name for stages that take about as long: train@mlp-qat8-0 -> train@mlp."""
     return stage.split("-")[0]
 
 
 def interleaved(stages: Iterable[str]) -> list[str]:
-    """One of each group in turn, so that slow and fast ones are spread evenly."""
+    """Stages in turn from each group, so that slow and fast ones are spread evenly."""
     groups = [
         list(members)
         for _, members in itertools.groupby(
@@ -104,7 +108,7 @@ def interleaved(stages: Iterable[str]) -> list[str]:
 
 
 class Board:
-    """Which stages wait, run, are done, have failed; shared by all workers."""
+    """The state of all stages (waiting, running, done, failed), shared by all workers."""
 
     def __init__(self, stages: Iterable[str], parents: dict[str, set[str]], jobs: int) -> None:
         self.waiting = interleaved(stages)
@@ -121,8 +125,9 @@ class Board:
         self.stopped = False
 
     def take(self) -> list[str]:
-        """The next few stages that nothing holds back; waits for some, and returns none when no
-        more will come.
+        """The next few stages that nothing holds back.
+
+        Waits until there are some. Returns none when no more will come.
         """
         with self.changed:
             while not self.stopped and self.waiting:
@@ -152,7 +157,7 @@ class Board:
                 self.changed.notify_all()
 
     def fail(self, stages: Iterable[str]) -> None:
-        """What depends on them will not run."""
+        """Record that these stages failed: what depends on them will not run."""
         with self.changed:
             self.failed += sorted(stages)
             self.running -= set(stages)
@@ -167,7 +172,7 @@ class Board:
             self.changed.notify_all()
 
     def seconds_left(self) -> float | None:
-        """From the mean of each group so far; None before there is any."""
+        """An estimate from each group's mean so far; None before a stage has ended."""
         with self.changed:
             known = [second for seconds in self.seconds.values() for second in seconds]
             if not known:
@@ -181,7 +186,7 @@ class Board:
 
 
 class Progress:
-    """One line that rewrites itself on a terminal; elsewhere a line every few stages."""
+    """The state in one line: rewritten on a terminal, elsewhere printed every few stages."""
 
     def __init__(self, board: Board) -> None:
         self.board, self.start, self.reported = board, time.monotonic(), 0
@@ -192,7 +197,8 @@ class Progress:
         board, left = self.board, self.board.seconds_left()
         failed = f", {len(board.failed)} failed" if board.failed else ""
         about = f", about {clock(left)} left" if left else ""
-        return f"{len(board.done)} of {board.total} stages{failed}, {clock(time.monotonic() - self.start)}{about}"
+        took = clock(time.monotonic() - self.start)
+        return f"{len(board.done)} of {board.total} stages{failed}, {took}{about}"
 
     def show(self) -> None:
         done = len(self.board.done) + len(self.board.failed)
@@ -206,20 +212,25 @@ class Progress:
                 print(self.line(), flush=True)
 
     def tell(self, text: str) -> None:
-        """A message above the line."""
+        """Print a message above the line."""
         with self.lock:
             print("\r\033[K" + text if self.watched else text, flush=True)
 
 
 def clock(seconds: float) -> str:
+    """A duration for readers: 3 min 05 s."""
     minutes, seconds = divmod(round(seconds), 60)
     return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
 
 
 class Hand(threading.Thread):
-    """A thread whose end `wait` waits for: on Python 3.11 a `join` that Ctrl-C interrupts takes a
-    running thread for one that has ended.
+    """A thread with a `wait` for its end.
+
+    `join` will not do: on Python 3.11, one that Ctrl-C interrupts takes a running thread for one
+    that has ended.
     """
+
+    process: subprocess.Popen[str] | None = None  # what has to be stopped with it
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -235,7 +246,7 @@ class Hand(threading.Thread):
         raise NotImplementedError
 
     def wait(self) -> None:
-        """At once if it was never started."""
+        """Wait for the end of `work`; returns at once if the thread was never started."""
         if self.ident is not None:
             self.ended.wait()
 
@@ -246,7 +257,6 @@ class Worker(Hand):
     def __init__(self, board: Board, progress: Progress) -> None:
         super().__init__()
         self.board, self.progress = board, progress
-        self.process: subprocess.Popen | None = None
 
     def work(self) -> None:
         while stages := self.board.take():
@@ -271,23 +281,13 @@ class Worker(Hand):
         return environment()
 
     def reproduce(self, stages: list[str]) -> None:
-        """The stages' own output is shown only if one of them fails."""
-        pipes = {
-            "stdout": subprocess.PIPE,
-            "stderr": subprocess.STDOUT,
-            "stdin": subprocess.DEVNULL,
-        }
-        how = {
-            "text": True,
-            "errors": "replace",
-            "env": self.environment(),
-            "start_new_session": True,
-        }
-        self.process = subprocess.Popen(self.command(stages), **pipes, **how)
+        """Run the stages; their own output is shown only if one of them fails."""
+        process = start_group(self.command(stages), self.environment())
+        self.process = process
         if self.board.stopped:
-            stop_group(self.process)
-        lines, failed = self.follow(stages)
-        if self.process.wait() == 0:
+            stop_group(process)
+        lines, failed = self.follow(process, stages)
+        if process.wait() == 0:
             for stage in stages:
                 self.board.finish(stage)
         elif not self.board.stopped:
@@ -301,12 +301,14 @@ class Worker(Hand):
     def tell_failure(self, lines: list[str], failed: list[str]) -> None:
         self.progress.tell("\n".join(["", *lines, ""]))
 
-    def follow(self, stages: list[str]) -> tuple[list[str], list[str]]:
-        """Reads what DVC prints until it ends -> all lines, and the stages that it says have
-        failed.
-        """
-        current, start, lines, failed = None, time.monotonic(), [], []
-        for line in map(str.rstrip, self.process.stdout):
+    def follow(
+        self, process: subprocess.Popen[str], stages: list[str]
+    ) -> tuple[list[str], list[str]]:
+        """Read what DVC prints until it ends -> all lines, and the stages that failed."""
+        current, start = None, time.monotonic()
+        lines: list[str] = []
+        failed: list[str] = []
+        for line in map(str.rstrip, output(process)):
             lines.append(line)
             if error := FAILED.match(line):
                 failed = [stage for stage in re.findall(r"'([^']+)'", error[1]) if stage in stages]
@@ -320,10 +322,32 @@ class Worker(Hand):
         return lines, failed
 
 
-def stop_group(process: subprocess.Popen) -> None:
-    """DVC and the stage's command, which share a process group of their own; asked first, made to
-    after five seconds.
-    """
+def start_group(
+    command: list[str], env: dict[str, str], cwd: Path | None = None
+) -> subprocess.Popen[str]:
+    """A process in a group of its own, so that `stop_group` reaches its children."""
+    return subprocess.Popen(
+        command,
+        cwd=cwd,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+
+
+def output(process: subprocess.Popen[str]) -> Iterable[str]:
+    """The lines that a process prints. Raises ValueError if nobody asked for them."""
+    if process.stdout is None:
+        raise ValueError(f"{process.args!r}: expected a process whose output is a pipe")
+    return process.stdout
+
+
+def stop_group(process: subprocess.Popen[str]) -> None:
+    """Stop DVC and the stage's command: SIGTERM first, SIGKILL after five seconds."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
@@ -331,9 +355,10 @@ def stop_group(process: subprocess.Popen) -> None:
             process.wait(timeout=5)
 
 
-def run_stages(board: Board, progress: Progress, workers: Sequence[Worker]) -> None:
-    """Returns when no stage is left that can run. Ctrl-C and SIGTERM stop all workers and raise
-    KeyboardInterrupt.
+def run_stages(board: Board, progress: Progress, workers: Sequence[Hand]) -> None:
+    """Run workers until no stage is left that can run.
+
+    Ctrl-C and SIGTERM stop all workers and raise KeyboardInterrupt.
     """
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -354,18 +379,18 @@ def run_stages(board: Board, progress: Progress, workers: Sequence[Worker]) -> N
 
 
 def last_word() -> int:
-    """A plain `dvc repro`: runs what is left, usually nothing. Its exit code."""
+    """Run what is left, usually nothing, by a plain `dvc repro`. Returns its exit code."""
     with subprocess.Popen(
         dvc("repro"), stdout=subprocess.PIPE, text=True, errors="replace", env=environment()
     ) as process:
-        shown = [line for line in process.stdout if line.strip() and not FINISHED.match(line)]
+        shown = [line for line in output(process) if line.strip() and not FINISHED.match(line)]
     if process.returncode or any(STARTED.match(line) for line in shown):
         print("".join(shown), end="")
     return process.returncode
 
 
 def reproduce(jobs: int) -> int:
-    """The exit code: 0 if every stage is up to date at the end."""
+    """Run what is not up to date. Returns the exit code: 0 if all is up to date at the end."""
     changed = changed_stages()
     if not changed:
         print("All stages are up to date.")
@@ -392,6 +417,7 @@ def reproduce(jobs: int) -> int:
 
 
 def num_jobs(text: str) -> int:
+    """The count in the argument --jobs. Raises ArgumentTypeError for anything else."""
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(
             f"jobs (--jobs or MOMOS_JOBS) must be 1 or more processes, got {text!r}"
@@ -400,20 +426,18 @@ def num_jobs(text: str) -> int:
 
 
 def check_params() -> None:
-    """Raises SystemExit naming a wrong setting, before any work starts. Makes the runs' folder: the
-    report depends on it, and where all runs are imported no stage does.
-    """
-    from momos import config
+    """Make the runs' folder. Raises SystemExit naming a wrong setting, before any work starts.
 
+    The report depends on the folder, and where all runs are imported no stage makes it.
+    """
     try:
         Path("runs", config.profile()).mkdir(parents=True, exist_ok=True)
     except ValueError as error:
         raise SystemExit(f"params.yaml: {error}") from error
 
 
-def shared_logger() -> contextlib.AbstractContextManager:
-    from momos import config, tracking
-
+def shared_logger() -> contextlib.AbstractContextManager[None]:
+    """One MLflow process for the trainings of all stages, while it lasts."""
     return tracking.shared(config.load(config.Tracking))
 
 

@@ -1,16 +1,15 @@
-"""`make stress`: stages are killed at random moments, and each time `dvc repro` ends with the bytes
-of the undisturbed run.
+"""`make stress`: kill stages at random moments, and see each study end with the same bytes.
 
 usage: stress.py [--kills N] [--terms N] [--seed SEED]
 
-A small profile runs whole in a folder of its own. Then one training is killed (SIGKILL to it and to
-DVC) N times: while it reads data, within an epoch, in a projection, while it writes a checkpoint,
-while it saves its results; and survey, LLC and language model get SIGTERM. After each, `dvc repro`
-without the run-cache; then every output's hash in dvc.lock, the report's among them, is what it
-was.
+A small profile runs whole in a folder of its own. Then one training is killed N times (SIGKILL to
+it and to DVC): while it reads data, within an epoch, in a projection, while it writes a checkpoint,
+while it saves its results. Survey, LLC and language model get SIGTERM. After each interruption
+`dvc repro` runs without the run-cache. Every output's hash in dvc.lock, the report's among them,
+must then be that of the undisturbed run.
 
-How a moment is met: DVC's `python` is this script, which runs the stage and tells when a function
-is called for the n-th time; the kill comes after a random delay. The stage's own code knows nothing
+How a moment is met: DVC's `python` is this script. It runs the stage and tells when a function is
+called for the n-th time. The signal comes after a random delay. The stage's own code knows nothing
 of it.
 """
 
@@ -23,20 +22,24 @@ import random
 import re
 import runpy
 import select
-import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
+from copies import copy_files, merged
+
+from momos import config
 
 ROOT = Path(__file__).resolve().parents[1]
 FIFO, HOOK, HOLD = "STRESS_FIFO", "STRESS_HOOK", "STRESS_HOLD"  # environment of the victim
 APART = ("cost", "provenance", "index.html")  # outputs that no two runs share
+LEFT_OUT = ("reports/", "tests/", "dvc.lock")  # of the copy
 EPOCHS, LM_STEPS, CHAINS = 6, 12, 2
 SURVEYED = ["test_resnet", "test_convnext", "test_vit"]
 CHANGES = {
@@ -69,14 +72,14 @@ CHANGES = {
         "num_batches": 4,
         "num_probes": 2,
         "num_probe_batches": 1,
-    }
-    | {"num_draws": {"neox": 4}},
+        "num_draws": {"neox": 4},
+    },
     "tracking": {"enabled": False},
 }
 
 
 class Moment(NamedTuple):
-    """Up to `delay` seconds after the n-th call of a function begins, n up to `calls`."""
+    """A random time up to `delay` seconds after the n-th call of a function, n up to `calls`."""
 
     name: str
     function: str  # module:qualified.name
@@ -86,9 +89,9 @@ class Moment(NamedTuple):
 
 TRAINING = "train@mlp-momos_s4_c10-0"
 KILLS = [
-    Moment("data", "momos.images.dataset:load", 1, 0.05),
+    Moment("data", "momos.images.dataset:load_dataset", 1, 0.05),
     Moment("epoch", "momos.training.loop:Training.steps", EPOCHS, 0.1),
-    Moment("projection", "momos.training.loop:project_", EPOCHS, 0.01),
+    Moment("projection", "momos.methods.mosaic:project_", EPOCHS, 0.01),
     Moment("checkpoint write", "momos.resume.checkpoints:Checkpoints.save", EPOCHS, 0.02),
     Moment("final save", "momos.files.run_folder:save_weights", 3, 0.01),
 ]
@@ -103,17 +106,17 @@ TERMS = {
 
 
 def tell_when_called(function: str, number: int, hold: float) -> None:
-    """Wraps the function: a byte into the FIFO at its call of that number, which then waits `hold`
-    seconds.
-    """
+    """Make the function's call of that number write a byte to the FIFO and wait `hold` seconds."""
     module, _, path = function.partition(":")
-    owner = importlib.import_module(module)
+    owner: object = importlib.import_module(module)
     *parents, name = path.split(".")
     for parent in parents:
         owner = getattr(owner, parent)
-    original, calls = getattr(owner, name), iter(range(1, sys.maxsize))
+    original: Callable[..., object] = getattr(owner, name)
+    calls = iter(range(1, sys.maxsize))
 
-    def wrapped(*args, **kwargs):
+    # Any: it takes what the function takes.
+    def wrapped(*args: Any, **kwargs: Any) -> object:
         if next(calls) == number:
             Path(os.environ[FIFO]).write_bytes(b".")
             time.sleep(hold)
@@ -123,7 +126,7 @@ def tell_when_called(function: str, number: int, hold: float) -> None:
 
 
 def be_victim(script: str, *arguments: str) -> None:
-    """`python SCRIPT ARGUMENTS`, with the hook that the environment names."""
+    """Run `python SCRIPT ARGUMENTS` with the hook that the environment names."""
     function, _, number = os.environ[HOOK].rpartition("#")
     tell_when_called(function, int(number), float(os.environ[HOLD]))
     sys.argv = [script, *arguments]
@@ -138,31 +141,27 @@ def interrupt(
     function: str,
     number: int,
     delay: float | None,
-    how: int,
+    signal_number: int,
     *,
     cwd: Path,
     env: dict[str, str],
 ) -> None:
-    """Starts the command, and sends it and all its children a signal that many seconds after the
-    n-th call of the function begins.
+    """Start the command, and send a signal to its process group at a call of the function.
 
-    delay: None: right at the call, which waits for the signal. Raises SystemExit with what was
-    printed if the command ends before.
+    number: of the call, from 1. delay: seconds after the call begins; None: at the call, which
+    waits for the signal. Raises SystemExit with what was printed if the command ends before.
     """
     with tempfile.TemporaryDirectory(prefix="momos-") as folder:
         fifo, log = Path(folder) / "fifo", Path(folder) / "log"
         os.mkfifo(fifo)
         reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
-        env = env | {
-            FIFO: str(fifo),
-            HOOK: f"{function}#{number}",
-            HOLD: "60" if delay is None else "0",
-        }
+        hold = "60" if delay is None else "0"
+        hook = {FIFO: str(fifo), HOOK: f"{function}#{number}", HOLD: hold}
         with log.open("w") as out:
             process = subprocess.Popen(
                 command,
                 cwd=cwd,
-                env=env,
+                env=env | hook,
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -171,12 +170,11 @@ def interrupt(
             pass
         time.sleep(delay or 0.0)
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, how)
+            os.killpg(process.pid, signal_number)
         os.close(reader)
-        if process.wait() != -how:
-            raise SystemExit(
-                f"{function} {number}: ended before it was killed, with {process.returncode}\n{log.read_text()}"
-            )
+        if process.wait() != -signal_number:
+            ended = f"ended before it was killed, with {process.returncode}"
+            raise SystemExit(f"{function} {number}: {ended}\n{log.read_text()}")
 
 
 class Workplace:
@@ -184,17 +182,8 @@ class Workplace:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        files = ["git", "ls-files", "-co", "--exclude-standard", "-z"]
-        listed = subprocess.run(files, cwd=ROOT, stdout=subprocess.PIPE, check=True, text=True)
-        for name in filter(None, listed.stdout.split("\0")):
-            if (
-                (ROOT / name).is_file()
-                and not name.startswith(("reports/", "tests/"))
-                and name != "dvc.lock"
-            ):
-                (path / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(ROOT / name, path / name)
-        params = merged(yaml.safe_load((ROOT / "profiles" / "digits.yaml").read_text()), CHANGES)
+        copy_files(ROOT, path, LEFT_OUT)
+        params = merged(config.profile_settings("digits", ROOT / "profiles"), CHANGES)
         (path / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
         search = [str(Path(sys.executable).parent), os.environ["PATH"]]
         self.env = os.environ | {
@@ -208,20 +197,13 @@ class Workplace:
             f'#!/bin/sh\nexec {sys.executable} {ROOT}/scripts/stress.py --victim "$@"\n'
         )
         self.victim.chmod(0o755)
+        identity = ["-c", "user.name=stress", "-c", "user.email=stress@localhost"]
         self.run("git", "init", "-q")
         self.run("git", "add", "-A")
-        self.run(
-            "git",
-            "-c",
-            "user.name=stress",
-            "-c",
-            "user.email=stress@localhost",
-            "commit",
-            "-qm",
-            "stress",
-        )
+        self.run("git", *identity, "commit", "-qm", "stress")
 
     def run(self, *command: str) -> str:
+        """What the command prints. Raises SystemExit with it if the command fails."""
         done = subprocess.run(
             command,
             cwd=self.path,
@@ -235,7 +217,7 @@ class Workplace:
         return done.stdout
 
     def interrupt(self, stage: str, moment: Moment, signal_number: int, rng: random.Random) -> str:
-        """The stage is run as if it had never been, and killed -> at which call."""
+        """Run the stage as if it had never run, and kill it -> at which call."""
         path = self.path / "dvc.lock"
         lock = yaml.safe_load(path.read_text())
         del lock["stages"][stage]  # else DVC takes its outputs from the cache
@@ -251,14 +233,14 @@ class Workplace:
         out = self.run("dvc", "repro", "--no-run-cache")
         if f"Running stage '{stage}'" not in out:
             raise SystemExit(f"{stage} was not run again:\n{out}")
-        found = self.hashes()
+        hashes = self.hashes()
         if different := sorted(
-            path for path in expected | found if expected.get(path) != found.get(path)
+            path for path in expected | hashes if expected.get(path) != hashes.get(path)
         ):
             raise SystemExit(f"{stage}: other bytes after the interruption: {', '.join(different)}")
 
     def hashes(self) -> dict[str, str]:
-        """md5 of every output in dvc.lock that has to be the same."""
+        """The md5 of every output in dvc.lock that has to be the same."""
         stages = yaml.safe_load((self.path / "dvc.lock").read_text())["stages"].values()
         outs = [out for stage in stages for out in stage.get("outs", [])]
         return {
@@ -268,26 +250,17 @@ class Workplace:
         }
 
     def kept(self) -> int:
-        """Files from which the next attempt goes on."""
+        """The number of files from which the next attempt resumes."""
         return sum(path.is_file() for path in (self.path / "scratch").rglob("[!.]*"))
-
-
-def merged(base: dict, changes: dict) -> dict:
-    return base | {
-        key: merged(base[key], value) if isinstance(value, dict) else value
-        for key, value in changes.items()
-    }
 
 
 def stress(
     stage: str, moments: list[Moment], signal_number: int, workplace: Workplace, rng: random.Random
 ) -> None:
-    """One interruption for each of the moments."""
-    counts, with_kept, expected = (
-        collections.Counter(moment.name for moment in moments),
-        0,
-        workplace.hashes(),
-    )
+    """Interrupt the stage once at each of the moments. Raises SystemExit at other bytes."""
+    counts = collections.Counter(moment.name for moment in moments)
+    with_kept, expected = 0, workplace.hashes()
+    name = signal.Signals(signal_number).name
     for done, moment in enumerate(moments, 1):
         met = workplace.interrupt(stage, moment, signal_number, rng)
         kept = workplace.kept()
@@ -295,13 +268,12 @@ def stress(
         workplace.finish(stage, expected)
         if left := workplace.kept():
             raise SystemExit(f"{stage}: {left} files of it are left in scratch/ at its end")
-        print(
-            f"{stage} {done}/{len(moments)}: {signal.Signals(signal_number).name} at {met}, {kept} files kept; same bytes",
-            flush=True,
-        )
-    told = ", ".join(f"{number} at {name}" for name, number in counts.items())
+        outcome = f"{name} at {met}, {kept} files kept; same bytes"
+        print(f"{stage} {done}/{len(moments)}: {outcome}", flush=True)
+    told = ", ".join(f"{number} at {moment}" for moment, number in counts.items())
     print(
-        f"{stage}: {len(moments)} interruptions ({told}), {with_kept} of them had something to go on from\n",
+        f"{stage}: {len(moments)} interruptions ({told}),"
+        f" {with_kept} of them had something to resume from\n",
         flush=True,
     )
 
@@ -311,22 +283,18 @@ def main(kills: int, terms: int, seed: int) -> None:
     with tempfile.TemporaryDirectory(prefix="momos-stress-") as folder:
         workplace = Workplace(Path(folder))
         ran = re.findall(r"Running stage", workplace.run("dvc", "repro"))
-        num_outputs = len(workplace.hashes())
         print(
-            f"undisturbed: {len(ran)} stages, {num_outputs} outputs to compare, {time.monotonic() - start:.0f} s\n",
+            f"undisturbed: {len(ran)} stages, {len(workplace.hashes())} outputs to compare,"
+            f" {time.monotonic() - start:.0f} s\n",
             flush=True,
         )
-        stress(
-            TRAINING,
-            [KILLS[number % len(KILLS)] for number in range(kills)],
-            signal.SIGKILL,
-            workplace,
-            rng,
-        )
+        moments = [KILLS[number % len(KILLS)] for number in range(kills)]
+        stress(TRAINING, moments, signal.SIGKILL, workplace, rng)
         for stage, moment in TERMS.items():
             stress(stage, [moment] * terms, signal.SIGTERM, workplace, rng)
     print(
-        f"{kills + 3 * terms} interruptions in {time.monotonic() - start:.0f} s (seed {seed}): all ended with the same bytes"
+        f"{kills + len(TERMS) * terms} interruptions in {time.monotonic() - start:.0f} s"
+        f" (seed {seed}): all ended with the same bytes"
     )
 
 

@@ -1,10 +1,10 @@
-"""`make sweep`: every stage that is not up to date, spread over processes or a SLURM cluster.
+"""`make sweep`: run every stage that is not up to date, spread over processes or a SLURM cluster.
 
 usage: sweep.py [--jobs N] [--backend local|slurm]
 
 Workers (scripts/worker.py, the same for each backend) run stages in workspaces of their own and
 leave the results in DVC's cache and run-cache. At the end, or when it is stopped, this process
-takes all that is finished into dvc.lock here and has `dvc checkout` fetch it; then a plain `dvc
+takes all that is finished into dvc.lock here and has `dvc checkout` fetch it. Then a plain `dvc
 repro` has the last word: it makes the report's files, which no cache holds, and says whether
 everything is there.
 """
@@ -14,8 +14,7 @@ import os
 import subprocess
 import sys
 import time
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import repro
@@ -23,18 +22,16 @@ import worker
 import yaml
 from filelock import FileLock, Timeout
 from locks import join_lock, split_lock, write_at_once
-from repro import clock, dvc, environment, group
-from rich.console import Console
-from rich.live import Live
-from rich.table import Table
+from repro import clock, dvc, environment
+from watch import Watch, tell_failures
 
 ENTRIES = worker.SWEEP / "entries"
-SHOWN = 20  # last lines of a failed stage's log
 
 
 def cached_stages(pipeline: dict) -> set[str]:
-    """Names in dvc.yaml (without a matrix cell) of stages that have an output in the cache: the
-    others are the report's.
+    """Names in dvc.yaml (without a matrix cell) of stages that have an output in the cache.
+
+    The other stages are the report's.
     """
     return {
         name
@@ -63,23 +60,17 @@ def visible_gpus() -> list[str]:
 
 
 def worker_command(cache: Path, *stages: str) -> list[str]:
-    """The same for each backend."""
-    return [
-        sys.executable,
-        worker.__file__,
-        str(Path.cwd()),
-        "--cache",
-        str(cache),
-        "--entries",
-        str(ENTRIES.resolve()),
-        *stages,
-    ]
+    """The command line of one worker, the same for each backend."""
+    options = ["--cache", str(cache), "--entries", str(ENTRIES.resolve())]
+    return [sys.executable, worker.__file__, str(Path.cwd()), *options, *stages]
 
 
 class Local(repro.Worker):
     """One of several processes on this machine, with a GPU where there are any."""
 
-    def __init__(self, board: repro.Board, progress: "Watch", cache: Path, gpu: str | None) -> None:
+    def __init__(
+        self, board: repro.Board, progress: repro.Progress, cache: Path, gpu: str | None
+    ) -> None:
         super().__init__(board, progress)
         self.cache, self.gpu = cache, gpu
 
@@ -93,26 +84,8 @@ class Local(repro.Worker):
         tell_failures(self.progress, failed, lines)
 
 
-def tell_failures(progress: "Watch", failed: Iterable[str], lines: list[str]) -> None:
-    """The end of each stage's log, or of what the worker said where it did not come to the stage."""
-    for stage in failed:
-        path = worker.Logs(Path.cwd()).path(stage)
-        own = path.read_text(errors="replace").splitlines() if path.is_file() else []
-        if not own:
-            path.write_text("\n".join(lines))
-        progress.tell(
-            "\n".join(
-                [
-                    f"\n{stage} failed; its log: {path.relative_to(Path.cwd())}",
-                    *(own or lines)[-SHOWN:],
-                    "",
-                ]
-            )
-        )
-
-
-def local_workers(board: repro.Board, progress: "Watch", cache: Path) -> list[Local]:
-    """As many as there are jobs; GPUs by turns."""
+def local_workers(board: repro.Board, progress: repro.Progress, cache: Path) -> list[Local]:
+    """As many workers as there are jobs; they take the GPUs by turns."""
     gpus = visible_gpus()
     return [
         Local(board, progress, cache, gpus[index % len(gpus)] if gpus else None)
@@ -120,76 +93,30 @@ def local_workers(board: repro.Board, progress: "Watch", cache: Path) -> list[Lo
     ]
 
 
-class Watch(repro.Progress):
-    """A table on a terminal; elsewhere a line every few stages."""
-
-    def __init__(self, board: repro.Board) -> None:
-        super().__init__(board)
-        self.live = (
-            Live(console=Console(), get_renderable=self.table, refresh_per_second=1)
-            if self.watched
-            else None
-        )
-
-    def __enter__(self) -> "Watch":
-        if self.live:
-            self.live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.live:
-            self.live.stop()
-
-    def table(self) -> Table:
-        """A row for each group of stages that take about as long."""
-        with self.board.changed:
-            states = {
-                "waiting": self.board.waiting,
-                "running": self.board.running,
-                "done": self.board.done,
-                "failed": self.board.failed,
-            }
-            counts = {name: Counter(map(group, stages)) for name, stages in states.items()}
-            seconds = {name: sum(each) / len(each) for name, each in self.board.seconds.items()}
-        table = Table("stages", *states, "each", caption=self.line())
-        for name in sorted(set().union(*counts.values())):
-            numbers = [str(count[name] or "") for count in counts.values()]
-            table.add_row(name, *numbers, clock(seconds[name]) if name in seconds else "")
-        return table
-
-    def show(self) -> None:
-        if not self.live:
-            super().show()
-
-    def tell(self, text: str) -> None:
-        if self.live:
-            self.live.console.print(text, markup=False, highlight=False)
-        else:
-            super().tell(text)
-
-
 def restore(stages: Iterable[str], entries: worker.Entries) -> None:
-    """Takes what workers have made into this workspace. Raises SystemExit with DVC's error."""
+    """Take what workers have made into this workspace. Raises SystemExit with DVC's error."""
     made = entries.of(sorted(stages))
     if not made:
         return
     lock = split_lock(worker.lock_of(Path.cwd()) or "")
     write_at_once(Path("dvc.lock"), join_lock((lock | made).values()))
-    how = {
-        "stdin": subprocess.DEVNULL,
-        "stdout": subprocess.PIPE,
-        "stderr": subprocess.STDOUT,
-        "text": True,
-        "start_new_session": True,
-    }
-    done = subprocess.run(dvc("checkout", "--quiet", "--force", *made), env=environment(), **how)
+    done = subprocess.run(
+        dvc("checkout", "--quiet", "--force", *made),
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
     if done.returncode:
         raise SystemExit(f"dvc checkout failed:\n{done.stdout}")
 
 
 def board_of(jobs: int) -> repro.Board | None:
-    """The stages for workers, and in ENTRIES what is known of those before them; None where there
-    are none.
+    """The stages for workers; None where there are none.
+
+    Writes to ENTRIES what is known of the stages before them.
     """
     changed = repro.changed_stages()
     parents = repro.parents_of(repro.output_of(dvc("dag", "--dot")))
@@ -206,8 +133,9 @@ def board_of(jobs: int) -> repro.Board | None:
 
 
 def run_workers(board: repro.Board, backend: str) -> None:
-    """Returns when no stage is left that can run, and all that ran are restored here. Raises
-    KeyboardInterrupt, with no worker left.
+    """Run workers until no stage is left that can run, and restore here all that ran.
+
+    Raises KeyboardInterrupt, with no worker left.
     """
     try:
         with Watch(board) as watch, repro.shared_logger():
@@ -216,35 +144,35 @@ def run_workers(board: repro.Board, backend: str) -> None:
             try:
                 repro.run_stages(board, watch, workers)
             finally:
-                for each in workers:
-                    each.wait()  # jobs of a cluster have to be cancelled
+                for hand in workers:
+                    hand.wait()  # jobs of a cluster have to be cancelled
     finally:
         restore(board.done, worker.Entries(ENTRIES))
 
 
-def workers_of(backend: str, board: repro.Board, watch: Watch) -> list[repro.Hand]:
+def workers_of(backend: str, board: repro.Board, progress: repro.Progress) -> Sequence[repro.Hand]:
     cache = worker.cache_of(Path.cwd())
     if backend == "local":
-        return local_workers(board, watch, cache)
-    from cluster import Slurm
+        return local_workers(board, progress, cache)
+    from cluster import Slurm  # needs submitit, which is optional
 
-    return [Slurm(board, watch, worker_command(cache))]
+    return [Slurm(board, progress, worker_command(cache))]
 
 
 def push() -> int:
-    """To the remote of params.yaml, if it names one: what no worker has pushed, or could not. The
-    exit code.
+    """Push what no worker has pushed to the remote of params.yaml, if it names one.
+
+    Returns the exit code.
     """
     remote = worker.remote_of(Path.cwd())
-    return (
-        subprocess.run(dvc("push", "--run-cache", "--remote", remote), env=environment()).returncode
-        if remote
-        else 0
-    )
+    if not remote:
+        return 0
+    command = dvc("push", "--run-cache", "--remote", remote)
+    return subprocess.run(command, env=environment()).returncode
 
 
 def sweep(jobs: int, backend: str) -> int:
-    """The exit code: 0 if every stage is up to date at the end."""
+    """Run what is not up to date. Returns the exit code: 0 if all is up to date at the end."""
     worker.remove_leftovers(Path.cwd())
     start = time.monotonic()
     board = board_of(jobs)

@@ -1,12 +1,12 @@
-"""The trainings of params.yaml without DVC, for a machine that has none: several side by side, as
-far as the minutes reach.
+"""Run the trainings of params.yaml without DVC, for a machine that has none.
 
 usage: trainings.py PREPARED.safetensors FOLDER [--jobs 2] [--minutes 60]
 
-Writes FOLDER/runs/MODEL/METHOD/SEED and FOLDER/costs/..., as stages/train.py writes them, and
-FOLDER/provenance.json: the machine. Goes in the order of the grid, passes over what is finished,
-and what the minutes cut off goes on from its last checkpoint in the next call, so a lent GPU is
-used up to its last minute. Exit status 1 if a training failed; the others run nevertheless.
+Writes FOLDER/runs/MODEL/METHOD/SEED and FOLDER/costs/..., as stages/train.py writes them, and the
+machine's description, FOLDER/provenance.json. Several trainings run side by side, in the order of
+the grid; finished ones are passed over. A training that the minutes cut off resumes from its last
+checkpoint in the next call, so a lent GPU is used up to its last minute. Exit status 1 if a
+training failed; the others run nevertheless.
 """
 
 import argparse
@@ -21,32 +21,24 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))  # momos need not be installed
 
-from momos import config
-from momos.compute import device
-from momos.files import atomic
-from momos.provenance import collect as provenance  # noqa: E402
-from momos.provenance import rounding
+from momos import config  # noqa: E402 (needs the line above)
+from momos.compute import device  # noqa: E402
+from momos.files import atomic  # noqa: E402
+from momos.provenance import collect, rounding  # noqa: E402
 
 GRACE = 10.0  # seconds that a training has to end in when the time is over
 POLL = 0.2  # seconds
-PACKAGES = (
-    "torch",
-    "torchvision",
-    "timm",
-    "numpy",
-    "numba",
-    "scipy",
-    "triton",
-)  # whose versions results may depend on
+# Packages on whose versions results may depend.
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "numba", "scipy", "triton")
 
 
 @dataclass(frozen=True)
 class Training:
-    """One run, its files below `folder`."""
+    """One run, with its files below `folder`."""
 
     run: config.Run
     folder: Path
-    seeds: tuple[int, ...]  # that are trained together, by whichever is started first
+    seeds: tuple[int, ...]  # trained together, by whichever is started first
 
     @property
     def name(self) -> str:
@@ -54,76 +46,76 @@ class Training:
 
     @property
     def cost(self) -> Path:
-        """Written last: with it the training is finished."""
+        """The file that is written last: with it the training is finished."""
         return self.run.folder(self.folder / "costs") / "cost.json"
 
     @property
-    def shared(self) -> str:
-        return (
-            f", its part of {len(self.seeds)} seeds trained together" if len(self.seeds) > 1 else ""
-        )
-
-    def joins(self, other: "Training") -> bool:
-        return (self.run.model, self.run.method, self.seeds) == (
-            other.run.model,
-            other.run.method,
-            other.seeds,
-        )
+    def stack(self) -> tuple[str, str, tuple[int, ...]]:
+        """What the trainings of one stack have in common."""
+        return self.run.model, self.run.method, self.seeds
 
     def command(self, prepared: Path) -> list[str]:
+        """The stage's command line, as in dvc.yaml. prepared: the images."""
         run = self.run
-        found = [
-            sys.executable,
-            str(ROOT / "stages" / "train.py"),
-            run.model,
-            run.method,
-            str(run.seed),
-            str(prepared),
-        ]
-        found += [str(run.folder(self.folder / "runs")), str(self.cost)]
+        command = [sys.executable, str(ROOT / "stages" / "train.py")]
+        command += [run.model, run.method, str(run.seed), str(prepared)]
+        command += [str(run.folder(self.folder / "runs")), str(self.cost)]
         if run.grid == "ablation":
-            found += [
-                "--block-size",
-                str(run.settings.block_size),
-                "--capacity",
-                str(run.settings.capacity),
-            ]
-        return found
+            command += ["--block-size", str(run.settings.block_size)]
+            command += ["--capacity", str(run.settings.capacity)]
+        return command
+
+    def outcome(self, status: int) -> str:
+        """What a reader is told when its process has ended."""
+        if status != 0:
+            return f"{self.name}: failed with status {status}"
+        together = len(self.seeds)
+        shared = f", its part of {together} seeds trained together" if together > 1 else ""
+        return f"{self.name}: {atomic.read_json(self.cost)['seconds']:.0f} s{shared}"
 
 
 def train(
     waiting: Sequence[Training], prepared: Path, *, jobs: int, seconds: float
 ) -> tuple[list[str], list[str]]:
-    """Names of what failed, and of what the time did not reach. Prints a line as each training
-    ends.
+    """Run trainings side by side until all have ended or the time is over.
+
+    Prints a line as each one ends. Returns the names of those that failed, and of those that the
+    time did not reach.
     """
-    end, waiting, failed = time.monotonic() + seconds, list(waiting), []
-    running: dict[Training, subprocess.Popen] = {}
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(
-            filter(None, [str(ROOT / "src"), os.environ.get("PYTHONPATH")])
-        )
-    }
+    end = time.monotonic() + seconds
+    failed: list[str] = []
+    waiting, running = list(waiting), dict[Training, subprocess.Popen[bytes]]()
     while (waiting or running) and time.monotonic() < end:
-        free = (each for each in list(waiting) if not any(map(each.joins, running)))
-        while len(running) < jobs and (each := next(free, None)):
-            waiting.remove(each)
-            running[each] = subprocess.Popen(each.command(prepared), env=environment)
+        start_next(waiting, running, prepared, jobs)
         time.sleep(POLL)
-        for each in [each for each, process in running.items() if process.poll() is not None]:
-            status = running.pop(each).returncode
-            took = (
-                f"{atomic.read_json(each.cost)['seconds']:.0f} s{each.shared}"
-                if status == 0
-                else f"failed with status {status}"
-            )
-            print(f"{each.name}: {took}", flush=True)
-            failed += [each.name] * (status != 0)
+        for training in [one for one, process in running.items() if process.poll() is not None]:
+            status = running.pop(training).returncode
+            print(training.outcome(status), flush=True)
+            failed += [training.name] * (status != 0)
     stop(list(running.values()))
-    return failed, [each.name for each in (*running, *waiting)]
+    return failed, [training.name for training in (*running, *waiting)]
 
 
-def stop(processes: Sequence[subprocess.Popen]) -> None:
+def start_next(
+    waiting: list[Training],
+    running: dict[Training, subprocess.Popen[bytes]],
+    prepared: Path,
+    jobs: int,
+) -> None:
+    """Move trainings from `waiting` to `running`, up to `jobs`, none whose stack is running."""
+    path = os.pathsep.join(filter(None, [str(ROOT / "src"), os.environ.get("PYTHONPATH")]))
+    for training in list(waiting):
+        if len(running) >= jobs:
+            return
+        if training.stack not in {other.stack for other in running}:
+            waiting.remove(training)
+            running[training] = subprocess.Popen(
+                training.command(prepared), env=os.environ | {"PYTHONPATH": path}
+            )
+
+
+def stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """End processes: SIGTERM first, SIGKILL after GRACE seconds."""
     for process in processes:
         process.terminate()
     end = time.monotonic() + GRACE
@@ -136,14 +128,24 @@ def stop(processes: Sequence[subprocess.Popen]) -> None:
 
 
 def describe_machine() -> dict:
+    """What provenance.json says: versions, hardware, settings, and how the device rounds."""
+    settings = config.load(config.Train)
     sections = {
-        "train": vars(config.load(config.Train)),
+        "train": vars(settings),
         "data": vars(config.load(config.Data)),
         "grid": vars(config.load(config.Grid)),
     }
-    settings = config.load(config.Train)
-    found = device.prepare_device(settings.device, settings.num_threads, settings.precision)
-    return provenance.collect(sections, PACKAGES, rounding.fingerprint(found))
+    chosen = device.prepare_device(settings.device, settings.num_threads, settings.precision)
+    return collect.collect(sections, PACKAGES, rounding.fingerprint(chosen))
+
+
+def list_trainings(folder: Path) -> list[Training]:
+    """All trainings of params.yaml. Raises ValueError naming a wrong setting."""
+    stacks = config.load(config.Train)
+    return [
+        Training(run, folder, stacks.together(run.seed) if run.grid == "main" else (run.seed,))
+        for run in config.runs()
+    ]
 
 
 def main() -> None:
@@ -157,26 +159,18 @@ def main() -> None:
     if not args.prepared.is_file():
         sys.exit(f"{args.prepared} is missing: expected what stages/prepare.py writes")
     try:
-        stacks = config.load(config.Train)
-        every = [
-            Training(
-                run, args.folder, stacks.together(run.seed) if run.grid == "main" else (run.seed,)
-            )
-            for run in config.runs()
-        ]
+        trainings = list_trainings(args.folder)
         atomic.write_json(args.folder / "provenance.json", describe_machine())
     except ValueError as error:
         sys.exit(str(error))
-    waiting = [each for each in every if not each.cost.is_file()]
-    failed, left = train(
-        waiting,
-        args.prepared,
-        jobs=args.jobs,
-        seconds=60 * args.minutes - (time.monotonic() - start),
-    )
-    done = sum(each.cost.is_file() for each in every)
-    print(f"{done} of {len(every)} trainings are finished" + "".join(f"; {what}: {', '.join(names)}" for what, names in
-          (("failed", failed), ("not finished", left)) if names))  # fmt: skip
+    waiting = [training for training in trainings if not training.cost.is_file()]
+    seconds = 60 * args.minutes - (time.monotonic() - start)
+    failed, left = train(waiting, args.prepared, jobs=args.jobs, seconds=seconds)
+    done = sum(training.cost.is_file() for training in trainings)
+    parts = [f"{done} of {len(trainings)} trainings are finished"]
+    parts += [f"failed: {', '.join(failed)}"] * bool(failed)
+    parts += [f"not finished: {', '.join(left)}"] * bool(left)
+    print("; ".join(parts))
     sys.exit(1 if failed else 0)
 
 

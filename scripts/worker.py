@@ -1,18 +1,18 @@
-"""Runs stages in a workspace of their own: what every backend of `make sweep` calls.
+"""Run stages in a workspace of their own: what every backend of `make sweep` calls.
 
 usage: worker.py ROOT STAGE [STAGE ...] [--cache DIR] [--entries DIR]
 
-The workspace is a copy of ROOT's files under ROOT/scratch/sweep, gone at the end, with ROOT's DVC
-cache. What comes before a stage is taken from there, and what the stage makes goes there, run-cache
-entry included: `dvc repro` in ROOT then restores it and runs nothing. Sharing the workspace itself
-would not do on a cluster, as DVC's locks know the processes of one machine alone.
+The workspace is a copy of ROOT's files under ROOT/scratch/sweep, removed at the end. It shares
+ROOT's DVC cache: inputs of a stage come from there, and its outputs go there, with an entry in the
+run-cache. `dvc repro` in ROOT then restores them and runs nothing. The workspace itself can't be
+shared on a cluster, as DVC's locks know the processes of one machine alone.
 
-DVC reads and writes dvc.lock whole for each stage: seconds, with hundreds of stages in it. So `make
-sweep` keeps it in a file a stage (`Entries`), from which a workspace takes what its stages need,
-and to which it adds what they came to.
+DVC reads and writes all of dvc.lock for each stage, which takes seconds with hundreds of stages in
+it. So `make sweep` keeps one file per stage (`Entries`). A workspace takes from it what its stages
+need, and adds their own entries.
 
-With `sweep.remote` in params.yaml each run is pulled from there if it has it, and else pushed
-there.
+With `sweep.remote` in params.yaml each run is pulled from that remote if it is there, and pushed
+otherwise.
 """
 
 import argparse
@@ -33,32 +33,32 @@ from pathlib import Path
 
 import configobj
 import yaml
+from copies import copy_files
 from filelock import FileLock, Timeout
 from locks import join_lock, split_lock, write_at_once
-from repro import FAILED, FINISHED, STARTED, dvc, environment, stop_group
+from repro import FAILED, FINISHED, STARTED, dvc, environment, output, start_group, stop_group
 
 SWEEP = Path("scratch/sweep")  # of ROOT
 WORK, LOGS = SWEEP / "work", SWEEP / "logs"
 INPUTS = ("data/raw", "data/zoo")  # from elsewhere: git has none of them, and they may be large
-SHARED = ("scratch",)  # where long stages go on from, whichever workspace they started in
-LEFT_OUT = ("reports/", "tests/", *(f"{name}/" for name in INPUTS))
+SHARED = ("scratch",)  # checkpoints: a stage may resume in another workspace than it started in
+LEFT_OUT = ("reports/", "tests/", "dvc.lock", *(f"{name}/" for name in INPUTS))
 
 
 class Entries:
-    """A dvc.lock in a file a stage, and which of them each stage needs."""
+    """A dvc.lock as one file per stage, and which of them each stage needs."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     @classmethod
     def create(cls, folder: Path, lock: Path, needs: dict[str, Iterable[str]]) -> "Entries":
-        """In a new folder. needs: all that come before a stage, and itself."""
+        """Split a dvc.lock into a new folder. needs: the stages before each one, and itself."""
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         made = cls(folder)
-        for stage, entry in split_lock(
-            lock.read_text(encoding="utf-8") if lock.is_file() else ""
-        ).items():
+        text = lock.read_text(encoding="utf-8") if lock.is_file() else ""
+        for stage, entry in split_lock(text).items():
             made.put(stage, entry)
         (folder / "needs.json").write_text(
             json.dumps({stage: sorted(names) for stage, names in needs.items()})
@@ -72,7 +72,7 @@ class Entries:
         write_at_once(self.path(stage), entry)
 
     def of(self, stages: Iterable[str]) -> dict[str, str]:
-        """Those that are there."""
+        """The entries of these stages, as far as they are there."""
         return {
             stage: path.read_text(encoding="utf-8")
             for stage in stages
@@ -82,24 +82,8 @@ class Entries:
     def lock_for(self, stages: Iterable[str]) -> str | None:
         """A dvc.lock of what they need, as far as it is there; None if nothing is."""
         needs = json.loads((self.folder / "needs.json").read_text())
-        found = self.of(sorted(set().union(*(needs[stage] for stage in stages))))
-        return join_lock(found.values()) if found else None
-
-
-def files_of(root: Path) -> list[str]:
-    """What is under version control or would be, changes that are not committed included. Raises
-    RuntimeError outside a repository.
-    """
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard", "-z"],
-        cwd=root,
-        capture_output=True,
-        text=True,
-    )
-    if listed.returncode:
-        raise RuntimeError(f"{root} must be a git repository: {listed.stderr.strip()}")
-    names = [name for name in listed.stdout.split("\0") if name and not name.startswith(LEFT_OUT)]
-    return [name for name in names if (root / name).is_file()]
+        entries = self.of(sorted(set[str]().union(*(needs[stage] for stage in stages))))
+        return join_lock(entries.values()) if entries else None
 
 
 def cache_of(root: Path) -> Path:
@@ -116,7 +100,7 @@ def cache_of(root: Path) -> Path:
 
 
 def write_config(root: Path, folder: Path, cache: Path, remote: str | None) -> None:
-    """ROOT's own settings (remotes, credentials), its cache, links instead of copies, and no git."""
+    """Write DVC's settings: ROOT's own (remotes, credentials), its cache, links, and no git."""
     local = root / ".dvc" / "config.local"
     config = configobj.ConfigObj(str(local) if local.is_file() else None, list_values=False)
     config.filename = str(folder / ".dvc" / "config.local")
@@ -134,9 +118,8 @@ def write_config(root: Path, folder: Path, cache: Path, remote: str | None) -> N
 
 
 def fill(root: Path, folder: Path, cache: Path, lock: str | None, remote: str | None) -> None:
-    for name in set(files_of(root)) - {"dvc.lock"}:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(root / name, folder / name)
+    """Make a workspace: ROOT's files, this text as dvc.lock, links to inputs, DVC's settings."""
+    copy_files(root, folder, LEFT_OUT)
     if lock is not None:
         (folder / "dvc.lock").write_text(lock, encoding="utf-8")
     for name in (*INPUTS, *SHARED):
@@ -148,14 +131,15 @@ def fill(root: Path, folder: Path, cache: Path, lock: str | None, remote: str | 
 
 @contextlib.contextmanager
 def workspace(root: Path, cache: Path, lock: str | None, remote: str | None) -> Iterator[Path]:
-    """A copy of `root` with this text as its dvc.lock, removed at the end. Its lock file is held as
-    long as it is in use.
+    """A copy of `root` with this text as its dvc.lock, removed at the end.
+
+    A lock file beside it is held as long as it is in use, so that nobody takes it for a leftover.
     """
     (root / WORK).mkdir(parents=True, exist_ok=True)
     folder = Path(
         tempfile.mkdtemp(prefix=f"{socket.gethostname()}-{os.getpid()}-", dir=root / WORK)
     )
-    with FileLock(f"{folder}.lock"):  # not to be taken for a leftover
+    with FileLock(f"{folder}.lock"):
         try:
             fill(root, folder, cache, lock, remote)
             yield folder
@@ -165,7 +149,7 @@ def workspace(root: Path, cache: Path, lock: str | None, remote: str | None) -> 
 
 
 def remove_leftovers(root: Path) -> None:
-    """Workspaces whose worker was killed."""
+    """Remove workspaces whose worker was killed."""
     for lock in (root / WORK).glob("*.lock"):
         with contextlib.suppress(Timeout), FileLock(lock, timeout=0):
             shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
@@ -173,13 +157,13 @@ def remove_leftovers(root: Path) -> None:
 
 
 def stage_environment(root: Path, folder: Path) -> dict[str, str]:
-    """The copy's own code, and one MLflow store for all workspaces."""
+    """An environment with the copy's own code, and one MLflow store for all workspaces."""
     store = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
     return environment() | {"PYTHONPATH": str(folder / "src"), "MLFLOW_TRACKING_URI": store}
 
 
 class Logs:
-    """One file a stage, with all that it printed; those of stages that succeed are removed."""
+    """One file per stage, with all that it printed; removed if the stage succeeds."""
 
     def __init__(self, root: Path) -> None:
         self.folder = root / LOGS
@@ -212,58 +196,42 @@ class Stages:
         remote: str | None,
         entries: Entries | None,
     ) -> None:
-        self.stages, self.folder, self.remote, self.logs, self.entries = (
-            stages,
-            folder,
-            remote,
-            Logs(root),
-            entries,
-        )
-        self.environment = stage_environment(root, folder)
-        self.process: subprocess.Popen | None = None
+        self.stages, self.folder = stages, folder
+        self.remote, self.entries = remote, entries
+        self.logs, self.environment = Logs(root), stage_environment(root, folder)
+        self.process: subprocess.Popen[str] | None = None
         self.failed: set[str] = set()
 
-    def start(self, *arguments: str) -> subprocess.Popen:
-        pipes = {
-            "stdout": subprocess.PIPE,
-            "stderr": subprocess.STDOUT,
-            "stdin": subprocess.DEVNULL,
-        }
-        how = {
-            "text": True,
-            "errors": "replace",
-            "env": self.environment,
-            "start_new_session": True,
-        }
-        self.process = subprocess.Popen(dvc(*arguments), cwd=self.folder, **pipes, **how)
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        self.process = start_group(dvc(*arguments), self.environment, self.folder)
         return self.process
 
     def run(self) -> int:
-        """DVC's exit code; what it prints is printed and kept."""
+        """Run the stages; what DVC prints is printed and kept. Returns its exit code."""
         self.logs.start(self.stages)
-        if (
-            self.folder / "dvc.lock"
-        ).is_file():  # what is not in the run-cache but on record, as after `dvc pull`
-            self.start(
-                "checkout", "--quiet", "--allow-missing", "--with-deps", *self.stages
-            ).communicate()
-        code = self.follow(
-            "repro", "--keep-going", *(["--pull"] if self.remote else []), *self.stages
-        )
+        self.check_out()
+        pull = ["--pull"] if self.remote else []
+        code = self.follow("repro", "--keep-going", *pull, *self.stages)
         done = [stage for stage in self.stages if stage not in self.failed]
         if code and not self.failed:
             done = []  # DVC itself failed
         if self.remote and done:
-            code = (
-                self.follow("push", "--run-cache", "--with-deps", "--remote", self.remote, *done)
-                or code
-            )
+            push = ["push", "--run-cache", "--with-deps", "--remote", self.remote]
+            code = self.follow(*push, *done) or code
         self.logs.remove(done if code == 0 or self.failed else [])
         return code
 
+    def check_out(self) -> None:
+        """Fetch outputs that dvc.lock names and the run-cache lacks, as after `dvc pull`."""
+        if (self.folder / "dvc.lock").is_file():
+            options = ["--quiet", "--allow-missing", "--with-deps"]
+            self.start("checkout", *options, *self.stages).communicate()
+
     def follow(self, *arguments: str) -> int:
+        """Run one DVC command, publish each stage as it ends. Returns the exit code."""
         current = self.stages[0]
-        for line in self.start(*arguments).stdout:
+        process = self.start(*arguments)
+        for line in output(process):
             print(line, end="", flush=True)
             if started := STARTED.match(line) or FINISHED.match(line):
                 if current in self.stages:
@@ -272,13 +240,13 @@ class Stages:
             if error := FAILED.match(line):
                 self.failed |= {stage for stage in self.stages if f"'{stage}'" in error[1]}
             self.logs.add(current if current in self.stages else self.stages[0], line)
-        code = self.process.wait()
+        code = process.wait()
         if code >= 0:  # else DVC was killed, perhaps while it wrote its dvc.lock
             self.publish()
         return code
 
     def publish(self) -> None:
-        """What DVC has written of our stages, for those that need them."""
+        """Give other workers the entries that DVC has written of these stages."""
         lock = self.folder / "dvc.lock"
         if self.entries is not None and lock.is_file():
             for stage, entry in split_lock(lock.read_text(encoding="utf-8")).items():
@@ -291,7 +259,7 @@ class Stages:
 
 
 def end_with_parent(seconds: float = 1.0) -> None:
-    """A worker whose head was killed stops as if it had been told to."""
+    """Stop as on SIGTERM when the process that started this worker has ended."""
     parent = os.getppid()
 
     def watch() -> None:
@@ -303,8 +271,9 @@ def end_with_parent(seconds: float = 1.0) -> None:
 
 
 def interrupt(number: int, frame: object) -> None:
-    for each in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(each, signal.SIG_IGN)  # once is enough: what follows cleans up
+    """Leave by SystemExit, which cleans up; further signals are ignored meanwhile."""
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, signal.SIG_IGN)
     raise SystemExit(128 + number)
 
 
@@ -318,6 +287,7 @@ def lock_of(root: Path) -> str | None:
 
 
 def run(root: Path, stages: list[str], cache: Path, entries: Entries | None) -> int:
+    """Run the stages in a workspace of their own. Returns DVC's exit code."""
     remote, lock = remote_of(root), entries.lock_for(stages) if entries else lock_of(root)
     with workspace(root, cache, lock, remote) as folder:
         work = Stages(stages, folder, root, remote, entries)
@@ -337,7 +307,7 @@ def main() -> int:
     parser.add_argument(
         "--entries",
         type=Path,
-        help="ROOT/dvc.lock in a file a stage, to which this worker adds its own",
+        help="ROOT/dvc.lock as one file per stage, to which this worker adds its own",
     )
     arguments = parser.parse_args()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -21,9 +21,8 @@ MICRO = {
     "survey": {"untrained": ["test_resnet"], "init_seeds": [0]},
     "pack": {"seeds": [1]},  # not that of the README's tour: its lossy levels take minutes
     "report": {"picture_method": "momos_s4_c10", "picture_size": 16},
-    "tracking": {
-        "enabled": False
-    },  # `make track` is what is tried here; imports of MLflow in every training would take minutes
+    # `make track` is what is tried here; imports of MLflow in every training would take minutes.
+    "tracking": {"enabled": False},
     "language": {"batch_size": 4, "warmup_steps": 2, "num_held_out": 4},
     "language_models": {
         "neox": {
@@ -51,8 +50,8 @@ MICRO = {
         "num_batches": 4,
         "num_probes": 2,
         "num_probe_batches": 1,
-    }
-    | {"num_draws": {"neox": 4}},
+        "num_draws": {"neox": 4},
+    },
     "complexity": {
         "num_images": 64,
         "num_burnin_steps": 1,

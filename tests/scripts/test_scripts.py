@@ -1,7 +1,6 @@
 """scripts/: swapping profiles, and running stages side by side, on a small DVC repository."""
 
 import contextlib
-import importlib.util
 import json
 import os
 import signal

@@ -2,8 +2,9 @@
 does it at length, at random moments.
 """
 
-import importlib.util
+import importlib
 import json
+import operator
 import os
 import runpy
 import shutil
@@ -15,16 +16,21 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from scripted import script
 
 from momos import config
 from momos.files import atomic
 from momos.slt import schemes
 
 ROOT = Path(__file__).parents[2]
-spec = importlib.util.spec_from_file_location("stress", ROOT / "scripts" / "stress.py")
-stress = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(stress)
+stress = script("stress")
 MOMENTS = {moment.name: moment for moment in [*stress.KILLS, *stress.TERMS.values()]}
+
+
+@pytest.mark.parametrize("moment", MOMENTS.values(), ids=lambda moment: moment.name)
+def test_every_moment_names_a_function(moment):
+    module, _, path = moment.function.partition(":")
+    assert callable(operator.attrgetter(path)(importlib.import_module(module)))
 
 
 class Project:
@@ -32,9 +38,7 @@ class Project:
 
     def __init__(self, path: Path):
         self.path = path
-        params = stress.merged(
-            config.profile_settings("digits", ROOT / "profiles"), stress.CHANGES
-        )
+        params = stress.merged(config.profile_settings("digits", ROOT / "profiles"), stress.CHANGES)
         (path / "params.yaml").write_text(yaml.safe_dump(params))
         self.run_here("prepare", Path("data.safetensors"), Path("data.json"))
         tokens = torch.randint(
