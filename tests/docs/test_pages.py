@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
+import yaml
 from torch import nn
 
 from momos import cli, models
@@ -62,6 +63,19 @@ def test_the_make_targets_and_scripts_of_a_page_exist(page):
         names = module.split(".")
         paths = [ROOT / "src/momos" / "/".join(names[:end]) for end in range(1, len(names) + 1)]
         assert any(path.is_dir() or path.with_suffix(".py").exists() for path in paths), module
+
+
+SETTINGS = yaml.safe_load((ROOT / "params.yaml").read_text())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_the_settings_and_stages_of_a_page_exist(page):
+    text = page.read_text()
+    for section, key in re.findall(r"[`' ]([a-z]+)\.([a-z_]+)(?:[:=]|`)", text):
+        assert section not in SETTINGS or key in SETTINGS[section], f"{section}.{key}"
+    for stage, model, method, seed in re.findall(r"\b(\w+)@(\w+)-(\w+)-(\d)\b", text):
+        assert stage in ("train",) and model in SETTINGS["models"]
+        assert method in SETTINGS["methods"] and int(seed) in SETTINGS["grid"]["seeds"]
 
 
 @pytest.mark.parametrize("page", DOCS, ids=[page.name for page in DOCS])
