@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles.nearest import squared_distances
+from recipes import method_of
 from torch import nn
 
 from momos.complexity import code_length
@@ -59,8 +60,14 @@ def test_assign_equals_brute_force(kind, block_size):
         check_nearest(*inputs(kind, block_size, seed))
 
 
-@given(st.integers(1, 4).flatmap(lambda s: st.tuples(*[st.lists(st.lists(st.sampled_from([-1.0, -0.0, 0.0, 0.5, 1.0, 3e38, 1e-38]),
-       min_size=s, max_size=s), min_size=1, max_size=12)] * 2)))  # fmt: skip
+EXTREMES = st.sampled_from([-1.0, -0.0, 0.0, 0.5, 1.0, 3e38, 1e-38])
+
+
+def rows_of(size):
+    return st.lists(st.lists(EXTREMES, min_size=size, max_size=size), min_size=1, max_size=12)
+
+
+@given(st.integers(1, 4).flatmap(lambda size: st.tuples(rows_of(size), rows_of(size))))
 @settings(max_examples=200)
 def test_assign_on_ties_signed_zeros_and_extremes(pair):
     check_nearest(*(torch.tensor(rows, dtype=torch.float64) for rows in pair))
@@ -284,10 +291,13 @@ def test_a_block_larger_than_the_model_is_refused():
         mosaic.project_(small_model(), 81, capacity=0.5, generator=generator())
 
 
-def test_describe_says_what_a_projection_will_have():
+def test_a_method_says_what_a_projection_will_have():
     model = small_model()
-    options = {"capacity": 0.1, "num_motifs": None, "force_zero": True, "slicing": "tensor"}
-    about = mosaic.describe(model, 4, **options, projection_every="epoch")
-    report = mosaic.project_(model, 4, generator=generator(), **options)
+    about = method_of({"bits": 32, "block_size": 4, "capacity": 0.1}).describe(model)
+    report = mosaic.project_(
+        model, 4, generator=generator(), capacity=0.1, force_zero=True, slicing="tensor"
+    )
     assert (about["num_blocks"], about["num_motifs"]) == (len(report.mosaic), len(report.motifs))
-    assert set(mosaic.describe(model, None, **options, projection_every="epoch").values()) == {None}
+    plain = method_of({"bits": 32}).describe(model)
+    assert plain.pop("bits") == 32 and set(plain.values()) == {None}
+    assert set(plain) | {"bits"} == set(about)

@@ -111,10 +111,15 @@ def test_few_blocks_and_few_motifs(search, shape, small_tiles):
         check(search, *inputs("random", block_size, 1, *shape))
 
 
+EXTREMES = st.sampled_from([-1.0, -0.0, 0.0, 0.5, 1.0, 1 + 2**-23, 3e38, -3e38, 1e-45, 1e-38, 7.0])
+
+
+def rows_of(size):
+    return st.lists(st.lists(EXTREMES, min_size=size, max_size=size), min_size=1, max_size=70)
+
+
 @pytest.mark.parametrize("search", [nearest.brute, nearest.tree, tiles])
-@given(st.integers(1, 3).flatmap(lambda s: st.tuples(*[st.lists(st.lists(
-       st.sampled_from([-1.0, -0.0, 0.0, 0.5, 1.0, 1 + 2**-23, 3e38, -3e38, 1e-45, 1e-38, 7.0]), min_size=s, max_size=s),
-       min_size=1, max_size=70)] * 2)))  # fmt: skip
+@given(st.integers(1, 3).flatmap(lambda size: st.tuples(rows_of(size), rows_of(size))))
 @settings(max_examples=60, deadline=None)
 def test_ties_signed_zeros_and_extremes(search, pair):
     check(search, *(np.array(rows, dtype=np.float32) for rows in pair))
@@ -193,12 +198,14 @@ def run(code, **environment):
 def test_importing_the_projection_loads_no_compiler():
     run("import sys, momos.methods.mosaic; assert not {'numba', 'scipy'} & set(sys.modules)")
     run(
-        "import sys, torch; before = set(sys.modules); import momos.methods.mosaic; assert not 'triton' in set(sys.modules) - before"
+        "import sys, torch; before = set(sys.modules); import momos.methods.mosaic; "
+        "assert not 'triton' in set(sys.modules) - before"
     )
 
 
 def test_small_problems_load_no_compiler():
-    run("import sys, torch; from momos.methods import mosaic; mosaic.assign(torch.randn(1000, 2), torch.randn(100, 2)); "
+    run("import sys, torch; from momos.methods import mosaic; "
+        "mosaic.assign(torch.randn(1000, 2), torch.randn(100, 2)); "
         "assert 'numba' not in sys.modules")  # fmt: skip
 
 
@@ -210,8 +217,9 @@ import torch
 from momos.methods import nearest
 from oracles.nearest import first_nearest
 from test_nearest import KINDS, inputs
+SHAPES = [(1, 70, 40), (2, 130, 70), (3, 64, 32), (4, 1, 33), (8, 20, 1), (33, 5, 40), (64, 5, 40)]
 for kind in KINDS:
-    for block_size, num_blocks, num_motifs in [(1, 70, 40), (2, 130, 70), (3, 64, 32), (4, 1, 33), (8, 20, 1), (33, 5, 40), (64, 5, 40)]:
+    for block_size, num_blocks, num_motifs in SHAPES:
         blocks, motifs = inputs(kind, block_size, 6, num_blocks, num_motifs)
         chosen = nearest.fused(torch.from_numpy(blocks), torch.from_numpy(motifs)).numpy()
         assert (chosen == first_nearest(blocks, motifs)).all(), (kind, block_size)

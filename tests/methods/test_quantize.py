@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from recipes import method_of
 from torch import nn
 
 from momos.methods import quantize
@@ -129,7 +130,9 @@ def test_forward_with_fake_weights_equals_the_deployed_model_and_trains_the_late
     latent = {name: weight.detach().clone() for name, weight in model.named_parameters()}
     deployed = quantize.deployed(model, 4, "type", "resnet20")
     model.eval(), deployed.eval()
-    output = quantize.quantized_forward(model, images, bits=4, names=names)
+    method = method_of({"bits": 4}).apply(model, arch="resnet20", seed=0)
+    assert set(method.forward_weights(dict(model.named_parameters()))) == set(names)
+    output = method.forward(model, images)
     assert torch.equal(output, deployed(images)) and not torch.equal(output, model(images))
     output.sum().backward()
     assert all(
@@ -144,4 +147,8 @@ def test_thirty_two_bits_change_nothing():
     model = build("mlp", 3, image_size=2)
     assert quantize.deployed(model, 32, None, "mlp") is model
     images = torch.ones(1, 3, 2, 2)
-    assert torch.equal(quantize.quantized_forward(model, images, bits=32, names=()), model(images))
+    method = method_of({"bits": 32})
+    assert method.deployed(model, arch="mlp") is model
+    assert torch.equal(
+        method.apply(model, arch="mlp", seed=0).forward(model, images), model(images)
+    )

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from recipes import recipe_of
 from torch import nn
 
 from momos import config, models
 from momos.files import atomic
 from momos.images.dataset import Dataset
 from momos.images.inputs import Batches
-from momos.methods import quantize
 from momos.resume import checkpoints, scratch
 from momos.resume.checkpoints import Checkpoints
 from momos.training import loop
@@ -46,8 +46,8 @@ RECIPES = {
     ),
 }
 KWARGS = {"mlp": {"hidden_layers": 1, "width": 12}, "resnet20": {}}
-BASELINE = {"bits": 32, "block_size": None, "capacity": None, "num_motifs": None}
-MOMOS = {"bits": 32, "block_size": 2, "capacity": 0.1, "num_motifs": None}
+BASELINE = {"bits": 32}
+MOMOS = {"bits": 32, "block_size": 2, "capacity": 0.1}
 
 
 class Killed(BaseException):
@@ -94,7 +94,6 @@ def run(
     None: none are written.
     """
     model, settings = network(arch, dropout), config.Train(**SETTINGS | changes)
-    quantized = quantize.quantized_names(model, "type", arch) if method["bits"] < 32 else ()
     batches = Batches(settings.batch_size, 8, (0.5,), (0.25,), torch.device(settings.device))
     rows = []
 
@@ -103,22 +102,12 @@ def run(
         if row["epoch"] == kill_at:
             raise Killed
 
-    how = {
-        "settings": settings,
-        "recipe": RECIPES[arch],
-        "augmentation": STREAM,
-        "method": config.Method(**method),
-        "seed": 3,
-    }
-    how |= {
-        "mosaic": config.Mosaic(projection_every=every, force_zero=True, slicing="tensor"),
-        "quantized": quantized,
-    }
+    recipe = recipe_of(settings, RECIPES[arch], batches, STREAM, method, every=every)
     if seconds is None:
-        return loop.train(model, dataset, batches, **how, on_epoch=on_epoch)
+        return loop.train(model, dataset, recipe, seed=3, on_epoch=on_epoch)
     with Checkpoints("train/run", dict(depends), seconds=seconds) as checkpoints:
         result = loop.train(
-            model, dataset, batches, **how, on_epoch=on_epoch, checkpoints=checkpoints
+            model, dataset, recipe, seed=3, on_epoch=on_epoch, checkpoints=checkpoints
         )
     assert rows == result.history, (
         "whoever follows the training sees the epochs before the interruption too"
@@ -145,7 +134,7 @@ def assert_same(one, other):
         assert (a is None and b is None) or torch.equal(a, b)
 
 
-def checkpoints():
+def kept_files():
     return sorted(Path("scratch").rglob("[0-9]*.safetensors"))
 
 
@@ -166,7 +155,7 @@ def test_an_interrupted_training_ends_with_the_same_bytes(dataset, case):
     for epoch in (2, 3, 6):  # three interruptions of one training
         with pytest.raises(Killed):
             run(dataset, **case, seconds=0, kill_at=epoch)
-        assert [int(path.stem) for path in checkpoints()] == [
+        assert [int(path.stem) for path in kept_files()] == [
             epoch for epoch in (epoch - 2, epoch - 1) if epoch > 0
         ]
     assert_same(run(dataset, **case, seconds=0), whole)
@@ -181,13 +170,15 @@ def test_patience_counts_the_epochs_before_the_interruption(dataset, monkeypatch
     """
     losses = {1: 1.0, 2: 0.5, 3: 0.6, 4: 0.7, 5: 0.1}
     seen = iter(losses)
-    monkeypatch.setattr(loop, "evaluate", lambda *args, **kwargs: (losses[next(seen)], 0.5))
+    monkeypatch.setattr(
+        loop, "loss_and_accuracy", lambda *args, **kwargs: (losses[next(seen)], 0.5)
+    )
     whole = run(dataset, patience=2)
     assert len(whole.history) == 4 and whole.stopped_early
     seen = iter(losses)
     with pytest.raises(Killed), monkeypatch.context() as patched:
         if killed is None:
-            patched.setattr(loop, "Result", lambda *args: (_ for _ in ()).throw(Killed()))
+            patched.setattr(loop, "Result", lambda **how: (_ for _ in ()).throw(Killed()))
         run(dataset, patience=2, seconds=0, kill_at=killed)
     seen = iter([epoch for epoch in losses if epoch >= (killed or 5)])
     assert_same(run(dataset, patience=2, seconds=0), whole)
@@ -196,7 +187,7 @@ def test_patience_counts_the_epochs_before_the_interruption(dataset, monkeypatch
 def interrupted(dataset, epoch=4):
     with pytest.raises(Killed):
         run(dataset, method=MOMOS, seconds=0, kill_at=epoch)
-    return checkpoints()
+    return kept_files()
 
 
 def truncate(path):
@@ -245,7 +236,7 @@ def test_a_checkpoint_of_anything_else_is_not_used(dataset, monkeypatch, change)
         monkeypatch.setattr(scratch.metadata, "version", lambda name: "0")
     with Checkpoints("train/run", {"lr": 2} if change == "settings" else {}, seconds=0) as found:
         assert found.load() is None
-    assert not checkpoints(), "and nothing stale is left when the run is done"
+    assert not kept_files(), "and nothing stale is left when the run is done"
 
 
 def test_the_sources_are_those_that_are_imported_later_too():
@@ -337,7 +328,7 @@ def test_a_disk_that_really_is_full(dataset, small_disk, monkeypatch):
         OSError, match="000000004.safetensors can't be written: No space left on device"
     ):
         run(dataset, method=MOMOS, seconds=0)
-    assert [path.read_bytes() for path in (old, new)] == kept and checkpoints() == [old, new]
+    assert [path.read_bytes() for path in (old, new)] == kept and kept_files() == [old, new]
     Path("ballast").unlink()
     assert_same(run(dataset, method=MOMOS, seconds=0), whole)
 
@@ -364,7 +355,7 @@ def test_checkpoints_are_at_most_so_many_seconds_apart(monkeypatch):
 def test_none_is_written_before_its_time(dataset):
     with pytest.raises(Killed):
         run(dataset, seconds=3600, kill_at=5)
-    assert not checkpoints()
+    assert not kept_files()
 
 
 def test_the_seconds_of_all_attempts_are_counted(dataset, monkeypatch):

@@ -6,6 +6,7 @@ import warnings
 
 import pytest
 import torch
+from recipes import recipe_of
 from torch import nn
 
 from momos import config, models
@@ -14,7 +15,7 @@ from momos.images import augment
 from momos.images.dataset import Dataset
 from momos.images.draws import draw
 from momos.images.inputs import Batches
-from momos.methods import mosaic, quantize
+from momos.methods import mosaic
 from momos.resume.checkpoints import Checkpoints
 from momos.training import loop, stacked
 from momos.weights import blocks
@@ -43,11 +44,10 @@ RECIPES = {
     ),
 }
 AUGMENT = config.Augment(flip=True, crop_padding=4, rand_augment_ops=2, rand_augment_magnitude=9)
-MOSAIC = config.Mosaic(projection_every="epoch", force_zero=True, slicing="tensor")
 METHODS = {
-    "baseline": config.Method(bits=32, block_size=None, capacity=None, num_motifs=None),
-    "qat4": config.Method(bits=4, block_size=None, capacity=None, num_motifs=None),
-    "momos": config.Method(bits=32, block_size=2, capacity=0.05, num_motifs=None),
+    "baseline": {"bits": 32},
+    "qat4": {"bits": 4},
+    "momos": {"bits": 32, "block_size": 2, "capacity": 0.05},
 }
 
 
@@ -98,10 +98,8 @@ def trained(arch, method="baseline", device="cuda", data=None, epochs=2, batch_s
     batches = Batches(
         batch_size, 32, (0.5,) * 3, (0.25,) * 3, prepare_device(device, 1, settings.precision)
     )
-    return loop.train(
-        network, data or dataset(), batches, settings=settings, recipe=recipe, method=METHODS[method], mosaic=MOSAIC, augmentation=AUGMENT,
-        quantized=quantize.quantized_names(network, "type", arch), seed=3,
-    )  # fmt: skip
+    made = recipe_of(settings, recipe, batches, AUGMENT, METHODS[method])
+    return loop.train(network, data or dataset(), made, seed=3)
 
 
 @pytest.mark.parametrize("image_size", [32, 48])
@@ -250,10 +248,8 @@ def stack_setting(arch, method, epochs=2, **changes):
         (0.25,) * 3,
         prepare_device(DEVICE, 1, settings.precision),
     )
-    return {
-        "dataset": dataset(), "batches": batches, "settings": settings, "recipe": recipe, "augmentation": AUGMENT, "mosaic": MOSAIC,
-        "method": METHODS[method], "quantized": quantize.quantized_names(stack_network(arch, 0), "type", arch),
-    }  # fmt: skip
+    made = recipe_of(settings, recipe, batches, AUGMENT, METHODS[method])
+    return {"dataset": dataset(), "recipe": made}
 
 
 def stack_network(arch, seed):
@@ -263,7 +259,7 @@ def stack_network(arch, seed):
 
 def stack(arch, method, checkpoints=None, on_epoch=lambda seed, row: None, **changes):
     networks = {seed: stack_network(arch, seed) for seed in SEEDS}
-    return stacked.train(
+    return stacked.train_stack(
         networks,
         **stack_setting(arch, method, **changes),
         checkpoints=checkpoints,

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from recipes import recipe_of
 from torch import nn
 
 from momos import config, models
@@ -14,7 +15,7 @@ from momos.compute.seeds import generator_for
 from momos.images.dataset import Dataset
 from momos.images.draws import draw
 from momos.images.inputs import Batches
-from momos.methods import quantize
+from momos.methods import mosaic, quantize
 from momos.training import loop
 from momos.weights import blocks
 
@@ -35,9 +36,8 @@ SGD = config.Model(
 )
 STILL = config.Augment(flip=False, crop_padding=0, rand_augment_ops=0, rand_augment_magnitude=9)
 MOVING = config.Augment(flip=True, crop_padding=1, rand_augment_ops=0, rand_augment_magnitude=9)
-MOSAIC = config.Mosaic(projection_every="epoch", force_zero=True, slicing="tensor")
-BASELINE = config.Method(bits=32, block_size=None, capacity=None, num_motifs=None)
-MOMOS = config.Method(bits=32, block_size=2, capacity=0.1, num_motifs=None)
+BASELINE = {"bits": 32}
+MOMOS = {"bits": 32, "block_size": 2, "capacity": 0.1}
 
 
 @pytest.fixture(scope="module")
@@ -67,17 +67,21 @@ SETTING = {
     "recipe": SGD,
     "augmentation": STILL,
     "method": BASELINE,
-    "mosaic": MOSAIC,
-    "quantized": (),
-    "seed": 0,
+    "every": "epoch",
 }
 
 
-def run(dataset, network=None, **changes):
+def run(dataset, network=None, *, inputs=None, seed=0, on_epoch=lambda row: None, **changes):
     setting = SETTING | changes
-    return loop.train(
-        network or model(), dataset, batches(setting["settings"].batch_size), **setting
+    recipe = recipe_of(
+        setting["settings"],
+        setting["recipe"],
+        inputs or batches(setting["settings"].batch_size),
+        setting["augmentation"],
+        setting["method"],
+        every=setting["every"],
     )
+    return loop.train(network or model(), dataset, recipe, seed=seed, on_epoch=on_epoch)
 
 
 def with_(section, **changes):
@@ -158,11 +162,10 @@ def test_every_image_is_seen_once_an_epoch_and_learning_happens(dataset, optimiz
     )
 
 
-@pytest.mark.parametrize("method", [BASELINE, MOMOS, with_(MOMOS, bits=4), with_(BASELINE, bits=8)])
+@pytest.mark.parametrize("method", [BASELINE, MOMOS, MOMOS | {"bits": 4}, BASELINE | {"bits": 8}])
 def test_the_same_seed_gives_the_same_bytes_and_the_global_state_stays(dataset, method):
     state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
-    names = quantize.quantized_names(model(), "type", "mlp")
-    options = {"method": method, "augmentation": MOVING, "quantized": names}
+    options = {"method": method, "augmentation": MOVING}
     first, same, other = (run(dataset, model(), seed=seed, **options) for seed in (1, 1, 2))
     assert first.history == same.history and first.history != other.history
     assert all(torch.equal(first.last[name], same.last[name]) for name in first.last)
@@ -283,15 +286,15 @@ def test_the_fast_path_is_the_plain_one(photographs, monkeypatch, arch):
         return outputs
 
     monkeypatch.setattr(loop.Step, "__call__", recording)
-    settings = with_(SETTINGS, epochs=epochs, batch_size=size)
-    setting = SETTING | {
-        "recipe": recipe,
-        "augmentation": CIFAR_LIKE,
-        "settings": settings,
-        "seed": 5,
-    }
-    how = Batches(size, 32, (0.5,) * 3, (0.25,) * 3, torch.device("cpu"))
-    loop.train(networks[1], photographs, how, **setting)
+    run(
+        photographs,
+        networks[1],
+        inputs=Batches(size, 32, (0.5,) * 3, (0.25,) * 3, torch.device("cpu")),
+        recipe=recipe,
+        augmentation=CIFAR_LIKE,
+        settings=with_(SETTINGS, epochs=epochs, batch_size=size),
+        seed=5,
+    )
     assert all(torch.equal(a, b) for a, b in zip(expected, seen, strict=False))
     assert len(found) == len(losses) >= (100 if arch == "mlp" else 8)
     assert found == pytest.approx(losses, rel=1e-3 if arch == "mlp" else 5e-3)
@@ -299,25 +302,23 @@ def test_the_fast_path_is_the_plain_one(photographs, monkeypatch, arch):
 
 
 def test_the_batch_size_of_augmentation_changes_nothing(photographs, monkeypatch):
-    setting = SETTING | {
+    setting = {
         "recipe": with_(SGD, lr=1e-3),
         "augmentation": CIFAR_LIKE,
         "settings": with_(SETTINGS, epochs=1, batch_size=32),
+        "inputs": Batches(32, 32, (0.5,) * 3, (0.25,) * 3, torch.device("cpu")),
     }
-    how = Batches(32, 32, (0.5,) * 3, (0.25,) * 3, torch.device("cpu"))
     small = {"hidden_layers": 1, "width": 8}
     results = []
     for limit in (1, 2**23):
         monkeypatch.setattr(loop, "CHUNK_BYTES", {"cpu": limit})
-        results.append(
-            loop.train(models.build("mlp", 3, kwargs=small), photographs, how, **setting).last
-        )
+        results.append(run(photographs, models.build("mlp", 3, kwargs=small), **setting).last)
     assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
 
 
 def validation_losses(monkeypatch, losses):
     values = iter(losses)
-    monkeypatch.setattr(loop, "evaluate", lambda *args, **kwargs: (next(values), 0.5))
+    monkeypatch.setattr(loop, "loss_and_accuracy", lambda *args, **kwargs: (next(values), 0.5))
 
 
 def test_early_stopping_keeps_the_best_weights(dataset, monkeypatch):
@@ -329,7 +330,7 @@ def test_early_stopping_keeps_the_best_weights(dataset, monkeypatch):
         dataset,
         network,
         settings=settings,
-        on_epoch=lambda row: seen.append((row["epoch"], loop.state_of(network))),
+        on_epoch=lambda row: seen.append((row["epoch"], loop.cpu_state(network))),
     )
     assert (
         [row["epoch"] for row in result.history] == [1, 2, 3, 4]
@@ -367,11 +368,11 @@ def test_projections_happen_when_asked_and_before_every_validation(
     dataset, monkeypatch, every, expected
 ):
     calls = []
-    original = loop.project_
+    original = mosaic.project_
     monkeypatch.setattr(
-        loop, "project_", lambda *args, **kwargs: calls.append(1) or original(*args, **kwargs)
+        mosaic, "project_", lambda *args, **kwargs: calls.append(1) or original(*args, **kwargs)
     )
-    result = run(dataset, method=MOMOS, mosaic=with_(MOSAIC, projection_every=every))
+    result = run(dataset, method=MOMOS, every=every)
     assert len(calls) == expected
     total = blocks.num_blocks([weight.numel() for weight in model().parameters()], 2)
     for state, usage in ((result.best.state, result.best.usage), (result.last, result.last_usage)):
@@ -380,7 +381,7 @@ def test_projections_happen_when_asked_and_before_every_validation(
 
 
 def test_the_history_tells_the_distortion_of_each_epoch(dataset):
-    result = run(dataset, method=with_(MOMOS, capacity=None, num_motifs=5))
+    result = run(dataset, method={"bits": 32, "block_size": 2, "num_motifs": 5})
     num_weights = sum(weight.numel() for weight in model().parameters())
     for row in result.history:
         assert row["distortion_per_weight"] == pytest.approx(row["distortion"] / num_weights)
@@ -390,13 +391,7 @@ def test_the_history_tells_the_distortion_of_each_epoch(dataset):
 
 
 def test_qat_trains_latent_weights_under_quantised_ones(dataset):
-    names = quantize.quantized_names(model(), "type", "mlp")
-    result = run(
-        dataset,
-        settings=with_(SETTINGS, epochs=1, batch_size=100),
-        method=with_(BASELINE, bits=3),
-        quantized=names,
-    )
+    result = run(dataset, settings=with_(SETTINGS, epochs=1, batch_size=100), method={"bits": 3})
     reference = quantize.deployed(model(), 3, "type", "mlp").double()
     nn.functional.cross_entropy(
         reference(inputs(dataset, dataset.train)), dataset.labels[dataset.train]
@@ -414,7 +409,7 @@ def test_qat_trains_latent_weights_under_quantised_ones(dataset):
 
 def test_divergence_stops_keeps_the_history_and_says_where(dataset):
     with pytest.raises(
-        loop.Diverged, match=r"(loss is (nan|inf)|weights are no longer finite).*epoch 1"
+        loop.TrainingDiverged, match=r"(loss is (nan|inf)|weights are no longer finite).*epoch 1"
     ) as error:
         run(dataset, recipe=with_(SGD, lr=1e30), settings=with_(SETTINGS, epochs=4))
     assert error.value.history == []
@@ -423,7 +418,7 @@ def test_divergence_stops_keeps_the_history_and_says_where(dataset):
 def test_divergence_later_keeps_what_came_before(dataset, monkeypatch):
     validation_losses(monkeypatch, [1.0, float("nan")])
     with pytest.raises(
-        loop.Diverged, match="validation loss is nan after epoch 2; 1 epochs finished"
+        loop.TrainingDiverged, match="validation loss is nan after epoch 2; 1 epochs finished"
     ) as error:
         run(dataset)
     assert [row["epoch"] for row in error.value.history] == [1]
@@ -431,11 +426,11 @@ def test_divergence_later_keeps_what_came_before(dataset, monkeypatch):
 
 @pytest.mark.parametrize("every", ["epoch", "step"])
 def test_divergence_is_seen_before_a_projection(dataset, every):
-    with pytest.raises(loop.Diverged, match="epoch 1"):
+    with pytest.raises(loop.TrainingDiverged, match="epoch 1"):
         run(
             dataset,
             method=MOMOS,
-            mosaic=with_(MOSAIC, projection_every=every),
+            every=every,
             recipe=with_(SGD, lr=1e38),
         )
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from recipes import recipe_of
 from torch import nn
 
 from momos import config, models
 from momos.images.dataset import Dataset
 from momos.images.inputs import Batches
-from momos.methods import quantize
 from momos.models.evaluate import loss_and_accuracy
 from momos.resume.checkpoints import Checkpoints, Shared
 from momos.training import loop, stacked
@@ -23,8 +23,18 @@ from momos.training import loop, stacked
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 SEEDS = (3, 4, 5)
-SETTINGS = {"epochs": 4, "batch_size": 14, "patience": None, "device": "cpu", "num_threads": 1, "precision": "float32", "compile": False,
-            "cuda_graphs": False, "stacked_seeds": 3, "checkpoint_seconds": 0.0}  # fmt: skip
+SETTINGS = {
+    "epochs": 4,
+    "batch_size": 14,
+    "patience": None,
+    "device": "cpu",
+    "num_threads": 1,
+    "precision": "float32",
+    "compile": False,
+    "cuda_graphs": False,
+    "stacked_seeds": 3,
+    "checkpoint_seconds": 0.0,
+}
 STREAM = config.Augment(flip=True, crop_padding=1, rand_augment_ops=1, rand_augment_magnitude=9)
 RECIPES = {
     "mlp": config.Model(
@@ -68,8 +78,8 @@ KWARGS = {
         "window_sizes": [2, 2],
     },
 }
-BASELINE = {"bits": 32, "block_size": None, "capacity": None, "num_motifs": None}
-MOMOS = {"bits": 32, "block_size": 2, "capacity": 0.3, "num_motifs": None}
+BASELINE = {"bits": 32}
+MOMOS = {"bits": 32, "block_size": 2, "capacity": 0.3}
 needs_compiler = pytest.mark.skipif(
     shutil.which("g++") is None and shutil.which("c++") is None, reason="needs a C++ compiler"
 )
@@ -98,12 +108,10 @@ def dataset():
 def setting(dataset, recipe="mlp", method=BASELINE, every="epoch", device="cpu", **changes):
     """Arguments of both ways but the models; of `train` those in changes."""
     recipe, settings = RECIPES[recipe], config.Train(**SETTINGS | {"device": device} | changes)
-    names = quantize.quantized_names(network(0, recipe), "type", recipe.arch)
-    return {
-        "dataset": dataset, "batches": Batches(settings.batch_size, recipe.image_size, (0.5,), (0.25,), torch.device(device)),
-        "settings": settings, "recipe": recipe, "augmentation": STREAM, "method": config.Method(**method), "quantized": names,
-        "mosaic": config.Mosaic(projection_every=every, force_zero=True, slicing="tensor"),
-    }  # fmt: skip
+    size, place = recipe.image_size, torch.device(device)
+    batches = Batches(settings.batch_size, size, (0.5,), (0.25,), place)
+    made = recipe_of(settings, recipe, batches, STREAM, method, every=every)
+    return {"dataset": dataset, "recipe": made}
 
 
 def network(seed, recipe):
@@ -129,16 +137,15 @@ def together(dataset, seeds=SEEDS, networks=None, kill_at=None, keep=None, **how
         if row["epoch"] == kill_at:
             raise Killed
 
-    found = stacked.train(
-        networks or {seed: network(seed, how["recipe"]) for seed in seeds}, **how, on_epoch=on_epoch, checkpoints=keep
-    )  # fmt: skip
+    networks = networks or {seed: network(seed, how["recipe"].model) for seed in seeds}
+    found = stacked.train_stack(networks, **how, on_epoch=on_epoch, checkpoints=keep)
     assert rows == {seed: result.history for seed, result in found.items()}
     return found
 
 
 def alone(dataset, seed, model=None, **how):
     how = setting(dataset, **how)
-    return loop.train(model or network(seed, how["recipe"]), seed=seed, **how)
+    return loop.train(model or network(seed, how["recipe"].model), seed=seed, **how)
 
 
 def assert_close(found, expected, rel):
@@ -285,7 +292,7 @@ def test_a_seed_that_diverges_leaves_the_others(dataset, method, every):
         return networks
 
     how = {"method": method, "every": every}
-    with pytest.raises(loop.Diverged) as caught:
+    with pytest.raises(loop.TrainingDiverged) as caught:
         alone(dataset, 4, broken()[4], **how)
     healthy = {seed: alone(dataset, seed, **how) for seed in (3, 5)}
     for _ in range(2):
@@ -293,7 +300,7 @@ def test_a_seed_that_diverges_leaves_the_others(dataset, method, every):
             found = together(dataset, networks=broken(), keep=keep, **how)
             raise Killed  # so that the checkpoints stay
         assert (
-            isinstance(found[4], loop.Diverged)
+            isinstance(found[4], loop.TrainingDiverged)
             and str(found[4]) == str(caught.value)
             and found[4].history == []
         )
@@ -309,7 +316,7 @@ def test_a_seed_that_diverges_later_keeps_its_history(dataset, monkeypatch):
         loss, accuracy = original(*args, **kwargs)
         return (math.nan if len(calls) == 5 else loss), accuracy  # the second seed's second epoch
 
-    monkeypatch.setattr(loop, "evaluate", evaluate)
+    monkeypatch.setattr(loop, "loss_and_accuracy", evaluate)
     found = together(dataset)
     assert "validation loss is nan after epoch 2" in str(found[4]) and [
         row["epoch"] for row in found[4].history

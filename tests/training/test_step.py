@@ -9,11 +9,12 @@ import sys
 
 import pytest
 import torch
+from recipes import method_of
 from torch import nn
 
 from momos import config, models
 from momos.compute.device import prepare_device
-from momos.methods import quantize
+from momos.models.evaluate import plain_forward
 from momos.models.layout import arrange_, layout_of
 from momos.training import step
 
@@ -62,11 +63,10 @@ def model(arch):
 def stepped(arch, recipe, num_steps=3, bits=32, **changes):
     """The model after a few updates, and the losses."""
     network = arrange_(model(arch), torch.device("cpu"))
-    names = quantize.quantized_names(network, "type", arch)
+    method = method_of({"bits": bits}).apply(network, arch=arch, seed=0)
     settings = config.Train(**SETTINGS, **PLAIN | changes)
-    update = step.Step(
-        network, step.make_optimizer(network, recipe), settings=settings, bits=bits, quantized=names
-    )
+    optimizer = step.make_optimizer(network, recipe)
+    update = step.Step(network, optimizer, method.forward, settings=settings)
     return network, [update(*batch(seed)) for seed in range(num_steps)]
 
 
@@ -211,7 +211,10 @@ def test_training_does_not_import_the_compiler():
 import sys, torch
 from momos import config, models
 from momos.training import step
-recipe = config.Model(arch="mlp", image_size=8, kwargs={}, optimizer=sys.argv[1], lr=0.1, momentum=0.9, weight_decay=0.0)
+recipe = config.Model(
+    arch="mlp", image_size=8, kwargs={}, optimizer=sys.argv[1],
+    lr=0.1, momentum=0.9, weight_decay=0.0,
+)
 network = models.build("resnet20", 4, image_size=8)
 optimizer = step.make_optimizer(network, recipe)
 network(torch.zeros(2, 3, 8, 8)).sum().backward()
@@ -235,7 +238,7 @@ def test_a_recorded_step_is_the_eager_one(arch, recipe):
         network = arrange_(model(arch), device)
         settings = config.Train(**SETTINGS | {"device": "cuda"}, **PLAIN | {"cuda_graphs": graphs})
         optimizer = step.make_optimizer(network, RECIPES[recipe], capturable=graphs)
-        update = step.Step(network, optimizer, settings=settings, bits=32, quantized=())
+        update = step.Step(network, optimizer, plain_forward, settings=settings)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=4)
         losses = []
         for seed in range(4):

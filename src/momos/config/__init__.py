@@ -1,16 +1,15 @@
-"""Settings: one frozen dataclass per section of params.yaml, checked once, here, before any work
-starts.
+"""Settings: params.yaml as frozen dataclasses, one per section, checked before any work starts.
 
 No setting has a default in code. A missing, unknown, ill-typed or out-of-range key is a ValueError
 that names the key, the value and what was expected. Sections of entries by name (`models`,
-`methods`, `language_models`) are read one entry at a time: `load(Method, "momos_s2_c10")`.
+`language_models`) are read one entry at a time, `load(Model, "mlp")`; so are `methods`, by
+`load_method`.
 """
 
 import itertools
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
-
-import yaml
 
 from momos.config.images import (
     Ablation,
@@ -18,7 +17,6 @@ from momos.config.images import (
     Data,
     Evaluate,
     Grid,
-    Method,
     Model,
     Mosaic,
     Pack,
@@ -27,7 +25,7 @@ from momos.config.images import (
     Survey,
     Train,
 )
-from momos.config.language import (  # noqa: F401 (Sampling: what Llc and Complexity share)
+from momos.config.language import (
     Complexity,
     Compressibility,
     Language,
@@ -37,128 +35,141 @@ from momos.config.language import (  # noqa: F401 (Sampling: what Llc and Comple
     Slt,
     Text,
 )
+from momos.config.overlays import profile_settings, read_settings
 from momos.config.running import Sweep, Tracking
-from momos.config.settings import Settings, require, suggestion
+from momos.methods.method import Method, parse
+from momos.settings import Settings, require, suggestion
+
+__all__ = [
+    "Ablation", "Augment", "Complexity", "Compressibility", "Data", "Evaluate", "Grid", "Language",
+    "LanguageModel", "Llc", "Method", "Model", "Mosaic", "Pack", "Quantize", "Report", "Run",
+    "Sampling", "Settings", "Slt", "Survey", "Sweep", "Text", "Tracking", "Train", "cell",
+    "cell_name", "check", "load", "load_method", "profile", "profile_settings", "read_params", "runs",
+]  # fmt: skip
 
 PARAMS = Path("params.yaml")
+METHODS = "methods"
 SECTIONS: tuple[type[Settings], ...] = (
     Data, Augment, Train, Mosaic, Quantize, Grid, Ablation, Evaluate, Pack, Survey, Report,
     Text, Language, Slt, Compressibility, Llc, Complexity, Sweep, Tracking,
 )  # fmt: skip
-ENTRIES: tuple[type[Settings], ...] = (Model, Method, LanguageModel)  # sections of entries by name
+ENTRIES: tuple[type[Settings], ...] = (Model, LanguageModel)  # sections of entries by name
 
 
 class Run(NamedTuple):
     """One training that params.yaml asks for."""
 
     model: str
-    method: str
+    method: str  # its name in params.yaml, or that of a cell of the ablation
     seed: int
     grid: str  # main (Table 1) | ablation (Figure 4)
     settings: Method
 
     def folder(self, root: Path) -> Path:
-        """Where dvc.yaml has it, below `root`."""
+        """Return where dvc.yaml has the run, below `root`."""
         return root / self.model / self.method / str(self.seed)
 
 
 def cell_name(block_size: int, capacity: float) -> str:
-    """The method name of an ablation run, as dvc.yaml writes it."""
+    """Name an ablation run's method as dvc.yaml does."""
     return f"s{block_size}_c{capacity}"
 
 
-def cell(block_size: int, capacity: float) -> Method:
-    return Method.from_mapping(
-        {"bits": 32, "block_size": block_size, "capacity": capacity},
-        f"ablation.{cell_name(block_size, capacity)}",
-    )
+def cell(block_size: int, capacity: float, *, path: Path | None = None) -> Method:
+    """Return the method of an ablation run: MoMos in full precision."""
+    return _cell(block_size, capacity, shared_settings(check(path)))
+
+
+def _cell(block_size: int, capacity: float, shared: Mapping[str, Mapping[str, Any]]) -> Method:
+    entry = {"bits": 32, "block_size": block_size, "capacity": capacity}
+    return parse(entry, f"ablation.{cell_name(block_size, capacity)}", shared)
 
 
 def runs(model: str | None = None, *, path: Path | None = None) -> list[Run]:
-    """All trainings that params.yaml asks for, of one model or of all: the grid's, then the
-    ablation's.
+    """List all trainings that params.yaml asks for: the grid's, then the ablation's.
+
+    model: those of this model alone; None: of all.
     """
     grid, ablation = load(Grid, path=path), load(Ablation, path=path)
-    methods = {name: load(Method, name, path=path) for name in grid.methods}
-    found = [
-        Run(*key, "main", methods[key[1]])
-        for key in itertools.product(grid.models, grid.methods, grid.seeds)
+    methods = {name: load_method(name, path=path) for name in grid.methods}
+    listed = [
+        Run(name, method, seed, "main", methods[method])
+        for name, method, seed in itertools.product(grid.models, grid.methods, grid.seeds)
     ]
+    shared = shared_settings(check(path))
     cells = itertools.product(
         ablation.models, ablation.block_sizes, ablation.capacities, ablation.seeds
     )
-    found += [
-        Run(name, cell_name(size, capacity), seed, "ablation", cell(size, capacity))
-        for name, size, capacity, seed in cells
+    listed += [
+        Run(name, cell_name(size, share), seed, "ablation", _cell(size, share, shared))
+        for name, size, share, seed in cells
     ]
-    return [run for run in found if model in (None, run.model)]
+    return [run for run in listed if model in (None, run.model)]
 
 
 S = TypeVar("S", bound=Settings)
 
 
-def read(path: Path | None = None) -> dict:
-    """All of params.yaml as plain values. Raises ValueError for a file that is missing or is no
-    YAML mapping.
+def read_params(path: Path | None = None) -> dict:
+    """Return all of params.yaml as plain values.
+
+    Raises ValueError for a file that is missing or is no YAML mapping.
     """
     path = path or PARAMS
     try:
-        values = yaml.safe_load(path.read_text())
+        return read_settings(path)
     except FileNotFoundError as error:
         raise ValueError(
             f"{path} is missing: run from the repository's root, after `make use PROFILE=digits`"
         ) from error
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} must hold a mapping of sections, got {type(values).__name__}")
-    return values
 
 
 def load(kind: type[S], name: str | None = None, *, path: Path | None = None) -> S:
-    """One section of params.yaml; of `models` and `methods`, the entry `name`.
+    """Return one section of params.yaml; of `models` and `language_models`, the entry `name`.
 
     The whole file is checked each time: a mistake in any section is met by the first stage, before
-    work is lost.
+    work is lost. Raises ValueError naming key, value and what was expected.
     """
     values = check(path)
     if name is None:
         return kind.from_mapping(values[kind.section], kind.section)
-    entries = values[kind.section]
-    if name not in entries:
-        raise ValueError(
-            f"{kind.section}: unknown entry {name!r}{suggestion(name, entries)}; expected one of {', '.join(entries)}"
-        )
-    return kind.from_mapping(entries[name], f"{kind.section}.{name}")
+    return kind.from_mapping(_entry(values, kind.section, name), f"{kind.section}.{name}")
+
+
+def load_method(name: str, *, path: Path | None = None) -> Method:
+    """Return the entry `name` of `methods`, with the settings that all methods share.
+
+    Raises ValueError as `load` does.
+    """
+    values = check(path)
+    where = f"{METHODS}.{name}"
+    return parse(_entry(values, METHODS, name), where, shared_settings(values))
+
+
+def shared_settings(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the sections that methods take settings from. values: as `check` gives them."""
+    return {kind.section: values[kind.section] for kind in (Mosaic, Quantize)}
 
 
 def check(path: Path | None = None) -> dict:
-    """All of params.yaml, every section valid and every name in the grids known. Raises ValueError
-    otherwise.
+    """Return all of params.yaml, every section valid and every name in the grids known.
+
+    Raises ValueError naming key, value and what was expected.
     """
     path = path or PARAMS
-    values = read(path)
-    known = {"profile", *(kind.section for kind in SECTIONS + ENTRIES)}
-    for section in values:
-        if section not in known:
-            raise ValueError(
-                f"{path}: unknown section {section}{suggestion(section, known)}; expected {', '.join(sorted(known))}"
-            )
-    for section in sorted(known):
-        if section not in values:
-            raise ValueError(f"{path}: section {section} is missing")
-    loaded = {
+    values = read_params(path)
+    _check_sections(values, path)
+    loaded: dict[str, Any] = {
         kind.section: kind.from_mapping(values[kind.section], kind.section) for kind in SECTIONS
     }
+    for section in (*(kind.section for kind in ENTRIES), METHODS):
+        entries = values[section]
+        require(isinstance(entries, dict), section, "a mapping of entries by name", entries)
     for kind in ENTRIES:
-        require(
-            isinstance(values[kind.section], dict),
-            kind.section,
-            "a mapping of entries by name",
-            values[kind.section],
-        )
         for name, entry in values[kind.section].items():
             kind.from_mapping(entry, f"{kind.section}.{name}")
+    for name, entry in values[METHODS].items():
+        parse(entry, f"{METHODS}.{name}", shared_settings(values))
     _check_names(values, loaded)
     _check_stacks(loaded["train"], loaded["grid"])
     threads, cpus = loaded["train"].num_threads, loaded["sweep"].cpus
@@ -166,53 +177,69 @@ def check(path: Path | None = None) -> dict:
     return values
 
 
-def _check_names(values: dict, loaded: dict[str, Any]) -> None:
-    grid, ablation, report, complexity = (
-        loaded[name] for name in ("grid", "ablation", "report", "complexity")
-    )
-    require(
-        grid.models or report.imported,
-        "grid.models",
-        "given, unless report.imported names runs from elsewhere",
-        [],
-    )
+def profile(path: Path | None = None) -> str:
+    """Return the name under which this profile's data, runs and reports are kept.
+
+    Raises ValueError for what is no plain name.
+    """
+    value = check(path)["profile"]
+    plain = isinstance(value, str) and value.replace("_", "").replace("-", "").isalnum()
+    require(plain, "profile", "a plain name", value)
+    return value
+
+
+def _entry(values: Mapping[str, Any], section: str, name: str) -> Any:
+    entries = values[section]
+    if name not in entries:
+        expected = f"expected one of {', '.join(entries)}"
+        raise ValueError(
+            f"{section}: unknown entry {name!r}{suggestion(name, entries)}; {expected}"
+        )
+    return entries[name]
+
+
+def _check_sections(values: Mapping[str, Any], path: Path) -> None:
+    """Raises ValueError for a section that is unknown or missing."""
+    known = sorted({"profile", METHODS, *(kind.section for kind in SECTIONS + ENTRIES)})
+    for section in values:
+        if section not in known:
+            close, expected = suggestion(section, known), f"expected {', '.join(known)}"
+            raise ValueError(f"{path}: unknown section {section}{close}; {expected}")
+    for section in known:
+        if section not in values:
+            raise ValueError(f"{path}: section {section} is missing")
+
+
+def _check_names(values: Mapping[str, Any], loaded: Mapping[str, Any]) -> None:
+    """Raises ValueError for a name that no other section has."""
+    grid, ablation, report = (loaded[name] for name in ("grid", "ablation", "report"))
+    slt, methods = loaded["slt"], loaded["complexity"].methods
+    expected = "given, unless report.imported names runs from elsewhere"
+    require(grid.models or report.imported, "grid.models", expected, [])
     pictured = ([report.picture_model], [report.picture_method]) if grid.models else ([], [])
-    for where, names, expected, known in (
-        ("grid.models", grid.models, "an entry of models", values["models"]),
-        ("grid.methods", grid.methods, "an entry of methods", values["methods"]),
-        ("ablation.models", ablation.models, "in grid.models", grid.models),
-        ("report.picture_model", pictured[0], "in grid.models", grid.models),
-        ("report.picture_method", pictured[1], "in grid.methods", grid.methods),
-        (
-            "slt.models",
-            loaded["slt"].models,
-            "an entry of language_models",
-            values["language_models"],
-        ),
-        ("slt.models", loaded["slt"].models, "in llc.lr", loaded["llc"].lr),
-        ("complexity.methods", complexity.methods, "an entry of methods", values["methods"]),
-    ):
-        for name in names:
-            message = f"{where} must be {expected} ({', '.join(known)}), got {name!r}{suggestion(name, known)}"
-            if name not in known:
-                raise ValueError(message)
+    language_models = values["language_models"]
+    _check_known("grid.models", grid.models, "an entry of models", values["models"])
+    _check_known("grid.methods", grid.methods, "an entry of methods", values[METHODS])
+    _check_known("ablation.models", ablation.models, "in grid.models", grid.models)
+    _check_known("report.picture_model", pictured[0], "in grid.models", grid.models)
+    _check_known("report.picture_method", pictured[1], "in grid.methods", grid.methods)
+    _check_known("slt.models", slt.models, "an entry of language_models", language_models)
+    _check_known("slt.models", slt.models, "in llc.lr", loaded["llc"].lr)
+    _check_known("complexity.methods", methods, "an entry of methods", values[METHODS])
+
+
+def _check_known(where: str, names: Iterable[str], expected: str, known: Iterable[str]) -> None:
+    known = list(known)
+    for name in names:
+        if name not in known:
+            choices = f"{expected} ({', '.join(known)})"
+            raise ValueError(f"{where} must be {choices}, got {name!r}{suggestion(name, known)}")
 
 
 def _check_stacks(train: Train, grid: Grid) -> None:
-    """Seeds that are trained together are trained all: one that nobody asks for is a mistake."""
+    """Raises ValueError for a seed that is trained together with one that nobody asks for."""
+    groups = f"whole groups of train.stacked_seeds ({train.stacked_seeds})"
     for seed in grid.seeds:
         for other in train.together(seed):
-            expected = f"whole groups of train.stacked_seeds ({train.stacked_seeds}), so {other} beside {seed}"
+            expected = f"{groups}, so {other} beside {seed}"
             require(other in grid.seeds, "grid.seeds", expected, list(grid.seeds))
-
-
-def profile(path: Path | None = None) -> str:
-    """The name under which this profile's data, runs and reports are kept."""
-    value = check(path)["profile"]
-    require(
-        isinstance(value, str) and value.replace("_", "").replace("-", "").isalnum(),
-        "profile",
-        "a plain name",
-        value,
-    )
-    return value

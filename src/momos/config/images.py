@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from momos.config.settings import Settings, not_empty_and_distinct, require
+from momos.settings import Settings, not_empty_and_distinct, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,61 +210,6 @@ class Model(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Method(Settings):
-    """One entry of `methods`: baseline (32 bits), QAT (fewer), MoMos (a block size), or the last
-    two together.
-    """
-
-    section: ClassVar[str] = "methods"
-    optional: ClassVar[frozenset[str]] = frozenset({"block_size", "capacity", "num_motifs"})
-    bits: int  # per weight in the forward pass (q); 32: no quantisation
-    block_size: int | None  # weights per block (s); null: no MoMos
-    capacity: float | None  # num_motifs / num_blocks (C)
-    num_motifs: int | None  # instead of capacity (k)
-
-    @property
-    def is_momos(self) -> bool:
-        return self.block_size is not None
-
-    def check(self, where: str) -> None:
-        require(
-            self.bits == 32 or 2 <= self.bits <= 16,
-            f"{where}.bits",
-            "in 2..16, or 32 for none",
-            self.bits,
-        )
-        if not self.is_momos:
-            for key in ("capacity", "num_motifs"):
-                require(
-                    getattr(self, key) is None,
-                    f"{where}.{key}",
-                    "left out where there is no block_size",
-                    getattr(self, key),
-                )
-            return
-        require(self.block_size >= 1, f"{where}.block_size", "1 or more", self.block_size)
-        given = (self.capacity is not None) + (self.num_motifs is not None)
-        require(
-            given == 1,
-            f"{where}",
-            "given either capacity or num_motifs beside block_size",
-            vars(self),
-        )
-        require(
-            self.capacity is None or 0 < self.capacity <= 1,
-            f"{where}.capacity",
-            "in (0, 1]",
-            self.capacity,
-        )
-        require(
-            self.num_motifs is None or self.num_motifs >= 1,
-            f"{where}.num_motifs",
-            "1 or more",
-            self.num_motifs,
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
 class Grid(Settings):
     """The runs of Table 1: every model x method x seed."""
 
@@ -287,7 +232,7 @@ class Grid(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class Ablation(Settings):
-    """The runs of Figures 4 and B.2: every model x block size x capacity, MoMos in full precision."""
+    """The runs of Figures 4 and B.2: every model x block size x capacity, MoMos at 32 bits."""
 
     section: ClassVar[str] = "ablation"
     models: tuple[str, ...]  # may be empty: no ablation
@@ -316,11 +261,12 @@ class Evaluate(Settings):
     checkpoint: Literal[
         "last", "best"
     ]  # the weights whose complexity is measured (the authors' code: last)
-    compressors: tuple[Literal["gzip", "bz2", "lzma", "zstd"], ...]
+    compressors: tuple[str, ...]
     shuffle_seed: int  # of the shuffled-bits control
 
     def check(self, where: str) -> None:
         not_empty_and_distinct(self.compressors, f"{where}.compressors")
+        require_compressors(self.compressors, f"{where}.compressors")
         require(self.shuffle_seed >= 0, f"{where}.shuffle_seed", "0 or more", self.shuffle_seed)
 
 
@@ -333,7 +279,7 @@ class Pack(Settings):
     seeds: tuple[
         int, ...
     ]  # of these, MoMos runs in full precision at lossy levels too; may be empty
-    compressors: tuple[Literal["gzip", "bz2", "lzma", "zstd"], ...]  # of the safetensors file
+    compressors: tuple[str, ...]  # of the safetensors file
     motif_bits: tuple[int, ...]  # motifs rounded to so many
     min_usage: int  # motifs that fewer blocks use are pruned
     refit_epochs: int  # in which the motifs alone are trained
@@ -343,6 +289,7 @@ class Pack(Settings):
     def check(self, where: str) -> None:
         for key in ("compressors", "motif_bits"):
             not_empty_and_distinct(getattr(self, key), f"{where}.{key}")
+        require_compressors(self.compressors, f"{where}.compressors")
         for bits in (*self.motif_bits, self.combined_bits):
             require(
                 2 <= bits <= 16,
@@ -368,7 +315,7 @@ class Survey(Settings):
     max_parameters: int  # of a model; larger ones are not drawn
     seed: int  # of the draw and of the shuffled-bits control
     init_seeds: tuple[int, ...]  # initialisations, whose mean BDM trained weights are compared with
-    compressors: tuple[Literal["gzip", "bz2", "lzma", "zstd"], ...]
+    compressors: tuple[str, ...]
     keep_weights: bool  # downloads stay in the hub's cache
     num_workers: int  # models measured side by side, each in a process; 0: in the stage's own
 
@@ -379,8 +326,9 @@ class Survey(Settings):
             and Path(self.path).parts[:2] == ("data", "zoo")
             and ".." not in Path(self.path).parts
         )
-        require(inside if elsewhere else self.path is None, f"{where}.path", "a relative path inside data/zoo for a manifest or folder, "
-                 "null otherwise", self.path)  # fmt: skip
+        expected = "a relative path inside data/zoo for a manifest or folder, null otherwise"
+        right = inside if elsewhere else self.path is None
+        require(right, f"{where}.path", expected, self.path)
         require(
             self.num_models is None or self.num_models >= 0,
             f"{where}.num_models",
@@ -388,14 +336,16 @@ class Survey(Settings):
             self.num_models,
         )
         most = 0 if self.source == "none" else self.num_models
-        require(0 <= self.min_models <= (self.min_models if most is None else most), f"{where}.min_models",
-                 f"in 0..{'any' if most is None else most} (the number drawn)", self.min_models)  # fmt: skip
+        possible = 0 <= self.min_models and (most is None or self.min_models <= most)
+        expected = f"in 0..{'any' if most is None else most} (the number drawn)"
+        require(possible, f"{where}.min_models", expected, self.min_models)
         require(
             self.max_parameters >= 1, f"{where}.max_parameters", "1 or more", self.max_parameters
         )
         require(self.seed >= 0, f"{where}.seed", "0 or more", self.seed)
         for key in ("init_seeds", "compressors"):
             not_empty_and_distinct(getattr(self, key), f"{where}.{key}")
+        require_compressors(self.compressors, f"{where}.compressors")
         require(
             min(self.init_seeds) >= 0,
             f"{where}.init_seeds",
@@ -438,3 +388,12 @@ class Report(Settings):
                 "names of folders in data/imported",
                 name,
             )
+
+
+def require_compressors(names: tuple[str, ...], where: str) -> None:
+    """Raises ValueError unless each name is a file of the folder `complexity/compressors`."""
+    files = (Path(__file__).parents[1] / "complexity" / "compressors").glob("[!_]*.py")
+    known = sorted(path.stem for path in files)
+    for i, name in enumerate(names):
+        expected = f"one of {', '.join(map(repr, known))}"
+        require(name in known, f"{where}[{i}]", expected, name)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from momos.config.settings import Settings, fits, not_empty_and_distinct, require
+from momos.settings import Settings, fits, not_empty_and_distinct, require
 
 
 def rising(values: tuple, where: str) -> None:

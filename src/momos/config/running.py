@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from momos.config.settings import Settings, require
+from momos.settings import Settings, require
 
 
 @dataclass(frozen=True, kw_only=True)

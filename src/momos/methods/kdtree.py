@@ -1,5 +1,4 @@
-"""Exact nearest motif by a k-d tree, compiled by numba: the CPU's way in `momos.methods.nearest`,
-whose meaning of nearest it shares.
+"""Exact nearest motif by a k-d tree, compiled by numba: what `momos.methods.nearest` uses on a CPU.
 
 A tree is (child, axis, plane, box, leaf, coordinates, indices, depth). By node: child (the left
 one; the right one is child + 1; itself in a leaf), axis, plane, box (low and high of each
@@ -11,17 +10,17 @@ the motifs.
 import numpy as np
 from numba import njit
 
-LEAF = (
-    32  # motifs in a leaf: a few vector registers; the fastest of 6 to 48 over block sizes 2 to 8
-)
+# Motifs in a leaf: a few vector registers; the fastest of 6 to 48 over block sizes 2 to 8.
+LEAF = 32
 
 compiled = njit(cache=True, nogil=True)
 inlined = njit(inline="always")  # a call costs a fifth of the search
 
 
 def search(blocks: np.ndarray, motifs: np.ndarray) -> np.ndarray:
-    """(n, s), (k, s), float32 or float64 -> (n,) int64: the index of the nearest motif, the lowest
-    of equally near ones.
+    """Find the nearest motif of each block, of equally near ones the lowest index.
+
+    blocks (n, s), motifs (k, s), float32 or float64 -> (n,) int64
     """
     tree = grow(motifs, LEAF)
     return descend(blocks, leaf_order(blocks, tree), tree, (0,) * blocks.shape[1])
@@ -32,11 +31,11 @@ def search(blocks: np.ndarray, motifs: np.ndarray) -> np.ndarray:
 
 @compiled
 def grow(motifs, width):
-    """Splits at the median of the widest coordinate until a leaf holds at most `width` motifs, or
-    copies of one.
+    """Build the tree: split at the median of the widest coordinate, down to `width` motifs a leaf.
 
-    Equal keys stay on one side, so that copies of a motif meet in one leaf; if they are alone
-    there, the lowest index stands for all: many copies cost nothing.
+    A leaf may also hold any number of copies of one motif. Equal keys stay on one side, so that
+    copies of a motif meet in one leaf; if they are alone there, the lowest index stands for all:
+    many copies cost nothing.
     """
     k, s = motifs.shape
     child, axis = np.empty(2 * k, np.int32), np.zeros(2 * k, np.int32)
@@ -82,8 +81,9 @@ def grow(motifs, width):
 
 @compiled
 def _bound(motifs, order, start, end, box):
-    """Fills box (s, 2) with the ends of motifs[order[start:end]] -> the widest coordinate and its
-    extent.
+    """Fill box (s, 2) with the ends of motifs[order[start:end]].
+
+    Returns the widest coordinate and its extent.
     """
     widest, extent = 0, -1.0
     for c in range(motifs.shape[1]):
@@ -100,8 +100,9 @@ def _bound(motifs, order, start, end, box):
 
 @compiled
 def _split(keys, order, start, end, want):
-    """Moves the keys below a cut near rank `want` to the front, `order` with them -> the cut, and
-    where the others begin.
+    """Move the keys below a cut near rank `want` to the front, and `order` with them.
+
+    Returns the cut, and where the others begin.
     """
     _select(keys, order, start, end - 1, want)
     cut, middle = keys[want], start
@@ -120,9 +121,7 @@ def _split(keys, order, start, end, want):
 
 @compiled
 def _select(keys, order, first, last, want):
-    """Hoare's selection: afterwards keys[want] is what sorting keys[first..last] would put there,
-    lower ones before it.
-    """
+    """Put into keys[want] what sorting keys[first..last] would, lower ones before it (Hoare)."""
     while first < last:
         pivot, i, j = keys[(first + last) // 2], first, last
         while i <= j:
@@ -147,8 +146,9 @@ def _swap(keys, order, i, j):
 
 @compiled
 def _leaves(motifs, order, spans, width):
-    """The motifs order[start:end] of each span, as a leaf of `width` places -> coordinates,
-    indices.
+    """Store the motifs order[start:end] of each span as a leaf of `width` places.
+
+    Returns coordinates (leaves, s, width) and indices (leaves, width).
     """
     k, s = motifs.shape
     coordinates, indices = np.full((len(spans), s, width), np.inf), np.full((len(spans), width), k)
@@ -166,16 +166,14 @@ def _leaves(motifs, order, spans, width):
 
 @compiled
 def leaf_order(blocks, tree):
-    """Rows of the blocks, leaf by leaf: neighbours take the same way through the tree, which caches
-    and branch prediction like.
+    """Order the blocks leaf by leaf -> (n,) int64 rows.
+
+    Neighbours then take the same way through the tree, which caches and branch prediction like.
     """
     child, axis, plane, _, _, _, _, depth = tree
     n = len(blocks)
-    home, ends, rows = (
-        np.zeros(n, np.int32),
-        np.zeros(len(child) + 1, np.int64),
-        np.empty(n, np.int64),
-    )
+    home = np.zeros(n, np.int32)
+    ends, rows = np.zeros(len(child) + 1, np.int64), np.empty(n, np.int64)
     for start in range(0, n, 512):
         end = min(start + 512, n)
         for _ in range(depth):  # level by level, for one block's way down is a chain of waits
@@ -194,20 +192,19 @@ def leaf_order(blocks, tree):
 
 @compiled
 def descend(blocks, rows, tree, coordinate):
-    """Nearest motif of each block, nearer child first. `coordinate` holds a number per coordinate:
-    its length is known to the compiler.
+    """Find the nearest motif of each block, going down the nearer child first -> (n,) int64.
 
-    A box's distance is summed as a motif's is. Rounding is monotone, so it never exceeds that of a
-    motif inside: no margin is needed.
+    coordinate: a tuple of s numbers, whose length the compiler knows. A box's distance is summed as
+    a motif's is. Rounding is monotone, so it never exceeds that of a motif inside: no margin is
+    needed.
     """
     child, _, _, box, leaf, coordinates, indices, depth = tree
     s, width = len(coordinate), coordinates.shape[2]
     nearest = np.empty(len(blocks), np.int64)
     stack, bounds = np.empty(depth + 2, np.int64), np.empty(depth + 2)
     block, distance = np.empty(s), np.empty(width)
-    none = np.iinfo(
-        np.int64
-    ).max  # here, for as a constant of the module it costs a fifth of the search
+    # defined here: as a constant of the module it costs a fifth of the search
+    none = np.iinfo(np.int64).max
     bits = distance.view(np.int64)  # distances order as their bits do: integer minima vectorise
     for row in rows:
         for c in range(s):
@@ -219,10 +216,8 @@ def descend(blocks, rows, tree, coordinate):
             node, bound = stack[waiting], bounds[waiting]
             while bound <= closest and leaf[node] < 0:
                 near, far = child[node], child[node] + 1
-                bound, beyond = (
-                    _to_box(block, box, near, coordinate),
-                    _to_box(block, box, far, coordinate),
-                )
+                bound = _to_box(block, box, near, coordinate)
+                beyond = _to_box(block, box, far, coordinate)
                 if beyond < bound:
                     near, far, bound, beyond = far, near, beyond, bound
                 if beyond <= closest:
@@ -234,9 +229,8 @@ def descend(blocks, rows, tree, coordinate):
             _to_motifs(block, coordinates, leaf[node], distance, coordinate)
             least = _least(bits, none)
             if least <= record:
-                chosen = _lowest(
-                    bits, indices, leaf[node], least, chosen if least == record else none, none
-                )
+                before = chosen if least == record else none
+                chosen = _lowest(bits, indices, leaf[node], least, before, none)
                 record, closest = least, _least(distance, closest)
         nearest[row] = chosen
     return nearest
@@ -256,7 +250,7 @@ def _to_box(block, box, node, coordinate):
 
 @inlined
 def _to_motifs(block, coordinates, at, distance, coordinate):
-    """Fills distance (width,) with the squared distances of a block to the motifs of leaf `at`."""
+    """Fill distance (width,) with the squared distances of a block to the motifs of leaf `at`."""
     width = len(distance)
     for i in range(width):
         x = block[0] - coordinates[at, 0, i]

@@ -1,28 +1,28 @@
-"""Mosaic-of-Motifs: pick motifs from the model's own blocks, put the nearest one in each block's
-place (Algorithm 1).
+"""Projection onto a mosaic of motifs (MoMos, Algorithm 1).
+
+Motifs are picked from the model's own blocks, and the nearest one takes each block's place.
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from momos.methods import nearest
+from momos.methods.method import NotFinite
 from momos.weights.blocks import num_blocks, to_blocks, trainable
 from momos.weights.blocks import num_motifs as motifs_for_capacity
 
 REPORTED = 2**16  # weights whose differences are held in float64 at a time
 
 
-class NotFinite(ValueError):
-    """Weights that hold NaN or infinity have no nearest motif."""
-
-
 class Projection(NamedTuple):
-    """What one projection did. Distortion counts real weights alone, never padding (method A3).
+    """What one projection did (method A3).
 
-    motifs and mosaic stay on the model's device; usage is on the CPU.
+    Distortion counts real weights alone, never padding. motifs and mosaic stay on the model's
+    device; usage is on the CPU.
     """
 
     motifs: Tensor  # (num_motifs, block_size)
@@ -35,17 +35,18 @@ class Projection(NamedTuple):
 
     @property
     def motifs_used(self) -> int:
+        """Number of motifs that at least one block uses."""
         return int((self.usage > 0).sum())
 
 
 def draw_motifs(
     blocks: Tensor, num_motifs: int, *, force_zero: bool = True, generator: torch.Generator
 ) -> Tensor:
-    """The zero block, if forced, and blocks drawn uniformly without replacement (Algorithm 1, step
-    1).
+    """Draw motifs uniformly without replacement from the blocks (Algorithm 1, step 1).
 
-    blocks (num_blocks, block_size) -> (num_motifs, block_size). The draw is made on the CPU, so
-    that it is the same on every device. Raises ValueError unless 1 <= num_motifs <= num_blocks.
+    blocks (num_blocks, block_size) -> (num_motifs, block_size). force_zero: the first motif is the
+    zero block. The draw is made on the CPU, so that it is the same on every device. Raises
+    ValueError unless 1 <= num_motifs <= num_blocks.
     """
     if not 1 <= num_motifs <= len(blocks):
         raise ValueError(
@@ -57,35 +58,29 @@ def draw_motifs(
 
 
 def assign(blocks: Tensor, motifs: Tensor) -> Tensor:
-    """Nearest motif of each block in Euclidean distance (Algorithm 1, step 2).
+    """Find the nearest motif of each block in Euclidean distance (Algorithm 1, step 2).
 
     blocks (num_blocks, block_size), motifs (num_motifs, block_size) -> (num_blocks,) int64, on the
-    device of the blocks Exact: the smallest squared distance in float64 by direct differences;
-    equal distances: the lowest index. See `momos.methods.nearest`. Raises ValueError for shapes
-    that do not match, NotFinite for NaN and infinity.
+    device of the blocks. The search is exact: the smallest squared distance in float64 by direct
+    differences; of equal distances, the lowest index (`momos.methods.nearest`). Raises ValueError
+    for shapes that do not match, NotFinite for NaN and infinity.
     """
-    if (
-        blocks.ndim != 2
-        or motifs.ndim != 2
-        or blocks.shape[1] != motifs.shape[1]
-        or len(motifs) == 0
-    ):
-        raise ValueError(
-            f"expected blocks (n, s) and motifs (k >= 1, s), got {tuple(blocks.shape)} and {tuple(motifs.shape)}"
-        )
+    matrices = blocks.ndim == motifs.ndim == 2 and len(motifs) > 0
+    if not matrices or blocks.shape[1] != motifs.shape[1]:
+        got = f"{tuple(blocks.shape)} and {tuple(motifs.shape)}"
+        raise ValueError(f"expected blocks (n, s) and motifs (k >= 1, s), got {got}")
     single = {blocks.dtype, motifs.dtype} <= {torch.float32, torch.float16, torch.bfloat16}
     dtype = torch.float32 if single else torch.float64
     queries, candidates = blocks.detach().to(dtype), motifs.detach().to(blocks.device, dtype)
     peak = _largest(queries, candidates)
     if not single and peak > 0:  # float64 squares of float32 values neither overflow nor vanish
-        queries, candidates = (
-            _scaled(values, -math.frexp(peak)[1]) for values in (queries, candidates)
-        )
+        exponent = -math.frexp(peak)[1]
+        queries, candidates = _scaled(queries, exponent), _scaled(candidates, exponent)
     return nearest.nearest(queries, candidates)
 
 
 def _largest(blocks: Tensor, motifs: Tensor) -> float:
-    """The largest magnitude of all, in one synchronisation. Raises NotFinite."""
+    """Return the largest magnitude of all, waiting for the device once. Raises NotFinite."""
     ends = [
         torch.stack(values.aminmax()) if values.numel() else values.new_zeros(2)
         for values in (blocks, motifs)
@@ -98,7 +93,7 @@ def _largest(blocks: Tensor, motifs: Tensor) -> float:
 
 
 def _scaled(values: Tensor, exponent: int) -> Tensor:
-    """values * 2^exponent, which rounds nothing; in two steps, for 2^exponent alone may overflow."""
+    """Multiply by 2^exponent, which rounds nothing, in two steps: 2^exponent may overflow."""
     return values * 2.0 ** (exponent // 2) * 2.0 ** (exponent - exponent // 2)
 
 
@@ -116,10 +111,12 @@ def project_(
 ) -> Projection:
     """Project all trainable weights in place onto at most num_motifs distinct blocks (Algorithm 1).
 
-    How many motifs: exactly one of capacity and num_motifs. `motifs` (num_motifs, block_size)
-    replaces the draw. A tensor's ragged last block takes part padded with zeros; its padding is
-    never written back nor counted. Raises ValueError for a bad block size, capacity or number of
-    motifs, NotFinite for weights that hold NaN or infinity.
+    block_size: weights per block (s). Exactly one of capacity (C) and num_motifs (k) is given.
+    force_zero: the zero block is always a motif. motifs (num_motifs, block_size): take these
+    instead of a draw. slicing: "tensor" cuts each tensor by itself, "model" all as one vector. A
+    ragged last block takes part padded with zeros; its padding is never written back nor counted.
+    Raises ValueError for a bad block size, capacity or number of motifs, NotFinite for weights that
+    hold NaN or infinity.
     """
     weights = list(trainable(model).values())
     blocks = to_blocks(weights, block_size, slicing)
@@ -137,14 +134,14 @@ def project_(
     return _report(motifs, mosaic, before, _flat(weights))
 
 
-def _flat(weights: list[Tensor]) -> Tensor:
-    """All weights as one vector, where there is float64: MPS has none."""
+def _flat(weights: Sequence[Tensor]) -> Tensor:
+    """Join all weights to one vector, on the CPU where the device has no float64 (MPS)."""
     flat = torch.cat([weight.reshape(-1) for weight in weights])
     return flat.cpu() if flat.device.type == "mps" else flat
 
 
-def _write(blocks: Tensor, weights: list[Tensor], slicing: str) -> None:
-    """The inverse of `to_blocks`, in place and without a mask over all weights."""
+def _write(blocks: Tensor, weights: Sequence[Tensor], slicing: str) -> None:
+    """Write blocks back into the weights: `to_blocks` backwards, without a mask over all."""
     padding = blocks.shape[1] if slicing == "tensor" else 1
     start = 0
     for weight in weights:
@@ -153,20 +150,19 @@ def _write(blocks: Tensor, weights: list[Tensor], slicing: str) -> None:
 
 
 def _budget(num_blocks: int, capacity: float | None, count: int | None) -> int:
-    if (capacity is None) == (count is None):
-        raise ValueError(
-            f"give exactly one of capacity and num_motifs, got {capacity!r} and {count!r}"
-        )
-    return count if capacity is None else motifs_for_capacity(num_blocks, capacity)
+    if capacity is not None and count is None:
+        return motifs_for_capacity(num_blocks, capacity)
+    if capacity is None and count is not None:
+        return count
+    raise ValueError(f"give exactly one of capacity and num_motifs, got {capacity!r} and {count!r}")
 
 
 def _report(motifs: Tensor, mosaic: Tensor, before: Tensor, after: Tensor) -> Projection:
     parts = zip(before.split(REPORTED), after.split(REPORTED), strict=True)
-    distortion = sum((old.double() - new.double()).square().sum() for old, new in parts)
-    norm = torch.linalg.vector_norm(before, dtype=torch.float64)
-    distortion, norm, num_changed = torch.stack(
-        [distortion, norm, (before != after).sum()]
-    ).tolist()
+    squares = sum((old.double() - new.double()).square().sum() for old, new in parts)
+    total = torch.linalg.vector_norm(before, dtype=torch.float64)
+    changed = (before != after).sum()
+    distortion, norm, num_changed = torch.stack([torch.as_tensor(squares), total, changed]).tolist()
     return Projection(
         motifs=motifs,
         mosaic=mosaic,
@@ -178,33 +174,21 @@ def _report(motifs: Tensor, mosaic: Tensor, before: Tensor, after: Tensor) -> Pr
     )
 
 
-def describe(
+def sizes(
     model: nn.Module,
-    block_size: int | None,
+    block_size: int,
     *,
     capacity: float | None,
     num_motifs: int | None,
-    force_zero: bool,
     slicing: str,
-    projection_every: str | int,
-) -> dict[str, str | int | float | bool | None]:
-    """What run.json says of a model's mosaic: the settings, num_blocks and num_motifs; all null
-    without a block size.
+) -> tuple[int, int]:
+    """Return (num_blocks, num_motifs) of the model's mosaic.
 
     Raises ValueError as `project_` would, before any training.
     """
-    settings = {
-        "capacity": capacity,
-        "force_zero": force_zero,
-        "slicing": slicing,
-        "projection_every": projection_every,
-    }
-    if block_size is None:
-        return dict.fromkeys(["block_size", *settings, "num_motifs", "num_blocks"])
-    total = num_blocks(
-        [weight.numel() for weight in trainable(model).values()], block_size, slicing
-    )
+    weights = trainable(model).values()
+    total = num_blocks([weight.numel() for weight in weights], block_size, slicing)
     count = _budget(total, capacity, num_motifs)
     if count > total:
         raise ValueError(f"num_motifs must be in 1..{total} (the number of blocks), got {count}")
-    return {"block_size": block_size, **settings, "num_motifs": count, "num_blocks": total}
+    return total, count

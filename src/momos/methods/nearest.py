@@ -6,47 +6,51 @@ index, and a path is chosen by speed alone. Inputs are finite, of one dtype, and
 squares stay in range: float32, or float64 scaled as `momos.methods.mosaic.assign` does.
 """
 
-from __future__ import annotations  # for the kernel's, which name Triton
+from __future__ import annotations  # the kernel's name Triton
 
 import functools
 import math
 import sys
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+if TYPE_CHECKING:
+    import triton.language as tl
+
 TILE = 128  # motifs in a tile, on a GPU
 CHUNK = 2**16  # blocks whose tiles are searched together
 MAX_PAIRS = 2**22  # (block, tile) pairs held at a time
-PATIENCE = (
-    2 * 10**8
-)  # pairs that brute force may compare, in all, in the time that loading numba takes (0.5 s)
+# Pairs that brute force may compare, in all, in the time that loading numba takes (0.5 s).
+PATIENCE = 2 * 10**8
 PER_CALL = 2 * 10**5  # pairs whose comparison takes as long as calling brute force
 FUSED = 10**10  # pairs up to which brute force on a GPU is faster than tiles
 
 
 def nearest(blocks: Tensor, motifs: Tensor) -> Tensor:
-    """blocks (num_blocks, block_size), motifs (num_motifs, block_size) -> (num_blocks,) int64, on
-    the device of the blocks.
+    """Find the nearest motif of every block, in the way that is fastest on their device.
 
-    CPU: a k-d tree; brute force in dimensions where a tree prunes nothing, and until numba is worth
-    loading. CUDA: brute force in one kernel, or tiles above 1e10 pairs and without Triton. Devices
-    without float64 (MPS) use the CPU.
+    blocks (num_blocks, block_size), motifs (num_motifs, block_size) -> (num_blocks,) int64, on the
+    device of the blocks. CPU: a k-d tree; brute force in dimensions where a tree prunes nothing,
+    and until numba is worth loading. CUDA: brute force in one kernel; tiles above 1e10 pairs and
+    without Triton. Devices without float64 (MPS) use the CPU.
     """
     if blocks.device.type == "cuda":
-        search = (
-            fused if len(blocks) * len(motifs) <= FUSED and _triton_kernel() is not None else tiles
-        )
-        return search(blocks, motifs)
+        in_one_kernel = len(blocks) * len(motifs) <= FUSED and _triton_kernel() is not None
+        return (fused if in_one_kernel else tiles)(blocks, motifs)
     rows, candidates = (tensor.cpu().contiguous().numpy() for tensor in (blocks, motifs))
-    search = brute if _prefers_brute(*rows.shape, len(candidates)) else tree
-    return torch.from_numpy(search(rows, candidates)).to(blocks.device)
+    num_blocks, block_size = rows.shape
+    by_brute_force = _prefers_brute(num_blocks, block_size, len(candidates))
+    nearest_of = brute if by_brute_force else tree
+    return torch.from_numpy(nearest_of(rows, candidates)).to(blocks.device)
 
 
 def _prefers_brute(num_blocks: int, block_size: int, num_motifs: int) -> bool:
-    """A tree over num_motifs points halves each coordinate only log2(num_motifs) / block_size
-    times. Constants are measured.
+    """Whether brute force is faster than a tree. Constants are measured.
+
+    A tree over num_motifs points halves each coordinate only log2(num_motifs) / block_size times.
     """
     return num_motifs < 2 ** (block_size + 2) or not _worth_compiling(num_blocks * num_motifs)
 
@@ -55,25 +59,25 @@ _compared = 0
 
 
 def _worth_compiling(pairs: int) -> bool:
-    """Whether numba is loaded, or brute force has used up what loading it costs: a short process
-    with a small model never loads it.
+    """Whether numba is loaded, or brute force has used up what loading it costs.
+
+    So a short process with a small model never loads it.
     """
     global _compared
     _compared += pairs + PER_CALL
     return _compared > PATIENCE or "numba" in sys.modules
 
 
-# --- brute force: matrix products in float32 leave one or a few motifs per block, settled in
-# float64
+# --- brute force: products in float32 leave one or a few motifs per block, settled in float64
 
 
 def brute(blocks: np.ndarray, motifs: np.ndarray) -> np.ndarray:
-    """(n, s), (k, s) -> (n,) int64. Lower bounds on score = |m|^2 / 2 - b.m, centred, rule out all
-    but the nearest.
+    """Find the nearest motifs by matrix products: (n, s), (k, s) -> (n,) int64.
 
-    A score in float32 errs by at most error * (|b| |m| + |m|^2 / 2): a dot product of s + 2 terms
-    in any order, its operands rounded once. The product of matrices holds that error already, each
-    motif's its own, so that outliers blur no other motif.
+    Lower bounds on score = |m|^2 / 2 - b.m, centred, rule out all but the nearest. A score in
+    float32 errs by at most error * (|b| |m| + |m|^2 / 2): a dot product of s + 2 terms in any
+    order, its operands rounded once. The product of matrices holds that error already, each motif's
+    its own, so that outliers blur no other motif.
     """
     first = _first_of_each(motifs)
     motifs = motifs[first].astype(np.float64)
@@ -91,12 +95,10 @@ def brute(blocks: np.ndarray, motifs: np.ndarray) -> np.ndarray:
         lengths = _norms(shifted)
         lower = np.column_stack([shifted, np.ones(len(rows)), lengths]).astype(np.float32) @ columns
         best = lower.argmin(axis=1)
-        limit = lower[np.arange(len(rows)), best] + 2 * error * (
-            lengths * norms[best] + norms[best] ** 2 / 2
-        )
-        limit += 2**-49 * (s + 4) * lengths**2 + 1e-36 * (
-            s + 2
-        )  # rounding of float64 distances; float32 underflow, flushed or not
+        largest = lengths * norms[best] + norms[best] ** 2 / 2
+        limit = lower[np.arange(len(rows)), best] + 2 * error * largest
+        # rounding of float64 distances; float32 underflow, flushed or not
+        limit += 2**-49 * (s + 4) * lengths**2 + 1e-36 * (s + 2)
         limit = np.nextafter(limit.astype(np.float32), np.float32(np.inf))
         row, motif = np.divmod(np.flatnonzero(lower <= limit[:, None]), len(motifs))
         nearest[start : start + step] = _settle(rows, motifs, row, motif)
@@ -110,8 +112,9 @@ def _norms(rows: np.ndarray) -> np.ndarray:
 def _settle(
     blocks: np.ndarray, motifs: np.ndarray, row: np.ndarray, motif: np.ndarray
 ) -> np.ndarray:
-    """The nearest among candidate pairs (row, motif), sorted, at least one for every row ->
-    (len(blocks),) int64.
+    """Pick each row's nearest among candidate pairs (row, motif) -> (len(blocks),) int64.
+
+    The pairs are sorted, with at least one for every row.
     """
     distance = np.zeros(len(row))
     for block, candidate in zip(blocks.T, motifs.T, strict=True):
@@ -124,12 +127,12 @@ def _settle(
 
 
 def _first_of_each(rows: np.ndarray) -> np.ndarray:
-    """Indices of the first occurrence of every distinct row, ascending. Equal motifs would all have
-    to be settled.
+    """Return the index of the first of every distinct row, ascending.
+
+    Equal motifs would all have to be settled.
     """
-    keys = np.ascontiguousarray(rows + 0.0).view(f"V{rows.itemsize * rows.shape[1]}")[
-        :, 0
-    ]  # + 0.0: both zeros have the same bytes
+    whole = np.ascontiguousarray(rows + 0.0)  # both zeros get the same bytes
+    keys = whole.view(f"V{rows.itemsize * rows.shape[1]}")[:, 0]
     return np.sort(np.unique(keys, return_index=True)[1])
 
 
@@ -137,7 +140,7 @@ def _first_of_each(rows: np.ndarray) -> np.ndarray:
 
 
 def tree(blocks: np.ndarray, motifs: np.ndarray) -> np.ndarray:
-    """(n, s), (k, s) -> (n,) int64."""
+    """Find the nearest motifs by a k-d tree: (n, s), (k, s) -> (n,) int64."""
     from momos.methods import kdtree  # imports numba: see _worth_compiling
 
     return kdtree.search(blocks, motifs)
@@ -147,8 +150,9 @@ def tree(blocks: np.ndarray, motifs: np.ndarray) -> np.ndarray:
 
 
 def fused(blocks: Tensor, motifs: Tensor) -> Tensor:
-    """(n, s), (k, s) -> (n,) int64, by a Triton kernel: no matrix of distances in memory, no host
-    synchronisation.
+    """Find the nearest motifs by a Triton kernel: (n, s), (k, s) -> (n,) int64.
+
+    It holds no matrix of distances in memory, and the host does not wait.
     """
     (n, s), k = blocks.shape, len(motifs)
     nearest = torch.empty(n, dtype=torch.int64, device=blocks.device)
@@ -168,8 +172,8 @@ def fused(blocks: Tensor, motifs: Tensor) -> Tensor:
 
 
 @functools.cache
-def _triton_kernel():
-    """The compiled kernel, None without Triton."""
+def _triton_kernel() -> Any:
+    """Compile the kernel; None without Triton."""
     global tl
     try:
         import triton
@@ -180,8 +184,9 @@ def _triton_kernel():
 
 
 def _fused_kernel(blocks, motifs, nearest, n, k, s, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """blocks (s, n), motifs (s, k). Every lane keeps its own best until the end. Float64, and no
-    fused multiply-add: see the module.
+    """Compare all pairs of blocks (s, n) and motifs (s, k); every lane keeps its own best.
+
+    Float64, and no fused multiply-add: all searches share one meaning of nearest.
     """
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     best = tl.full((ROWS, COLUMNS), float("inf"), tl.float64)
@@ -209,8 +214,9 @@ def _fused_kernel(blocks, motifs, nearest, n, k, s, ROWS: tl.constexpr, COLUMNS:
 
 
 def tiles(blocks: Tensor, motifs: Tensor) -> Tensor:
-    """(n, s), (k, s) -> (n,) int64, in bounded memory: a block's own tile bounds its distance, and
-    few other tiles come closer.
+    """Find the nearest motifs tile by tile, in bounded memory: (n, s), (k, s) -> (n,) int64.
+
+    A block's own tile bounds its distance, and few other tiles come closer.
     """
     first = _first_rows(motifs)
     cut = _Tiles(motifs[first].double())
@@ -226,31 +232,29 @@ def _first_rows(rows: Tensor) -> Tensor:
 
 
 class _Tiles:
-    """Motifs (k, s) float64, halved level by level at the median of the widest coordinate; motif
-    k-1 fills the last tile up.
+    """Motifs (k, s) float64, halved level by level at the median of the widest coordinate.
+
+    Motif k-1 fills the last tile up.
     """
 
     def __init__(self, motifs: Tensor):
         k, s = motifs.shape
         levels = max(0, math.ceil(math.log2(k / TILE)))
-        self.index = torch.arange(2**levels * -(-k // 2**levels), device=motifs.device).clamp_(
-            max=k - 1
-        )
+        places = torch.arange(2**levels * -(-k // 2**levels), device=motifs.device)
+        self.index = places.clamp_(max=k - 1)
         self.axes, self.planes = [], []
         for level in range(levels):
             groups = self.index.reshape(2**level, -1)
             points = motifs[groups]  # (2^level, motifs of a group, s)
             axis = (points.amax(1) - points.amin(1)).argmax(1)
-            keys, order = points.gather(2, axis[:, None, None].expand(-1, points.shape[1], 1))[
-                ..., 0
-            ].sort(1)
+            widest = axis[:, None, None].expand(-1, points.shape[1], 1)
+            keys, order = points.gather(2, widest)[..., 0].sort(1)
             self.index = groups.gather(1, order)
             self.axes.append(axis)
             self.planes.append(keys[:, keys.shape[1] // 2])
         self.index = self.index.reshape(2**levels, -1)
-        self.motifs = (
-            motifs[self.index].permute(2, 0, 1).contiguous()
-        )  # (s, tiles, motifs of a tile)
+        # (s, tiles, motifs of a tile)
+        self.motifs = motifs[self.index].permute(2, 0, 1).contiguous()
         self.boxes = [(self.motifs.amin(2), self.motifs.amax(2))]  # of every level, (s, 2^level)
         for _ in range(levels):
             low, high = (side.reshape(s, -1, 2) for side in self.boxes[0])

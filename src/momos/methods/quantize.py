@@ -1,9 +1,10 @@
-"""Fake quantisation with a straight-through gradient: the QAT baseline (method A4; Jacob et al.
-2018, Bengio et al. 2013).
+"""Fake quantisation with a straight-through gradient (method A4).
+
+Sources: Jacob et al. 2018, Bengio et al. 2013.
 """
 
 import copy
-from collections.abc import Collection
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +13,11 @@ EXCLUDES = ("type", "names", "none")
 
 
 def quantize(weight: Tensor, bits: int) -> Tensor:
-    """Symmetric, uniform, one scale for the tensor: scale * clamp(round(w / scale), -Q, Q), Q =
-    2^(bits-1) - 1, scale = max|w| / Q.
+    """Quantise a tensor symmetrically and uniformly, with one scale.
 
-    Same shape and dtype. A tensor of zeros (or so small that its scale vanishes) and an empty one
-    stay as they are. Raises ValueError for bits below 2.
+    scale * clamp(round(w / scale), -Q, Q) with Q = 2^(bits-1) - 1 and scale = max|w| / Q. The
+    result has the same shape and dtype. A tensor of zeros (or so small that its scale vanishes) and
+    an empty one stay as they are. Raises ValueError for bits below 2.
     """
     if bits < 2:
         raise ValueError(f"bits must be 2 or more, got {bits}")
@@ -36,26 +37,25 @@ class _StraightThrough(torch.autograd.Function):
         return quantize(weight, bits)
 
     @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         pass
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return gradient, None
 
 
 def fake_quantize(weight: Tensor, bits: int) -> Tensor:
-    """`quantize` forward, to the bit; the identity backward (straight-through estimator of round)."""
+    """Quantise forward, exactly as `quantize`; pass the gradient straight through."""
     return _StraightThrough.apply(weight, bits)
 
 
-def quantized_names(model: nn.Module, exclude: str, arch: str) -> list[str]:
-    """Names of the trainable tensors that QAT quantises, in model order: never a bias, and as
-    `exclude` says.
+def quantized_names(model: nn.Module, exclude: str | None, arch: str) -> list[str]:
+    """List the trainable tensors that QAT quantises, in model order; never a bias.
 
-    type: no parameter of a normalisation module. names: the authors' tokens, "bn" for ResNets and
-    "norm" for a model whose name starts with vit. none: biases alone are left out. Raises
-    ValueError for another `exclude`.
+    exclude: "type" leaves out the parameters of normalisation modules; "names" those with the
+    authors' tokens in their name, "bn" for ResNets and "norm" where arch starts with vit; "none"
+    leaves out biases alone. Raises ValueError for another `exclude`.
     """
     if exclude not in EXCLUDES:
         raise ValueError(f"quantize.exclude must be one of {', '.join(EXCLUDES)}, got {exclude!r}")
@@ -78,10 +78,11 @@ def _author_token(arch: str) -> str | None:
 
 
 def _parameters_of_norms(model: nn.Module) -> set[str]:
-    """Every class called a norm: torch's BatchNorm, LayerNorm, GroupNorm .., timm's LayerNorm2d,
-    RmsNorm, BatchNormAct2d ..
+    """Name the parameters of every module whose class, or a base of it, is called a norm.
+
+    These are torch's BatchNorm, LayerNorm, GroupNorm .., timm's LayerNorm2d, RmsNorm ..
     """
-    found = set()
+    found: set[str] = set()
     for prefix, module in model.named_modules():
         if any("norm" in kind.__name__.lower() for kind in type(module).__mro__):
             found.update(
@@ -91,22 +92,9 @@ def _parameters_of_norms(model: nn.Module) -> set[str]:
     return found
 
 
-def quantized_forward(
-    model: nn.Module, images: Tensor, *, bits: int, names: Collection[str]
-) -> Tensor:
-    """The model's output with fake-quantised weights; gradients arrive at the latent ones. bits 32:
-    the plain forward pass.
-    """
-    if bits == 32:
-        return model(images)
-    parameters = dict(model.named_parameters())
-    quantized = {name: fake_quantize(parameters[name], bits) for name in names}
-    return torch.func.functional_call(model, quantized, (images,))
-
-
 @torch.no_grad()
 def deployed(model: nn.Module, bits: int, exclude: str | None, arch: str) -> nn.Module:
-    """A copy that holds the quantised weights themselves; at 32 bits the model as it is."""
+    """Return a copy that holds the quantised weights; at 32 bits the model itself."""
     if bits == 32:
         return model
     model = copy.deepcopy(model)

@@ -1,46 +1,42 @@
-"""One optimiser update, made fast: nothing in it waits for the device, and what it returns stays
-there.
-"""
+"""One optimiser update, made fast: nothing in it waits for the device."""
 
 import contextlib
 import inspect
-from collections.abc import Collection
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from momos import config
-from momos.methods.quantize import quantized_forward
+from momos.models.evaluate import Forward
 
 WARM_UP_STEPS = 3  # before a CUDA graph is captured, as PyTorch's documentation asks
 
 
 def make_optimizer(
-    model: nn.Module, recipe: config.Model, *, capturable: bool = False
+    model: nn.Module, settings: config.Model, *, capturable: bool = False
 ) -> torch.optim.Optimizer:
-    """SGD with momentum, or AdamW, over the trainable weights (method A9); one fused kernel where
-    the device has it.
+    """Return SGD with momentum, or AdamW, over the trainable weights (method A9).
 
-    capturable: for a CUDA graph, whose learning rate has to be a tensor.
+    One fused kernel does the update where the device has it. capturable: for a CUDA graph, whose
+    learning rate has to be a tensor.
     """
     weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    fused = all(
-        weight.device.type in ("cpu", "cuda") and weight.is_floating_point() for weight in weights
-    )
-    lr = torch.tensor(recipe.lr, device=weights[0].device) if capturable else recipe.lr
-    if recipe.optimizer == "sgd":
-        return _eager(torch.optim.SGD)(
-            weights, lr=lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay, fused=fused
-        )
-    return _eager(torch.optim.AdamW)(
-        weights, lr=lr, weight_decay=recipe.weight_decay, fused=fused, capturable=capturable
-    )
+    kinds = {(weight.device.type, weight.is_floating_point()) for weight in weights}
+    fused = kinds <= {("cpu", True), ("cuda", True)}
+    lr = torch.tensor(settings.lr, device=weights[0].device) if capturable else settings.lr
+    options: dict[str, Any] = {"lr": lr, "weight_decay": settings.weight_decay, "fused": fused}
+    if settings.optimizer == "sgd":
+        return _eager(torch.optim.SGD)(weights, momentum=settings.momentum, **options)
+    return _eager(torch.optim.AdamW)(weights, capturable=capturable, **options)
 
 
-def _eager(kind: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
-    """The optimiser without its note to torch.compile to leave it alone: that imports the compiler,
-    longer than some trainings take.
+def _eager(kind: type[torch.optim.Optimizer]) -> Any:
+    """Derive the optimiser without its note to torch.compile to leave it alone.
+
+    That note imports the compiler, which takes longer than some trainings.
     """
     methods = {
         name: inspect.unwrap(getattr(kind, name))
@@ -50,27 +46,26 @@ def _eager(kind: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
 
 
 class Step:
-    """Updates the model on a batch of network inputs: (n, C, H, W) float32, (n,) int64 -> mean loss
-    and number of hits, on the device.
+    """An update of the model on a batch of network inputs.
 
-    The settings' `precision` is that of the forward pass; `compile` hands it to torch.compile;
-    `cuda_graphs` records the whole update once and replays it for every batch of `batch_size`.
+    Called with (n, C, H, W) float32 and labels (n,) int64 it returns the mean loss and the number
+    of hits, both on the device. Of the settings, `precision` is that of the forward pass, `compile`
+    hands it to torch.compile, `cuda_graphs` records the whole update once and replays it for every
+    batch of `batch_size`.
     """
 
     def __init__(
         self,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
+        forward: Forward,
         *,
         settings: config.Train,
-        bits: int,
-        quantized: Collection[str],
     ) -> None:
-        self.model, self.optimizer, self.bits, self.quantized = model, optimizer, bits, quantized
+        self.model, self.optimizer, self.call_model = model, optimizer, forward
         self.bf16 = settings.precision == "bf16"
-        self.forward = (
-            torch.compile(self._forward, dynamic=False) if settings.compile else self._forward
-        )
+        compiled = settings.compile
+        self.forward = torch.compile(self._forward, dynamic=False) if compiled else self._forward
         self.graph_size = settings.batch_size if settings.cuda_graphs else None
         self.graph: _Graph | None = None
 
@@ -82,17 +77,19 @@ class Step:
         return self.graph.replay(images, labels)
 
     def update(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        with (
-            torch.autocast(images.device.type, torch.bfloat16, cache_enabled=False)
-            if self.bf16
-            else contextlib.nullcontext()
-        ):
+        """Do the update without a graph."""
+        with self._precision(images.device):
             output = self.forward(images).float()
         loss = self._loss(output, labels)
         self.optimizer.zero_grad(set_to_none=True)
         self._backward(loss)
         self.optimizer.step()
         return loss.detach(), (output.detach().argmax(-1) == labels).sum(-1)
+
+    def _precision(self, device: torch.device) -> contextlib.AbstractContextManager:
+        if not self.bf16:
+            return contextlib.nullcontext()
+        return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
 
     def _loss(self, output: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(output, labels)
@@ -101,20 +98,16 @@ class Step:
         loss.backward()
 
     def _forward(self, images: Tensor) -> Tensor:
-        return quantized_forward(self.model, images, bits=self.bits, names=self.quantized)
+        return self.call_model(self.model, images)
 
 
 class _Graph:
-    """The update as one CUDA graph over fixed buffers: what launching its many small kernels costs
-    is paid once.
-    """
+    """The update as one CUDA graph over fixed buffers: its many small kernels are launched once."""
 
     def __init__(self, step: Step, images: Tensor, labels: Tensor) -> None:
         self.images, self.labels = images.clone(memory_format=torch.preserve_format), labels.clone()
-        weights, moments = (
-            _copy(step.model.state_dict()),
-            {key: _copy(state) for key, state in step.optimizer.state.items()},
-        )
+        weights = _copy(step.model.state_dict())
+        moments = {key: _copy(state) for key, state in step.optimizer.state.items()}
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -131,9 +124,7 @@ class _Graph:
     def _undo(
         step: Step, weights: dict[str, Tensor], moments: dict[Tensor, dict[str, Tensor]]
     ) -> None:
-        """The warm-up was no training: weights and optimiser as before, in the same memory; zeros
-        where it had seen nothing.
-        """
+        """Undo the warm-up: weights and moments as before it, zeros where there were none."""
         for name, tensor in step.model.state_dict().items():
             tensor.copy_(weights[name])
         for weight, state in step.optimizer.state.items():
@@ -142,6 +133,7 @@ class _Graph:
                     value.copy_(moments[weight][name]) if weight in moments else value.zero_()
 
     def replay(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Do the recorded update on this batch."""
         self.images.copy_(images)
         self.labels.copy_(labels)
         self.graph.replay()
@@ -149,7 +141,7 @@ class _Graph:
         return loss.clone(), hits.clone()
 
 
-def _copy(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def _copy(state: Mapping[str, Any]) -> dict[str, Tensor]:
     return {
         name: tensor.detach().clone() for name, tensor in state.items() if torch.is_tensor(tensor)
     }

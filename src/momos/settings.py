@@ -20,7 +20,7 @@ class Settings:
     )  # keys that may be left out: null then, "does not apply"
 
     @classmethod
-    def from_mapping(cls, values: Any, where: str) -> Self:
+    def from_mapping(cls, values: Any, where: str, *, partial: bool = False) -> Self:
         """Raises ValueError for anything but a mapping with exactly this section's keys, each of
         its type.
         """
@@ -34,17 +34,25 @@ class Settings:
                     f"{where}.{key}: unknown key{suggestion(key, known)}; expected {', '.join(known)}"
                 )
         for key in known.keys() - cls.optional:
-            if key not in values:
+            if key not in values and not partial:
                 raise ValueError(f"{where}.{key} is missing; expected {_describe(known[key])}")
         checked = {
-            key: _typed(values.get(key), hint, f"{where}.{key}") for key, hint in known.items()
+            key: typed(values.get(key), hint, f"{where}.{key}")
+            for key, hint in known.items()
+            if key in values or not partial
         }
+        checked = dict.fromkeys(known) | checked
         settings = cls(**checked)
         settings.check(where)
         return settings
 
     def check(self, where: str) -> None:
         """Ranges and combinations; raises ValueError."""
+
+    @classmethod
+    def expected(cls, key: str) -> str:
+        """What a setting must be, in words."""
+        return _describe(typing.get_type_hints(cls)[key])
 
 
 def suggestion(key: str, known: typing.Iterable[str]) -> str:
@@ -69,7 +77,7 @@ def _describe(hint: Any) -> str:
     }.get(hint, str(hint))
 
 
-def _typed(value: Any, hint: Any, where: str) -> Any:
+def typed(value: Any, hint: Any, where: str) -> Any:
     """The value as the hint's type; integers pass as floats, nothing else is converted."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
@@ -78,10 +86,10 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
         options = [arg for arg in args if arg is not type(None)]
         matching = [arg for arg in options if fits(value, arg)]
         if matching:
-            return _typed(value, matching[0], where)
+            return typed(value, matching[0], where)
     elif fits(value, hint):
         if origin is tuple:
-            return tuple(_typed(item, args[0], f"{where}[{i}]") for i, item in enumerate(value))
+            return tuple(typed(item, args[0], f"{where}[{i}]") for i, item in enumerate(value))
         return float(value) if hint is float else value
     raise ValueError(f"{where} must be {_describe(hint)}, got {value!r}{_exponent_hint(value)}")
 

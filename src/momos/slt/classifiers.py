@@ -1,0 +1,77 @@
+"""Critical n_q and LLC of image classifiers, beside the first paper's measures (method B4)."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from momos import config, models
+from momos.compute.seeds import generator_for
+from momos.files import run_folder
+from momos.images.dataset import Dataset
+from momos.images.inputs import Batches
+from momos.slt import estimates, schemes
+
+Batch = tuple[Tensor, Tensor]  # network inputs (n, C, H, W) float32, labels (n,) int64
+
+
+def classifier_loss(model: nn.Module, batch: Batch) -> Tensor:
+    """Return the mean cross entropy in nats."""
+    return F.cross_entropy(model(batch[0]), batch[1])
+
+
+def measure_classifier(
+    folder: Path,
+    method: config.Method,
+    dataset: Dataset,
+    settings: config.Complexity,
+    search: config.Compressibility,
+    eps: list[float],
+    device: torch.device,
+    keep: Callable[[str, Callable[[], dict]], dict],
+) -> dict[str, Any]:
+    """Measure the last weights of a run as deployed, on training images as validation has them.
+
+    folder: the run's. eps: tolerances in nats. keep: as `estimate_llc` takes it. Returns columns of
+    the LLC's row, critical_n_q_eps<eps> and critical_status_eps<eps>.
+    """
+    about = run_folder.load_run(folder)
+    model = models.restore(about, run_folder.load_weights(folder, "last"))
+    model = method.deployed(model, arch=about["arch"]).to(device).eval()
+    inputs = Batches.of_run(about, settings.batch_size, device)
+    batches = training_batches(dataset, inputs, settings)
+    chosen = batches[: -(-settings.num_images // settings.batch_size)]
+
+    def mean_loss(compressed: nn.Module) -> float:
+        return sum(classifier_loss(compressed, batch).item() for batch in chosen) / len(chosen)
+
+    points = schemes.search("quantization", search, seed=0)(model, mean_loss, eps)
+    critical: dict[str, Any] = {f"critical_n_q_eps{p.eps:g}": p.value for p in points}
+    critical |= {f"critical_status_eps{p.eps:g}": p.status for p in points}
+    estimate = estimates.estimate(
+        model,
+        classifier_loss,
+        batches[: settings.num_batches],
+        settings,
+        lr=settings.lr,
+        num_draws=settings.num_draws,
+        seed=about["seed"],
+        keep=keep,
+    )
+    row = {name: value for name, value in estimate["row"].items() if name != "num_weights"}
+    return row | critical
+
+
+def training_batches(dataset: Dataset, inputs: Batches, settings: config.Complexity) -> list[Batch]:
+    """Return whole batches of training images in a fixed random order, not augmented."""
+    generator = generator_for("complexity", 0)
+    order = dataset.train[torch.randperm(len(dataset.train), generator=generator)]
+    wanted = max(settings.num_images, inputs.size * settings.num_batches)
+    return [
+        (inputs.to_input(dataset.images[part]), dataset.labels[part].to(inputs.device))
+        for part in order[:wanted].split(inputs.size)
+        if len(part) == inputs.size
+    ]
