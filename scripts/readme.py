@@ -21,6 +21,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for benchmarks
 from benchmarks.__main__ import cost
+from momos.complexity import code_length
 from momos.files import atomic
 from momos.report.shared import results, tables
 from momos.report.shared.verdicts import NOT_RUN, VERDICTS
@@ -30,6 +31,7 @@ BLOCK = re.compile(r"(?P<start><!-- numbers: (?P<name>[\w-]+) -->\n).*?(?P<end><
 PROFILE = "digits"  # the embedded one
 COPIES = "cifar10"  # the MLP's column, on JPEG copies of CIFAR-10
 MODELS = ("mlp", "resnet20", "tiny_vit")
+FIRST_RUN = "model == 'resnet20' and method == 'momos_s4_c1' and seed == 0"
 SHOWN = ("baseline", "qat8", "qat4", "momos_s2_c10", "momos_s2_c1", "momos_s4_c10", "momos_s4_c1")
 MEASURES = ("test_accuracy_last", "rac", "bdm_1d_ratio", "bdm_1d_ratio_latent")
 # Of the claims, those that the README shows, in plain words.
@@ -110,7 +112,7 @@ def claims_table() -> str:
     embedded, copies = expected(PROFILE)["claims"], expected(COPIES)["claims"]
     rows = [
         {
-            "Claim": f"{words} ({claim})",
+            "Claim": f"{claim}: {words}",
             "Small digits": embedded[claim],
             "CIFAR-10 copies, one network": copies[claim],
         }
@@ -147,6 +149,25 @@ def claim_by_claim() -> str:
         for claim in paper
     ]
     return tables.markdown(pd.DataFrame(rows))
+
+
+def first_result() -> str:
+    """Lines that `momos measure` prints of the run that the README measures.
+
+    It takes as many motifs as there are distinct blocks, which the run's own number may exceed.
+    """
+    runs = pd.read_csv(Path("reports") / PROFILE / "tables" / "runs.csv")
+    (run,) = runs.query(FIRST_RUN).to_dict("records")
+    blocks, distinct = int(run["num_blocks"]), int(run["distinct_blocks"])
+    lines = {
+        "num_weights": run["num_weights"],
+        "num_blocks": blocks,
+        "rac": f"{code_length.rac(run['num_weights'], blocks, 4, distinct):.6g}",
+        "bdm_1d_ratio": f"{run['bdm_1d_ratio']:.6g}",
+        "lzma": f"{run['lzma']:.6g}",
+        "distinct_blocks": distinct,
+    }
+    return "\n".join(["```text", *(f"{name:<18} {value}" for name, value in lines.items()), "```"])
 
 
 def accuracies() -> str:
@@ -305,6 +326,7 @@ def _jobs(chosen: Mapping[str, Job]) -> str:
 BLOCKS: dict[str, Callable[[], str]] = {
     "claims": claims_table,
     "totals": totals,
+    "first_result": first_result,
     "verdicts": verdicts,
     "claim_by_claim": claim_by_claim,
     "accuracies": accuracies,
