@@ -1,7 +1,8 @@
-"""No stage of the pipeline but a look at it (`make track`): MLflow shows every run that params.yaml
-lists, and the report.
+"""`make track`: show every run that params.yaml lists, and the report, in MLflow.
 
 usage: track.py
+
+This is no stage of the pipeline: no result depends on it.
 """
 
 import itertools
@@ -21,14 +22,15 @@ def main() -> None:
     records += report(Path("reports") / profile, profile)
     counts = tracking.rebuild(settings, records)
     print(
-        f"{tracking.uri()}: {counts['created']} runs added ({counts['replaced']} had been cut off), {counts['kept']} already there."
+        f"{tracking.uri()}: {counts['created']} runs added ({counts['replaced']} had been cut off),"
+        f" {counts['kept']} already there."
     )
     if missing:
         print(f"{len(missing)} runs have no results yet (`make repro`):", *missing, sep="\n  ")
 
 
 def trainings(root: Path, missing: list[str]) -> Iterator[tracking.Record]:
-    """A record for each finished training; what is missing or damaged is added to `missing`."""
+    """A record of each finished training; missing and damaged ones are added to `missing`."""
     for run in config.runs():
         folder = run.folder(root)
         try:
@@ -42,17 +44,15 @@ def trainings(root: Path, missing: list[str]) -> Iterator[tracking.Record]:
 
 
 def languages(root: Path, missing: list[str]) -> Iterator[tracking.Record]:
-    """The same of the language models trained here; a row per checkpoint."""
+    """A record of each language model trained here, with a row per checkpoint."""
     slt = config.load(config.Slt)
     for model, seed in itertools.product(slt.models, slt.seeds):
         folder = root / model / str(seed)
         if config.load(config.LanguageModel, model).source != "local":
             continue
         try:
-            about, history = (
-                atomic.read_json(folder / run_folder.RUN),
-                run_folder.load_history(folder),
-            )
+            about = atomic.read_json(folder / run_folder.RUN)
+            history = run_folder.load_history(folder)
         except ValueError as error:
             missing.append(f"{folder}: {error}")
             continue
@@ -63,19 +63,19 @@ def languages(root: Path, missing: list[str]) -> Iterator[tracking.Record]:
 
 
 def report(folder: Path, profile: str) -> list[tracking.Record]:
-    """metrics.json as one run, with the tables and figures."""
+    """The report's metrics.json as one run, with tables and figures; empty without a report."""
     path = folder / "metrics.json"
     if not path.is_file():
         return []
     kept = tuple(str(folder / name) for name in ("tables", "figures") if (folder / name).is_dir())
-    about = {"key": f"{profile}/report", "name": f"{profile}/report", "group": None, "params": {}}
-    tags = {"profile": profile, "stage": "report"}
-    row = {"epoch": 0, **tracking.flat_numbers(atomic.read_json(path))}
     return [
         tracking.Record(
-            **about,
-            tags=tags,
-            history=[row],
+            key=f"{profile}/report",
+            name=f"{profile}/report",
+            group=None,
+            params={},
+            tags={"profile": profile, "stage": "report"},
+            history=[{"epoch": 0, **tracking.flat_numbers(atomic.read_json(path))}],
             output_hash=tracking.output_hash(folder),
             artifacts=kept,
         )

@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 
 from momos import config, tracking
-from momos.files import atomic, run_folder
+from momos.files import atomic
+from momos.files.run_folder import RUN
+from momos.tracking import live, store
 
 SETTINGS = config.Tracking(enabled=True, experiment="test")
 HISTORY = [{"epoch": epoch, "val_loss": 1 / epoch, "distortion": None} for epoch in (1.0, 2.0, 3.0)]
@@ -25,8 +27,8 @@ HISTORY = [{"epoch": epoch, "val_loss": 1 / epoch, "distortion": None} for epoch
 def workplace(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    for name in {**tracking.QUIET, **tracking.LIVE_LIMITS}:
-        monkeypatch.setenv(name, {**tracking.QUIET, **tracking.LIVE_LIMITS}[name])
+    for name in {**store.QUIET, **store.LIVE_LIMITS}:
+        monkeypatch.setenv(name, {**store.QUIET, **store.LIVE_LIMITS}[name])
     return tmp_path
 
 
@@ -42,10 +44,10 @@ def about(seed=0, **more):
     return key | {"arch_kwargs": {"width": 8}, "block_size": None} | more
 
 
-def run_folder(seed=0):
+def make_run_folder(seed=0):
     folder = Path("runs") / str(seed)
     folder.mkdir(parents=True)
-    atomic.write_json(folder / run_folder.RUN, about(seed, best_epoch=2))
+    atomic.write_json(folder / RUN, about(seed, best_epoch=2))
     (folder / "last.safetensors").write_bytes(bytes([seed]) * 10)
     return folder
 
@@ -57,7 +59,7 @@ def record(seed=0, digest="abc"):
 
 
 def train(seed=0):
-    folder = run_folder(seed)
+    folder = make_run_folder(seed)
     with tracking.run(SETTINGS, about(seed)) as log:
         for row in HISTORY:
             log(row)
@@ -78,9 +80,8 @@ def shown():
 
 
 def test_live_run_is_recorded_whole_as_child_of_its_configuration(capfd, monkeypatch):
-    monkeypatch.setattr(
-        tracking, "GRACE", 60.0
-    )  # importing mlflow takes long where many processes share a core
+    # Importing mlflow takes long where many processes share a core.
+    monkeypatch.setattr(live, "GRACE", 60.0)
     folder = train()
     runs = shown()
     run, parent = runs["digits/mlp/qat8/0"], runs["digits/mlp/qat8"]
@@ -127,7 +128,7 @@ def test_live_run_is_recorded_whole_as_child_of_its_configuration(capfd, monkeyp
 
 
 def test_training_that_raises_leaves_a_failed_run_which_rebuild_replaces(monkeypatch):
-    monkeypatch.setattr(tracking, "GRACE", 60.0)
+    monkeypatch.setattr(live, "GRACE", 60.0)
     with pytest.raises(KeyError), tracking.run(SETTINGS, about()) as log:
         log({"epoch": 1, "val_loss": math.nan})
         raise KeyError("training")
@@ -189,14 +190,14 @@ def test_artifacts_and_numbers_of_the_report(workplace):
     ]
 
 
-@pytest.mark.parametrize("store", ["http://127.0.0.1:9", "sqlite:////proc/none/mlflow.db"])
-def test_store_that_fails_warns_once_and_training_ends_soon(store, monkeypatch, capfd):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+@pytest.mark.parametrize("address", ["http://127.0.0.1:9", "sqlite:////proc/none/mlflow.db"])
+def test_store_that_fails_warns_once_and_training_ends_soon(address, monkeypatch, capfd):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
     start = time.monotonic()
     train()
-    assert time.monotonic() - start < tracking.GRACE + 5
+    assert time.monotonic() - start < live.GRACE + 5
     lines = [line for line in capfd.readouterr().err.splitlines() if line]
-    assert len(lines) == 1 and store in lines[0] and "does not record this run" in lines[0]
+    assert len(lines) == 1 and address in lines[0] and "does not record this run" in lines[0]
     with pytest.raises(RuntimeError, match="can't be used"):
         tracking.rebuild(SETTINGS, [record()])
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
@@ -207,7 +208,7 @@ def test_store_that_fails_warns_once_and_training_ends_soon(store, monkeypatch, 
 
 def test_store_that_never_answers_is_left_after_the_grace(monkeypatch, capfd):
     """A logger that reads nothing: the pipe fills up, and training neither waits nor fails."""
-    monkeypatch.setattr(tracking, "GRACE", 0.5)
+    monkeypatch.setattr(live, "GRACE", 0.5)
     popen = subprocess.Popen
     monkeypatch.setattr(
         subprocess,
@@ -225,15 +226,15 @@ def test_store_that_never_answers_is_left_after_the_grace(monkeypatch, capfd):
 
 
 def test_trainings_share_a_logger_and_do_without_one_that_is_gone(monkeypatch):
-    monkeypatch.setattr(tracking, "GRACE", 60.0)
+    monkeypatch.setattr(live, "GRACE", 60.0)
     with tracking.shared(SETTINGS):
-        socket = Path(os.environ[tracking.SHARED])
+        socket = Path(os.environ[live.SHARED])
         while not socket.exists():
             time.sleep(0.01)
         with monkeypatch.context() as patched:
             patched.setattr(subprocess, "Popen", None)  # no process of its own
             folders = [train(seed) for seed in range(3)]
-    assert tracking.SHARED not in os.environ and not socket.exists()
+    assert live.SHARED not in os.environ and not socket.exists()
     runs = shown()
     assert set(runs) == {"digits/mlp/qat8", *(f"digits/mlp/qat8/{seed}" for seed in range(3))}
     for seed, folder in enumerate(folders):
@@ -241,16 +242,16 @@ def test_trainings_share_a_logger_and_do_without_one_that_is_gone(monkeypatch):
         assert run.info.status == "FINISHED" and run.data.tags[
             "output_hash"
         ] == tracking.output_hash(folder)
-    monkeypatch.setenv(tracking.SHARED, str(socket))
+    monkeypatch.setenv(live.SHARED, str(socket))
     train(7)
     assert shown()["digits/mlp/qat8/7"].info.status == "FINISHED"
 
 
 def test_a_shared_logger_warns_once_of_a_store_that_fails(monkeypatch, capfd):
-    monkeypatch.setattr(tracking, "GRACE", 60.0)
+    monkeypatch.setattr(live, "GRACE", 60.0)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     with tracking.shared(SETTINGS):
-        while not Path(os.environ[tracking.SHARED]).exists():
+        while not Path(os.environ[live.SHARED]).exists():
             time.sleep(0.01)
         for seed in range(3):
             train(seed)
@@ -292,10 +293,9 @@ def wait_for(condition, seconds=60):
 def num_points(path):
     """Epochs that the store has so far; 0 before there is one."""
     try:
-        with sqlite3.connect(path) as store:
-            return store.execute("select count(*) from metrics where key = 'val_loss'").fetchone()[
-                0
-            ]
+        with sqlite3.connect(path) as database:
+            query = "select count(*) from metrics where key = 'val_loss'"
+            return database.execute(query).fetchone()[0]
     except sqlite3.OperationalError:
         return 0
 
@@ -303,7 +303,7 @@ def num_points(path):
 def test_a_server_that_dies_in_the_middle_costs_one_warning_and_is_completed_later(
     monkeypatch, capfd
 ):
-    folder, logged = run_folder(), []
+    folder, logged = make_run_folder(), []
     with server() as port:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
         log = tracking.run(SETTINGS, about()).__enter__()
@@ -315,7 +315,7 @@ def test_a_server_that_dies_in_the_middle_costs_one_warning_and_is_completed_lat
         logged.append(time.monotonic() - start)
     log.finish(folder)
     log.__exit__(None, None, None)
-    assert logged[-1] < 1 and time.monotonic() - start < tracking.GRACE + 5
+    assert logged[-1] < 1 and time.monotonic() - start < live.GRACE + 5
     (line,) = warnings_in(capfd)
     assert f"http://127.0.0.1:{port}" in line and "does not record this run" in line
     with server(port):
@@ -343,7 +343,7 @@ def test_a_database_locked_by_others_costs_at_most_one_warning_and_is_completed_
     """Another process holds the store's write lock from the first epoch on, longer than a training
     waits.
     """
-    folder = run_folder()
+    folder = make_run_folder()
     with tracking.run(SETTINGS, about()) as log:
         log(HISTORY[0])
         wait_for(lambda: num_points("mlflow.db") == 1)
@@ -354,7 +354,7 @@ def test_a_database_locked_by_others_costs_at_most_one_warning_and_is_completed_
             log(row)
         log.finish(folder)
         assert time.monotonic() - start < 1
-    assert time.monotonic() - start < tracking.GRACE + 5
+    assert time.monotonic() - start < live.GRACE + 5
     (line,) = warnings_in(capfd)
     assert "does not record this run" in line
     other.execute("rollback")
@@ -378,8 +378,8 @@ def test_trainings_that_write_to_one_database_at_once_are_all_recorded_in_the_en
     """Each with a logger of its own; what one of them may lose to the others, the rebuilt record
     has.
     """
-    monkeypatch.setattr(tracking, "GRACE", 60.0)
-    folders = {seed: run_folder(seed) for seed in range(3)}
+    monkeypatch.setattr(live, "GRACE", 60.0)
+    folders = {seed: make_run_folder(seed) for seed in range(3)}
     logs = {seed: tracking.run(SETTINGS, about(seed)).__enter__() for seed in folders}
     for epoch in range(200):
         for log in logs.values():
@@ -420,7 +420,8 @@ def test_importing_the_module_does_not_import_mlflow():
 
 def test_processes_that_set_up_one_store_at_once_all_succeed():
     code = (
-        "import json, sys; from momos import config, tracking as t; s = config.Tracking(enabled=True, experiment='test');"
+        "import json, sys; from momos import config, tracking as t;"
+        "s = config.Tracking(enabled=True, experiment='test');"
         "r = t.Record.of_training(json.loads(sys.argv[1]), output_hash='abc');"
         "assert t.rebuild(s, [r])['created'] == 1"
     )

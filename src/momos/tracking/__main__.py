@@ -1,0 +1,120 @@
+"""The logger: takes epochs from trainings and puts them into MLflow's store.
+
+usage: python -m momos.tracking [SOCKET]
+
+Without SOCKET it serves the one training whose messages arrive on standard input. With it, it
+serves all trainings that connect to the socket, until standard input ends and they are done.
+"""
+
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+
+from momos.tracking.live import warn
+from momos.tracking.record import Record
+from momos.tracking.store import LIVE_LIMITS, Store, uri
+
+TURN = threading.Lock()  # trainings that share a logger write one after the other
+
+
+class Run:
+    """One training's run in the store, from its first message on."""
+
+    def __init__(self, first: dict) -> None:
+        self.store = Store(first["experiment"], LIVE_LIMITS)
+        self.known = first["about"]
+        self.run_id = self.store.start(Record.of_training(self.known))
+        self.digest: str | None = None
+
+    def add(self, messages: list[dict]) -> None:
+        """Put messages of momos.tracking.live into the store."""
+        rows = [message["row"] for message in messages if "row" in message]
+        self.store.log_rows(self.run_id, rows)
+        for message in messages:
+            if "output_hash" in message:
+                self.digest = message["output_hash"]
+                about = message["about"].items()
+                new = {name: value for name, value in about if name not in self.known}
+                self.store.log_params(self.run_id, new)
+
+    def end(self) -> None:
+        """Mark the run as FINISHED, or as FAILED if its training did not say that it was done."""
+        if self.digest is not None:
+            self.store.finish(self.run_id, self.digest)
+        else:
+            self.store.fail(self.run_id)
+
+
+def read_messages(stream: int) -> Iterator[list[dict]]:
+    """What a training has sent since the last look, as lists, until it closes the pipe."""
+    rest = b""
+    while chunk := os.read(stream, 1 << 16):
+        *lines, rest = (rest + chunk).split(b"\n")
+        if lines:
+            yield [json.loads(line) for line in lines]
+
+
+def serve(stream: int) -> None:
+    """Put one training's messages into the store, until it closes the pipe."""
+    run = None
+    for messages in read_messages(stream):
+        with TURN:
+            run = run or Run(messages[0])
+            run.add(messages)
+    if run is not None:
+        with TURN:
+            run.end()
+
+
+def serve_or_warn(stream: int, warned: threading.Event) -> None:
+    """Serve one training; tell the user once if the store fails, whatever it raises."""
+    try:
+        serve(stream)
+    except Exception as error:  # mlflow, sqlalchemy, requests, filelock: each has its own kinds
+        if not warned.is_set():
+            warned.set()
+            warn(f"{uri()}: {error}")
+
+
+def share(path: str) -> None:
+    """Serve all trainings that connect to the socket, until standard input ends and they are done.
+
+    path: of the socket, which appears when it can be connected to.
+    """
+    listener, warned = socket.socket(socket.AF_UNIX), threading.Event()
+    threads: list[threading.Thread] = []
+    listener.bind(f"{path}.new")
+    listener.listen()
+    os.rename(f"{path}.new", path)
+
+    def handle(connection: socket.socket) -> None:
+        with connection:
+            serve_or_warn(connection.fileno(), warned)
+
+    while True:
+        ready, _, _ = select.select([listener, sys.stdin], [], [])
+        if listener not in ready:  # standard input has ended, and nobody is waiting
+            break
+        threads.append(threading.Thread(target=handle, args=(listener.accept()[0],), daemon=True))
+        threads[-1].start()
+    for thread in threads:
+        thread.join()
+
+
+def main() -> int:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the training, which closes the pipe
+    warned = threading.Event()
+    if len(sys.argv) > 1:
+        share(sys.argv[1])
+    else:
+        serve_or_warn(sys.stdin.fileno(), warned)
+    return int(warned.is_set())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
