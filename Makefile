@@ -15,7 +15,7 @@ export PATH := $(BIN):$(PATH)
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
 
-setup: $(STAMP) ## make the environment in .venv from requirements.txt (PYTHON=python3.11 chooses the interpreter)
+setup: $(STAMP) ## make the environment in .venv from requirements.txt (PYTHON=python3.11: the interpreter)
 
 $(STAMP): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; ok = sys.version_info >= (3, 11); ok or print("Python 3.11 or newer is needed, $(PYTHON) is", \
@@ -28,10 +28,10 @@ $(STAMP): requirements.txt pyproject.toml
 repro: setup ## run every stage that is not up to date, MOMOS_JOBS (2) side by side
 	@$(BIN)/python scripts/repro.py
 
-sweep: setup ## the same in workspaces of their own: make sweep JOBS=8 (one or several a GPU), BACKEND=slurm on a cluster
+sweep: setup ## the same in workspaces of their own: make sweep JOBS=8 (one or several per GPU), BACKEND=slurm
 	@$(BIN)/python scripts/sweep.py --jobs $(JOBS) --backend $(BACKEND)
 
-regress: setup ## compare the report's numbers with reports/expected/<profile>.json; exit status 1 if one broke (REGRESS=--all)
+regress: setup ## compare the report's numbers with the expected ones; exit status 1 if one broke (REGRESS=--all)
 	@$(BIN)/python scripts/regress.py $(REGRESS)
 
 bless: setup ## make the report's numbers the expected ones, and print what changes
@@ -47,17 +47,17 @@ mutants: setup ## break formulas one by one and see that `regress` notices (2 mi
 test: setup ## run the tests, in two processes of one thread each
 	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-stress: setup ## kill stages at random moments, half an hour, and see that all end with the same bytes; then clusters and remotes: STRESS="--kills 5 --terms 1"
+stress: setup ## kill stages at random moments (half an hour), then try clusters and remotes: STRESS="--kills 5 --terms 1"
 	@$(BIN)/python scripts/stress.py $(STRESS)
 	@$(BIN)/python -m pytest -m stress
 
-bench: setup ## measure the hot paths against plain baselines, 10 minutes: BENCH="--only bdm", BENCH=--quick, BENCH="--out DIR"
+bench: setup ## measure the hot paths against plain baselines (10 minutes): BENCH="--only bdm", --quick, "--out DIR"
 	@$(BIN)/python -m benchmarks $(BENCH)
 
-use: setup ## put profiles/PROFILE.yaml in place: make use PROFILE=cifar10 (FORCE=1 drops edits of params.yaml)
+use: setup ## write params.yaml from a profile: make use PROFILE=cifar10 (FORCE=1 drops edits of params.yaml)
 	@$(BIN)/python scripts/use.py $(PROFILE) $(if $(filter 1,$(FORCE)),--force)
 
-export: setup ## what this report says of its runs, for reports elsewhere to import: make export NAME=h200 NOTE="what readers should know"
+export: setup ## write this report's runs for other reports to import: make export NAME=h200 NOTE="what readers should know"
 	@$(BIN)/python scripts/export.py "$(NAME)" --note "$(NOTE)" $(if $(TRAINED),--trained "$(TRAINED)")
 
 track: setup ## add the runs that MLflow does not show yet
@@ -66,12 +66,14 @@ track: setup ## add the runs that MLflow does not show yet
 ui: setup ## look at all runs in MLflow (http://127.0.0.1:5000)
 	@$(BIN)/mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}"
 
-lint: setup ## check the code's style
+lint: setup ## check the code: ruff check, ruff format --check, mypy over src, stages and scripts
 	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
 
 dag: setup ## print the pipeline as a mermaid picture
 	@$(BIN)/dvc dag --collapse-foreach-matrix --md
 
 clean: ## remove caches of tools; data, runs and the environment stay
-	rm -rf .pytest_cache .ruff_cache .hypothesis
+	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find src stages scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +
