@@ -38,7 +38,7 @@ bless: setup ## make the report's numbers the expected ones, and print what chan
 	@$(BIN)/python scripts/regress.py --bless
 	@$(BIN)/python scripts/readme.py
 
-readme: setup ## write the expected and the measured numbers into README.md
+readme: setup ## write the expected and the measured numbers into README.md and docs/
 	@$(BIN)/python scripts/readme.py
 
 mutants: setup ## break formulas one by one and see that `regress` notices (2 minutes)

@@ -2,12 +2,13 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import yaml
+from copies import copy_files
+from copies import merged as merge
 
 from momos import config
 
@@ -19,7 +20,9 @@ MICRO = {
     "grid": {"models": ["mlp"], "methods": ["baseline", "qat4", "momos_s4_c10"], "seeds": [0, 1]},
     "ablation": {"models": ["mlp"], "block_sizes": [8], "capacities": [0.5], "seeds": [0]},
     "survey": {"untrained": ["test_resnet"], "init_seeds": [0]},
-    "pack": {"seeds": [1]},  # not that of the README's tour: its lossy levels take minutes
+    "pack": {
+        "seeds": [1]
+    },  # not that of the tour (docs/extending.md): its lossy levels take minutes
     "report": {"picture_method": "momos_s4_c10", "picture_size": 16},
     # `make track` is what is tried here; imports of MLflow in every training would take minutes.
     "tracking": {"enabled": False},
@@ -62,33 +65,12 @@ MICRO = {
 }
 
 
-def merge(base: dict, changes: dict) -> dict:
-    return base | {
-        key: merge(base[key], value) if isinstance(value, dict) else value
-        for key, value in changes.items()
-    }
-
-
 class Clone:
     """A copy of the working tree as a repository of its own."""
 
     def __init__(self, path: Path):
         self.path = path
-        names = subprocess.run(
-            ["git", "ls-files", "-co", "--exclude-standard", "-z"],
-            cwd=ROOT,
-            capture_output=True,
-            check=True,
-            text=True,
-        )
-        for name in filter(None, names.stdout.split("\0")):
-            if (
-                (ROOT / name).is_file()
-                and not name.startswith(("reports/", "tests/"))
-                and name != "dvc.lock"
-            ):
-                (path / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(ROOT / name, path / name)
+        copy_files(ROOT, path, ("reports/", "tests/", "dvc.lock"))
         params = merge(config.profile_settings("digits", ROOT / "profiles"), MICRO)
         self.write_params(params)
         bin_dir = Path(sys.executable).parent
@@ -98,18 +80,10 @@ class Clone:
             "MLFLOW_TRACKING_URI": f"sqlite:///{path}/mlflow.db",
             "DVC_NO_ANALYTICS": "1",
         }
+        identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
         self.run("git", "init", "-q")
         self.run("git", "-c", "core.autocrlf=false", "add", "-A")
-        self.run(
-            "git",
-            "-c",
-            "user.name=test",
-            "-c",
-            "user.email=test@example.org",
-            "commit",
-            "-qm",
-            "micro",
-        )
+        self.run("git", *identity, "commit", "-qm", "micro")
 
     def run(self, *command: str, check: bool = True) -> str:
         done = subprocess.run(
@@ -134,7 +108,7 @@ class Clone:
         return set(re.findall(r"Running stage '([^']+)'", self.run("dvc", "repro", "--dry")))
 
     def hashes(self) -> dict[str, str]:
-        """md5 of every output in dvc.lock but costs, provenance, and the page that shows them."""
+        """The md5 of each output in dvc.lock, without costs, provenance and their page."""
         apart = ("cost", "provenance", "index.html")
         stages = yaml.safe_load((self.path / "dvc.lock").read_text())["stages"].values()
         outs = [out for stage in stages for out in stage.get("outs", [])]
