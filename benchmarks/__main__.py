@@ -69,7 +69,7 @@ def measure(
         rise[label] = workers[label].prepare(
             side.case, point.arguments | side.arguments, warm=side.warm
         )
-    repeats = {label: [] for label in sides}
+    repeats: dict[str, list[Repeat]] = {label: [] for label in sides}
     for turn in range(rounds):
         for label in list(sides)[:: 1 if turn % 2 else -1]:
             repeats[label].append(workers[label].run())
@@ -162,7 +162,7 @@ def shares(name: str, family: dict, once: Callable[..., float], peak: dict[str, 
     """How near the optimiser steps of a model come to the peak, at the best batch size."""
     model = name.removeprefix("step_")
     flops = once("ours.flops", {"model": model})
-    found = {"flops_per_image": flops}
+    found: dict[str, float | dict[str, float]] = {"flops_per_image": flops}
     for side, precision in (
         ("plain loop", "float32"),
         ("ours float32", "float32"),

@@ -26,14 +26,17 @@ def draw(name: str, family: dict, folder: Path) -> None:
             low, cost, high = (
                 np.array([_quartiles(point["seconds"][label]) for point in points]).T / divisors
             )
-            look = {
-                "color": COLOURS[index],
-                "marker": MARKERS[index],
-                "linestyle": LINES[index],
-                "capsize": 2.5,
-            }
             shown = label.replace("_", " ") + ("" if family["per"] else _growth(size, cost))
-            ax.errorbar(size, cost, yerr=[cost - low, high - cost], label=shown, **look)
+            ax.errorbar(
+                size,
+                cost,
+                yerr=[cost - low, high - cost],
+                label=shown,
+                color=COLOURS[index],
+                marker=MARKERS[index],
+                linestyle=LINES[index],
+                capsize=2.5,
+            )
         unit = f"s per {family['per']}" if family["per"] else "s"
         ax.set(
             xscale="log",

@@ -19,7 +19,7 @@ PRODUCTS = {
 }
 
 
-def product(*, kind: str, size: int) -> Callable[[], None]:
+def product(*, kind: str, size: int) -> Callable[[], object]:
     """A matrix product of size x size."""
     left, right = torch.randn(2, size, size).to(PRODUCTS[kind]).unbind()
     if kind == "float32 oneDNN":
@@ -28,7 +28,7 @@ def product(*, kind: str, size: int) -> Callable[[], None]:
     return lambda: torch.mm(left, right, out=out)
 
 
-def copy(*, megabytes: int) -> Callable[[], None]:
+def copy(*, megabytes: int) -> Callable[[], object]:
     """Reads and writes so much memory."""
     source = torch.ones(megabytes * 2**20 // 4)
     target = torch.ones_like(source)

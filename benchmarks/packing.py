@@ -94,8 +94,8 @@ def measured(
             "test_accuracy": row["test_accuracy"],
         }
     yield from others(model, about, accuracy, python) if theirs is None else theirs
-    how = {"block_size": about["block_size"] or 2, "slicing": "tensor"}
-    for row in packed.lossless(model, accuracy, **how):
+    block_size, slicing = about["block_size"] or 2, "tensor"
+    for row in packed.lossless(model, accuracy, block_size=block_size, slicing=slicing):
         yield {
             "codec": "momos",
             "setting": row["coding"],
@@ -103,10 +103,14 @@ def measured(
             "test_accuracy": row["test_accuracy"],
         }
     if about["block_size"]:
-        yield from ladder(model, about, dataset, batches, accuracy, **how)
+        yield from ladder(
+            model, about, dataset, batches, accuracy, block_size=block_size, slicing=slicing
+        )
 
 
-def others(model, about: dict, accuracy, python: str) -> Iterator[dict]:
+def others(model, about: dict, accuracy, python: str | None) -> Iterator[dict]:
+    if python is None:
+        raise ValueError("the other codecs need an interpreter that has them: --other PYTHON")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
         atomic.save_tensors(path, model.state_dict())

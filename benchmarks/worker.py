@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import IO, Any, NamedTuple, Self
 
 ROOT = Path(__file__).parents[1]
 AT_LEAST = 0.05  # seconds in one repeat: shorter work is done several times
@@ -59,7 +59,7 @@ class Worker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.process.stdin.close()
+        _pipe(self.process.stdin).close()
         self.process.wait()
 
     def prepare(self, case: str, arguments: dict[str, Any], *, warm: bool = True) -> int:
@@ -76,13 +76,19 @@ class Worker:
         self._ask({"case": None})
 
     def _ask(self, request: dict) -> Any:
-        self.process.stdin.write(json.dumps(request) + "\n")
-        reply = self.process.stdout.readline()
+        _pipe(self.process.stdin).write(json.dumps(request) + "\n")
+        reply = _pipe(self.process.stdout).readline()
         if not reply:
             raise RuntimeError(
                 f"the benchmark process ended with {self.process.wait()} at {request}; its message is above"
             )
         return json.loads(reply)
+
+
+def _pipe(stream: IO[str] | None) -> IO[str]:
+    """The stream itself: both of a Worker's are pipes."""
+    assert stream is not None
+    return stream
 
 
 def threads() -> int:
@@ -93,6 +99,7 @@ def threads() -> int:
 def main() -> None:
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what libraries print is no reply
+    reply: object
     work, times = None, 1
     for line in sys.stdin:
         request = json.loads(line)
