@@ -17,7 +17,7 @@ from momos.images.dataset import (
     load_dataset,
     save_dataset,
 )
-from momos.images.sources import read_dataset
+from momos.raw.sources import read_dataset
 
 DIGITS = {
     "path": None,

@@ -1,6 +1,6 @@
 """Data sets as uint8 tensors with fixed split indices, kept in one safetensors file.
 
-`momos.images.sources` reads the images and draws the splits. Training depends on this module alone,
+`momos.raw.sources` reads the images and draws the splits. Training depends on this module alone,
 so a change in how archives are read retrains nothing.
 """
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from momos.images.archives import EXPECTED, Pool, read_images
 from momos.images.dataset import Dataset, check_splits
+from momos.raw.archives import EXPECTED, Pool, read_images
 
 TORCHVISION = {"cifar10": "CIFAR10", "mnist": "MNIST", "fashion_mnist": "FashionMNIST"}
 SOURCES = ("digits", *TORCHVISION, "images")

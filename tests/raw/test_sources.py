@@ -12,7 +12,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from momos.images.sources import TORCHVISION, read_dataset
+from momos.raw.sources import TORCHVISION, read_dataset
 
 SETTINGS = {
     "path": None,

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from momos.images.dataset import dataset_digest
-from momos.images.sources import read_dataset
+from momos.raw.sources import read_dataset
 
 IMAGES = {
     "path": None,
