@@ -1,7 +1,7 @@
-"""A real SLURM of one node on this machine, for tests: munged, slurmctld and slurmd on the
-loopback, all state in one folder.
+"""A real SLURM of one node on this machine, for tests.
 
-Jobs in the partition `urgent` preempt those in `main`, the default.
+munged, slurmctld and slurmd run on the loopback, with all state in one folder. Jobs in the
+partition `urgent` preempt those in `main`, the default.
 """
 
 import contextlib
@@ -60,14 +60,14 @@ def why_not() -> str | None:
 def free_ports(number: int) -> list[int]:
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
 
 
 @contextlib.contextmanager
 def munge() -> Iterator[None]:
-    """One that runs already is used and left running."""
+    """A running munged: one that runs already is used and left running."""
     if (
         MUNGE.is_socket()
         and subprocess.run("munge -n | unmunge", shell=True, capture_output=True).returncode == 0
@@ -79,14 +79,8 @@ def munge() -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         os.chown(folder, user.pw_uid, user.pw_gid)
     MUNGE.parent.chmod(0o755)
-    command = [
-        "setpriv",
-        "--reuid=munge",
-        "--regid=munge",
-        "--clear-groups",
-        "munged",
-        "--foreground",
-    ]
+    command = ["setpriv", "--reuid=munge", "--regid=munge", "--clear-groups"]
+    command += ["munged", "--foreground"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             wait_for(MUNGE.is_socket, "munged")
@@ -96,12 +90,12 @@ def munge() -> Iterator[None]:
 
 
 def node() -> str:
-    """The only one's name."""
+    """The name of the only node."""
     return socket.gethostname().split(".")[0]
 
 
 def wait_for(condition, what: str) -> None:
-    """Raises RuntimeError after SECONDS."""
+    """Wait for a condition. Raises RuntimeError after SECONDS."""
     deadline = time.monotonic() + SECONDS
     while not condition():
         if time.monotonic() > deadline:
@@ -116,8 +110,9 @@ def idle() -> bool:
 
 @contextlib.contextmanager
 def slurm(folder: Path) -> Iterator[None]:
-    """While it lasts, SLURM_CONF in the environment. Raises RuntimeError with the end of the logs
-    if it does not start.
+    """A running SLURM, which SLURM_CONF in the environment names.
+
+    Raises RuntimeError with the end of the logs if it does not start.
     """
     for name in ("state", "spool"):
         (folder / name).mkdir(parents=True)

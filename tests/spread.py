@@ -1,5 +1,6 @@
-"""A small DVC repository to be swept: trivial stages, the project's own scripts and settings; and
-who ran what, when, with which GPU.
+"""A small DVC repository for tests of `make sweep`: trivial stages, the project's own scripts.
+
+It records which process ran which stage, and with which GPU.
 """
 
 import contextlib
@@ -23,8 +24,10 @@ STAGE = """
 import json, os, pathlib, sys, time
 name, out = sys.argv[1:3]
 settings = pathlib.Path("behaviour.txt").read_text().split()
-job = "_".join(os.environ[key] for key in ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID") if key in os.environ)
-about = {"stage": name, "gpu": os.environ.get("CUDA_VISIBLE_DEVICES"), "pid": os.getpid(), "cwd": os.getcwd(), "job": job}
+ids = ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID")
+job = "_".join(os.environ[key] for key in ids if key in os.environ)
+about = {"stage": name, "gpu": os.environ.get("CUDA_VISIBLE_DEVICES"), "job": job}
+about |= {"pid": os.getpid(), "cwd": os.getcwd()}
 with open(os.environ["TRACE"], "a") as trace:
     trace.write(json.dumps(about) + "\\n")
 if f"sleep:{name}" in settings:
@@ -32,11 +35,15 @@ if f"sleep:{name}" in settings:
 if f"fail:{name}" in settings:
     sys.exit(f"{name} can't")
 pathlib.Path(out).parent.mkdir(parents=True, exist_ok=True)
-pathlib.Path(out).write_text(name + "".join(sorted(p.read_text() for d in sys.argv[3:] for p in pathlib.Path(d).rglob("*") if p.is_file())))
+files = [path for folder in sys.argv[3:] for path in pathlib.Path(folder).rglob("*")]
+texts = sorted(path.read_text() for path in files if path.is_file())
+pathlib.Path(out).write_text(name + "".join(texts))
 """
+IGNORED = ("/scratch/", "/data/", "/runs/", "/results/", "__pycache__/")
 
 
 def pipeline(models: str, seeds: int) -> dict:
+    """The stages of dvc.yaml. models: a letter each."""
     cell = "runs/${item.model}/${item.seed}"
     return {
         "prepare": {
@@ -65,14 +72,15 @@ def pipeline(models: str, seeds: int) -> dict:
 
 
 def heed_ctrl_c() -> None:
-    """In a new process: jobs in the background of a shell are told to ignore it, and so would those
-    that they start be.
+    """Let a new process end at Ctrl-C.
+
+    Background jobs of a shell ignore it, and so would the processes that they start.
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Repository:
-    """models: a letter each. seeds: trainings of each. sweep: settings."""
+    """The repository. models: a letter each. seeds: trainings of each. sweep: settings."""
 
     def __init__(self, path: Path, models: str = "mn", seeds: int = 2, **sweep: object) -> None:
         self.path, self.trace = path, path.parent / f"{path.name}.trace"
@@ -84,9 +92,13 @@ class Repository:
         params["tracking"]["enabled"] = False
         params["sweep"] |= {"cpus": 1, "memory_gb": 0.5} | sweep
         for name, text in {
-            "params.yaml": yaml.safe_dump(params), "stage.py": STAGE, "dvc.yaml": yaml.safe_dump({"stages": pipeline(models, seeds)}),
-            "behaviour.txt": "", ".gitignore": "/scratch/\n/data/\n/runs/\n/results/\n__pycache__/\n", ".dvcignore": "/scratch\n",
-        }.items():  # fmt: skip
+            "params.yaml": yaml.safe_dump(params),
+            "stage.py": STAGE,
+            "dvc.yaml": yaml.safe_dump({"stages": pipeline(models, seeds)}),
+            "behaviour.txt": "",
+            ".gitignore": "".join(f"{name}\n" for name in IGNORED),
+            ".dvcignore": "/scratch\n",
+        }.items():
             (path / name).write_text(text)
         (path / "data" / "raw" / "folder").mkdir(parents=True)
         (path / "data" / "raw" / "folder" / "file").write_text("raw")
@@ -105,17 +117,9 @@ class Repository:
         self.commit()
 
     def commit(self) -> None:
+        identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
         self.run("git", "add", "-A")
-        self.run(
-            "git",
-            "-c",
-            "user.name=test",
-            "-c",
-            "user.email=test@example.org",
-            "commit",
-            "-qm",
-            "small",
-        )
+        self.run("git", *identity, "commit", "-qm", "small")
 
     def run(self, *command: str, check: bool = True, **env: str) -> str:
         how = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "timeout": 300}
@@ -137,7 +141,7 @@ class Repository:
         return process.returncode, out
 
     def behave(self, *settings: str) -> None:
-        """`sleep:NAME` and `fail:NAME`, for stages that start from now on."""
+        """Say how stages that start from now on behave: `sleep:NAME`, `fail:NAME`."""
         (self.path / "behaviour.txt").write_text(" ".join(settings))
 
     def starts(self) -> list[dict]:
@@ -148,7 +152,7 @@ class Repository:
         )
 
     def ran(self) -> Counter:
-        """How often each stage's command has started."""
+        """The number of times that each stage's command has started."""
         return Counter(start["stage"] for start in self.starts())
 
     def locked(self) -> set[str]:
@@ -156,7 +160,7 @@ class Repository:
         return set(yaml.safe_load(lock.read_text())["stages"]) if lock.exists() else set()
 
     def made(self) -> set[str]:
-        """Stages whose result is there, for other workers if not yet in dvc.lock."""
+        """Stages whose result is there for other workers, in dvc.lock or not yet."""
         return {path.stem for path in (self.path / "scratch/sweep/entries").glob("*.yaml")}
 
     def report(self) -> str:
@@ -206,7 +210,7 @@ def micro(path: Path) -> Clone:
 
 
 def report_bytes(path: Path) -> dict[str, bytes]:
-    """Every file of the report but those that show what this run cost and where it was."""
+    """The report's files, without those that show what this run cost and where it was."""
     root = path / "reports" / "micro"
     files = [
         file

@@ -1,5 +1,4 @@
-"""A Python that has imported the heavy libraries already: each `python SCRIPT.py` of a pipeline
-under test is a fork of it.
+"""A Python with the heavy libraries imported: each `python SCRIPT.py` of a test is a fork of it.
 
 Only what is installed is imported beforehand, nothing of the project: a script imports that itself,
 from the folder that its own PYTHONPATH names. No thread has been started when it forks. Whatever is
@@ -24,8 +23,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-LIBRARIES = ("torch", "torchvision", "timm", "transformers", "numpy", "pandas", "scipy.optimize", "scipy.spatial", "matplotlib.pyplot",
-             "seaborn", "jinja2", "PIL.Image", "yaml", "safetensors.torch", "pybdm", "tqdm")  # fmt: skip
+LIBRARIES = (
+    "torch", "torchvision", "timm", "transformers", "numpy", "pandas", "scipy.optimize",
+    "scipy.spatial", "matplotlib.pyplot", "seaborn", "jinja2", "PIL.Image", "yaml",
+    "safetensors.torch", "pybdm", "tqdm",
+)  # fmt: skip
 LAUNCHER = '#!/bin/sh\nexec "{python}" -IS "{client}" "$@"\n'
 CLIENT = """import os, socket, sys
 if len(sys.argv) < 2 or not sys.argv[1].endswith(".py"):
@@ -33,7 +35,8 @@ if len(sys.argv) < 2 or not sys.argv[1].endswith(".py"):
 import json
 with socket.socket(socket.AF_UNIX) as server:
     server.connect({address!r})
-    request = json.dumps({{"argv": sys.argv[1:], "cwd": os.getcwd(), "environment": dict(os.environ)}}).encode()
+    request = {{"argv": sys.argv[1:], "cwd": os.getcwd(), "environment": dict(os.environ)}}
+    request = json.dumps(request).encode()
     socket.send_fds(server, [len(request).to_bytes(8, "big")], [0, 1, 2])
     server.sendall(request)
     status = server.recv(1)
@@ -42,19 +45,17 @@ sys.exit(status[0] if status else "the process was killed")
 
 
 class Warm:
+    """The server whose forks become the stages, while the context lasts."""
+
     def __init__(self, hash_seed: int) -> None:
         """hash_seed: PYTHONHASHSEED, which all its forks share."""
         self.hash_seed = hash_seed
 
     def __enter__(self) -> Self:
-        self.folder = Path(
-            tempfile.mkdtemp(prefix="momos-")
-        )  # a socket's path may have 100 characters, and pytest's folders are deep
-        launcher, client, address = (
-            self.folder / "python",
-            self.folder / "client.py",
-            str(self.folder / "socket"),
-        )
+        # A socket's path may have 100 characters, and pytest's folders are deep.
+        self.folder = Path(tempfile.mkdtemp(prefix="momos-"))
+        launcher, client = self.folder / "python", self.folder / "client.py"
+        address = str(self.folder / "socket")
         client.write_text(CLIENT.format(python=sys.executable, address=address))
         launcher.write_text(LAUNCHER.format(python=sys.executable, client=client))
         launcher.chmod(0o755)
@@ -86,13 +87,13 @@ class Warm:
 
 
 def serve(address: str) -> None:
+    """Import LIBRARIES, then fork for each client, until the parent process ends."""
     del sys.path[0]  # this folder
     for name in LIBRARIES:
         importlib.import_module(name)
     assert threading.active_count() == 1
-    signal.signal(
-        signal.SIGCHLD, signal.SIG_IGN
-    )  # nobody waits for the forks: their client hears from them
+    # Nobody waits for the forks: their client hears from them.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)
         listener.listen()
@@ -111,7 +112,7 @@ def serve(address: str) -> None:
 
 
 def be_python(client: socket.socket) -> None:
-    """As if this process had been started with that command line, there."""
+    """Run the client's script as if this process had been started with its command line."""
     length, handles, _, _ = socket.recv_fds(client, 8, 3)
     request = json.loads(client.recv(int.from_bytes(length, "big"), socket.MSG_WAITALL))
     for number, handle in enumerate(handles):

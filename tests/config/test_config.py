@@ -61,9 +61,12 @@ def test_runs_are_the_product_of_the_grids(params):
     path = params(grid | {"ablation.block_sizes": [8], "ablation.capacities": [0.5]})
     runs = config.runs("mlp", path=path)
     assert [(run.method, run.seed, run.grid) for run in runs] == [
-        ("baseline", 3, "main"), ("baseline", 5, "main"), ("momos_s4_c1", 3, "main"), ("momos_s4_c1", 5, "main"),
+        ("baseline", 3, "main"),
+        ("baseline", 5, "main"),
+        ("momos_s4_c1", 3, "main"),
+        ("momos_s4_c1", 5, "main"),
         ("s8_c0.5", 0, "ablation"),
-    ]  # fmt: skip
+    ]
     assert runs[-1].settings.capacity == 0.5 and runs[-1].folder(Path("runs")) == Path(
         "runs/mlp/s8_c0.5/0"
     )

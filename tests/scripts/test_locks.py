@@ -17,7 +17,8 @@ import quick_dvc  # noqa: E402
 import repro  # noqa: E402
 from dvc import dvcfile  # noqa: E402
 
-DENY = "quick_dvc.dvcfile.Lockfile.dump_stages.__code__ = (lambda self, stages, **kwargs: 1 / 0).__code__;"
+FAIL = "(lambda self, stages, **kwargs: 1 / 0).__code__"
+DENY = f"quick_dvc.dvcfile.Lockfile.dump_stages.__code__ = {FAIL};"
 COMMITTED = [ROOT / "dvc.lock", *sorted((ROOT / "profiles").glob("*.lock"))]
 
 
@@ -51,7 +52,8 @@ def test_a_lock_taken_apart_and_put_together_is_the_same_bytes(lock):
 
 def pipeline(words: dict[str, str]) -> str:
     """A stage a word; names, commands and settings that YAML has to quote or fold among them."""
-    cmd = "python -c \"import sys; open(sys.argv[1], 'w').write(sys.argv[2])\" out/{name}.txt '{word}'"
+    code = "import sys; open(sys.argv[1], 'w').write(sys.argv[2])"
+    cmd = f"python -c \"{code}\" out/{{name}}.txt '{{word}}'"
     return yaml.safe_dump(
         {
             "stages": {
@@ -96,7 +98,8 @@ def reproduce(twins: Path, words: dict[str, str], *, quick: bool = True) -> str:
     """Both run the pipeline; dvc.lock, which is the same. quick: whether ours may do without DVC's
     own way of writing.
     """
-    run = f"import quick_dvc, sys; {DENY if quick else ''} quick_dvc.replace_writing(); sys.exit(quick_dvc.main(sys.argv[1:]))"
+    run = f"import quick_dvc, sys; {DENY if quick else ''} quick_dvc.replace_writing();"
+    run += "sys.exit(quick_dvc.main(sys.argv[1:]))"
     for name, command in (("dvc", repro.dvc(wait=False)), ("ours", [sys.executable, "-c", run])):
         (twins / name / "dvc.yaml").write_text(pipeline(words))
         environment = repro.environment() | {"PYTHONPATH": str(ROOT / "scripts")}
@@ -186,5 +189,10 @@ def test_the_release_that_is_installed_is_one_where_it_works(monkeypatch):
 
 def test_make_repro_writes_so():
     assert repro.Worker(repro.Board([], {}, 1), None).command(["a"])[1:] == [
-        str(ROOT / "scripts" / "quick_dvc.py"), "--wait-for-lock", "repro", "--keep-going", "--single-item", "a"
-    ]  # fmt: skip
+        str(ROOT / "scripts" / "quick_dvc.py"),
+        "--wait-for-lock",
+        "repro",
+        "--keep-going",
+        "--single-item",
+        "a",
+    ]

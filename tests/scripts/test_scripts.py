@@ -228,7 +228,8 @@ def group_exists(pid):
 
 def test_stopping_leaves_no_process_and_no_lock(repository):
     Path("behaviour.txt").write_text("sleep")
-    code = "import contextlib, sys; sys.path.insert(0, sys.argv[1]); import repro; sys.argv[1:] = []; repro.check_params = int;"
+    code = "import contextlib, sys; sys.path.insert(0, sys.argv[1]); import repro;"
+    code += "sys.argv[1:] = []; repro.check_params = int;"
     code += "repro.shared_logger = contextlib.nullcontext; sys.exit(repro.main())"
     how = {"stderr": subprocess.PIPE, "text": True, "preexec_fn": heed_ctrl_c}
     process = subprocess.Popen([sys.executable, "-c", code, str(ROOT / "scripts")], **how)
@@ -258,9 +259,7 @@ def test_stopping_leaves_no_process_and_no_lock(repository):
 
 
 def test_every_mutant_still_has_its_place():
-    """`make mutants` runs them all; here only that each line to be broken stands where it is looked
-    for, once.
-    """
+    """Each line to be broken stands where it is looked for, once; `make mutants` breaks them."""
     for name, mutant in mutants.MUTANTS.items():
         if mutant.file != "params.yaml":
             text = (ROOT / mutant.file).read_text()
@@ -271,9 +270,7 @@ def test_every_mutant_still_has_its_place():
 
 
 class FakeCopy:
-    """regress() is red exactly when the file `broken` is; a study of the file `blind` notices
-    nothing.
-    """
+    """A copy whose regress() is red while a file is broken, unless that is the file `blind`."""
 
     def __init__(self, folder):
         self.broken = None

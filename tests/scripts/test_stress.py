@@ -20,7 +20,7 @@ from scripted import script
 
 from momos import config
 from momos.files import atomic
-from momos.slt import schemes
+from momos.slt.compressibility import schemes
 
 ROOT = Path(__file__).parents[2]
 stress = script("stress")

@@ -1,5 +1,6 @@
-"""make sweep: local workers on a small DVC repository; what it must survive; the real pipeline
-under `-m stress`.
+"""make sweep: local workers on a small DVC repository, interruptions, and the real pipeline.
+
+The longer ones run under `-m stress`.
 """
 
 import contextlib
@@ -229,7 +230,7 @@ def test_take_ready_gives_all_that_nothing_holds_back():
 
 
 def test_after_ctrl_c_it_waits_until_a_cluster_has_cancelled_its_jobs(tmp_path, monkeypatch):
-    """On Python 3.11 a `join` that Ctrl-C interrupts takes a running thread for one that has ended."""
+    """A `join` would not do: on Python 3.11 Ctrl-C makes it take the thread for one that ended."""
     cancelled = []
 
     class Cluster(repro.Hand):
@@ -295,9 +296,8 @@ def test_a_micro_profile_swept_is_the_serial_one(tmp_path, micro_serial, capsys)
     clone.run(sys.executable, "scripts/sweep.py", "--jobs", "2")
     swept = time.monotonic() - start
     with capsys.disabled():
-        print(
-            f"\nsweep JOBS=2: {swept:.0f} s, dvc repro: {seconds:.0f} s, ratio {swept / seconds:.2f}"
-        )
+        ratio = f"ratio {swept / seconds:.2f}"
+        print(f"\nsweep JOBS=2: {swept:.0f} s, dvc repro: {seconds:.0f} s, {ratio}")
     assert (
         report_bytes(clone.path) == report_bytes(serial.path) and len(report_bytes(clone.path)) > 50
     )
