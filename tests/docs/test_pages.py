@@ -3,6 +3,7 @@
 import ast
 import re
 import shlex
+import shutil
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -11,7 +12,8 @@ import torch
 import yaml
 from torch import nn
 
-from momos import cli, models
+from momos import cli, config, models
+from momos.config import overlays
 from momos.files import atomic, run_folder
 
 ROOT = Path(__file__).parents[2]
@@ -77,6 +79,18 @@ def test_the_settings_and_stages_of_a_page_exist(page):
     for stage, model, method, seed in re.findall(r"\b(\w+)@(\w+)-(\w+)-(\d)\b", text):
         assert stage in ("train",) and model in SETTINGS["models"]
         assert method in SETTINGS["methods"] and int(seed) in SETTINGS["grid"]["seeds"]
+
+
+def test_the_profile_that_a_page_shows_is_complete_and_right(tmp_path):
+    (profile,) = blocks(ROOT / "docs" / "profiles.md", "yaml")
+    shutil.copytree(ROOT / "profiles", tmp_path / "profiles")
+    path = tmp_path / re.findall(r"profiles/\w+\.yaml", profile)[0]
+    path.write_text(profile)
+    settings = overlays.read_settings(path)
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(settings))
+    config.check(tmp_path / "params.yaml")
+    assert set(settings) == set(SETTINGS) and settings["train"]["epochs"] == 5
+    assert set(settings["models"]) == {"mlp"} and settings["methods"] == SETTINGS["methods"]
 
 
 @pytest.mark.parametrize("page", DOCS, ids=[page.name for page in DOCS])
