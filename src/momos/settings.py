@@ -1,66 +1,79 @@
-"""What all sections of params.yaml share: types, and errors that name the key, the value and what
-was expected.
+"""What all sections of params.yaml share: typed values, and errors that explain themselves.
+
+An error names the key, the value and what was expected.
 """
 
 import difflib
 import types
 import typing
-from dataclasses import fields
-from typing import Any, ClassVar, Literal, Self
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Literal, Self  # Any: what YAML holds, and type hints
 
 
+@dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What all sections share: reading from a mapping with type checks. Subclasses are frozen
-    dataclasses.
-    """
+    """The base of all sections, which are frozen dataclasses."""
 
     section: ClassVar[str]
-    optional: ClassVar[frozenset[str]] = (
-        frozenset()
-    )  # keys that may be left out: null then, "does not apply"
+    # Keys that may be left out. They are None then: "does not apply".
+    optional: ClassVar[frozenset[str]] = frozenset()
 
     @classmethod
     def from_mapping(cls, values: Any, where: str, *, partial: bool = False) -> Self:
-        """Raises ValueError for anything but a mapping with exactly this section's keys, each of
-        its type.
+        """Read a section. where: its name in messages. partial: keys may be missing, and are None.
+
+        Raises ValueError for anything but a mapping with exactly this section's keys, each of its
+        type, and for values that `check` refuses.
         """
+        hints = cls._hints()
         if not isinstance(values, dict):
             raise ValueError(f"{where} must be a mapping of settings, got {values!r}")
-        hints = typing.get_type_hints(cls)
-        known = {field.name: hints[field.name] for field in fields(cls)}
-        for key in values:
-            if key not in known:
-                raise ValueError(
-                    f"{where}.{key}: unknown key{suggestion(key, known)}; expected {', '.join(known)}"
-                )
-        for key in known.keys() - cls.optional:
-            if key not in values and not partial:
-                raise ValueError(f"{where}.{key} is missing; expected {_describe(known[key])}")
+        cls._check_keys(values, where, partial=partial)
         checked = {
             key: typed(values.get(key), hint, f"{where}.{key}")
-            for key, hint in known.items()
+            for key, hint in hints.items()
             if key in values or not partial
         }
-        checked = dict.fromkeys(known) | checked
-        settings = cls(**checked)
+        settings = cls(**(dict.fromkeys(hints) | checked))
         settings.check(where)
         return settings
 
+    @classmethod
+    def _hints(cls) -> dict[str, Any]:
+        """The type of each setting."""
+        hints = typing.get_type_hints(cls)
+        return {field.name: hints[field.name] for field in fields(cls)}
+
+    @classmethod
+    def _check_keys(cls, values: Mapping[str, Any], where: str, *, partial: bool) -> None:
+        """Raises ValueError for a key that is unknown, or missing if not `partial`."""
+        hints = cls._hints()
+        for key in values:
+            if key not in hints:
+                close, expected = suggestion(key, hints), f"expected {', '.join(hints)}"
+                raise ValueError(f"{where}.{key}: unknown key{close}; {expected}")
+        for key in hints.keys() - cls.optional:
+            if key not in values and not partial:
+                raise ValueError(f"{where}.{key} is missing; expected {_describe(hints[key])}")
+
     def check(self, where: str) -> None:
-        """Ranges and combinations; raises ValueError."""
+        """Check ranges and combinations. Raises ValueError."""
 
     @classmethod
     def expected(cls, key: str) -> str:
         """What a setting must be, in words."""
-        return _describe(typing.get_type_hints(cls)[key])
+        return _describe(cls._hints()[key])
 
 
 def suggestion(key: str, known: typing.Iterable[str]) -> str:
+    """Words for a message that name the known key closest to a wrong one; empty if none is."""
     close = difflib.get_close_matches(str(key), list(known), n=1)
     return f" (did you mean {close[0]}?)" if close else ""
 
 
 def _describe(hint: Any) -> str:
+    """A type, in the words of YAML."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
         return "one of " + ", ".join(map(repr, args))
@@ -78,7 +91,10 @@ def _describe(hint: Any) -> str:
 
 
 def typed(value: Any, hint: Any, where: str) -> Any:
-    """The value as the hint's type; integers pass as floats, nothing else is converted."""
+    """The value as the hint's type: integers pass as floats, nothing else is converted.
+
+    Raises ValueError for a value of another type.
+    """
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         if value is None and type(None) in args:
@@ -95,6 +111,7 @@ def typed(value: Any, hint: Any, where: str) -> Any:
 
 
 def fits(value: Any, hint: Any) -> bool:
+    """Whether a value of YAML has this type; items of a list are not looked at."""
     origin = typing.get_origin(hint)
     if origin is Literal:
         return any(
@@ -110,7 +127,7 @@ def fits(value: Any, hint: Any) -> bool:
 
 
 def _exponent_hint(value: Any) -> str:
-    """YAML reads 1e-3 as text: say how to write it."""
+    """Words for a message that say how to write a number: YAML reads 1e-3 as text."""
     if not isinstance(value, str) or "e" not in value.lower():
         return ""
     try:
@@ -121,11 +138,13 @@ def _exponent_hint(value: Any) -> str:
     return f" (YAML reads this as text: write {float(mantissa)}e{int(exponent):+d})"
 
 
-def require(condition: bool, where: str, expected: str, value: Any) -> None:
+def require(condition: object, where: str, expected: str, value: object) -> None:
+    """Raises ValueError, naming key, value and what was expected, unless the condition is true."""
     if not condition:
         raise ValueError(f"{where} must be {expected}, got {value!r}")
 
 
 def not_empty_and_distinct(values: tuple, where: str) -> None:
+    """Raises ValueError for a list without entries, or with an entry twice."""
     require(len(values) > 0, where, "a list with at least one entry", list(values))
     require(len(set(values)) == len(values), where, "a list without repeats", list(values))

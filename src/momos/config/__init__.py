@@ -44,7 +44,8 @@ __all__ = [
     "Ablation", "Augment", "Complexity", "Compressibility", "Data", "Evaluate", "Grid", "Language",
     "LanguageModel", "Llc", "Method", "Model", "Mosaic", "Pack", "Quantize", "Report", "Run",
     "Sampling", "Settings", "Slt", "Survey", "Sweep", "Text", "Tracking", "Train", "cell",
-    "cell_name", "check", "load", "load_method", "profile", "profile_settings", "read_params", "runs",
+    "cell_name", "check", "load", "load_method", "profile", "profile_settings", "read_params",
+    "runs",
 ]  # fmt: skip
 
 PARAMS = Path("params.yaml")

@@ -1,4 +1,4 @@
-"""Sections of the second paper: compressibility and the local learning coefficient (singular MDL)."""
+"""Sections of the second paper (singular MDL): language models, compressibility and the LLC."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +8,7 @@ from momos.settings import Settings, fits, not_empty_and_distinct, require
 
 
 def rising(values: tuple, where: str) -> None:
+    """Raises ValueError unless the numbers are positive and rise, at least one of them."""
     not_empty_and_distinct(values, where)
     require(
         min(values) > 0 and list(values) == sorted(values),
@@ -19,14 +20,14 @@ def rising(values: tuple, where: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Text(Settings):
-    """What language models are trained and measured on."""
+    """The text that language models are trained and measured on."""
 
     section: ClassVar[str] = "text"
     source: Literal["package", "files", "pile"]
     # of an installed distribution, of a file or folder inside data/raw, or of a data set on the hub
     name: str
     sha256: str | None  # of all of it; null: any
-    num_documents: int | None  # the first so many; null: all
+    num_documents: int | None  # the first ones; null: all
     tokenizer: str  # bytes, or a tokenizer's name on the hub
     context: int  # tokens per sequence
     held_out_fraction: float  # of the tokens; no training or measure sees them, history.csv does
@@ -65,7 +66,7 @@ class Text(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class Language(Settings):
-    """How a language model is trained here."""
+    """The training of a language model here: AdamW, cosine schedule."""
 
     section: ClassVar[str] = "language"
     batch_size: int  # sequences
@@ -86,7 +87,7 @@ class Language(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageModel(Settings):
-    """One entry of `language_models`: where its checkpoints come from."""
+    """One entry of `language_models`, and where its checkpoints come from."""
 
     section: ClassVar[str] = "language_models"
     optional: ClassVar[frozenset[str]] = frozenset({"name", "kwargs"})
@@ -115,7 +116,7 @@ class LanguageModel(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class Slt(Settings):
-    """The singular-MDL study: which language models, and what is judged."""
+    """The singular-MDL study: its language models, and what is judged."""
 
     section: ClassVar[str] = "slt"
     models: tuple[str, ...]  # may be empty: no language models
@@ -163,16 +164,15 @@ class Slt(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class Compressibility(Settings):
-    """The grids on which critical points are looked for."""
+    """The grids on which critical points are searched."""
 
     section: ClassVar[str] = "compressibility"
     num_sequences: int  # of the evaluation set
     batch_size: int  # sequences evaluated together
     max_n_q: int  # the weakest quantisation
     per_octave: int  # coarse values of n_q for each halving of the number of intervals
-    fractions_per_octave: (
-        int  # of max|w|: candidates for theta by loss minimisation, down to min_fraction
-    )
+    # Of max|w|: candidates for theta by loss minimisation, down to min_fraction.
+    fractions_per_octave: int
     min_fraction: float
     rank_steps: int  # fractions of the singular values kept
     sigmas: tuple[float, ...]  # of noise: weakest, strongest
@@ -181,9 +181,7 @@ class Compressibility(Settings):
     retraining_steps: int  # after pruning
     retraining_batch_size: int
     num_coarse_heads: int
-    pruning_steps: (
-        int  # so many of the checkpoints, evenly spaced and the last one among them, are pruned
-    )
+    pruning_steps: int  # checkpoints that are pruned: evenly spaced, the last one among them
 
     def check(self, where: str) -> None:
         for key in vars(self).keys() - {"min_fraction", "sigmas", "max_n_q"}:
@@ -206,7 +204,7 @@ class Compressibility(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling(Settings):
-    """What both sections of LLC settings have."""
+    """The settings that both sections on the LLC have: `llc` and `complexity`."""
 
     nbeta: float
     localization: float  # gamma
@@ -217,7 +215,7 @@ class Sampling(Settings):
     num_init_batches: int  # of first_batches
     max_loss_rise: float  # nats above the start at which a draw counts as diverged
     batch_size: int
-    num_batches: int  # cycled
+    num_batches: int  # used in a cycle
     num_probes: int  # of tr(H)
     num_probe_batches: int
 
@@ -273,14 +271,15 @@ class Llc(Sampling):
 
 @dataclass(frozen=True, kw_only=True)
 class Complexity(Sampling):
-    """The same measures on image classifiers, at their last weights as deployed: those runs of the
-    main grid that are listed here.
+    """The same measures on image classifiers, at their last weights as deployed.
+
+    They are taken of the runs of the main grid that are listed here.
     """
 
     section: ClassVar[str] = "complexity"
     methods: tuple[str, ...]  # may be empty: none
     seeds: tuple[int, ...]
-    num_images: int  # of the training set, on which critical n_q is looked for
+    num_images: int  # of the training set, on which critical n_q is searched
     lr: float  # of the sampler
     num_draws: int
 

@@ -1,4 +1,4 @@
-"""Sections that no result depends on: how stages are spread, and what MLflow is told."""
+"""Sections on which no result depends, and so no stage: where stages run, and tracking."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -8,16 +8,16 @@ from momos.settings import Settings, require
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep(Settings):
-    """Where `make sweep` runs stages. No result depends on it, so no stage does either."""
+    """The machines on which `make sweep` runs stages."""
 
     section: ClassVar[str] = "sweep"
     remote: str | None  # a DVC remote that each result is pushed to
     partition: str | None  # SLURM's; null: the default one
-    minutes: int  # of one stage's job, between two checkpoints at the least
-    cpus: int  # from here on of each job
-    gpus: int
-    memory_gb: float
-    attempts: int
+    minutes: int  # time limit of one stage's job; longer than the time between two checkpoints
+    cpus: int  # of each job
+    gpus: int  # of each job
+    memory_gb: float  # of each job
+    attempts: int  # of a job that times out or ends without a result
 
     def check(self, where: str) -> None:
         for key in ("minutes", "cpus", "attempts"):
@@ -32,7 +32,7 @@ class Sweep(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class Tracking(Settings):
-    """MLflow. No result depends on it, so no stage does either."""
+    """MLflow: whether trainings are recorded, and under which experiment."""
 
     section: ClassVar[str] = "tracking"
     enabled: bool
