@@ -1,89 +1,63 @@
-"""Stage `language`: checkpoints of one language model along training.   usage: language.py MODEL
-SEED TEXT.safetensors TEXT.json DIR
+"""Stage `language`: one language model at the listed steps of its training.
 
-A GPT-NeoX is trained here and saved at the listed steps; of a Pythia the revisions are looked up,
-and downloaded to the hub's cache. A training that was interrupted goes on from where it last was
-kept, in `scratch/`; the listed steps are there too until the end.
+usage: language.py MODEL SEED TEXT.safetensors TEXT.json DIR
+
+A GPT-NeoX is trained here and saved at each step. Of a Pythia, the revision of each step is looked
+up and downloaded to the hub's cache. An interrupted training goes on from its last checkpoint in
+`scratch/`, where the weights of the listed steps are kept too until the training is done.
 """
 
 import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from torch import nn
+
 from momos import config, tracking
 from momos.compute.device import prepare_device
 from momos.files import atomic, run_folder
-from momos.language import neox, text
+from momos.language import neox, steps, training
 from momos.resume.checkpoints import Checkpoints
 
 
 def main(name: str, seed: int, text_file: Path, text_json: Path, folder: Path) -> None:
-    recipe, corpus, loop = (
-        config.load(config.LanguageModel, name),
-        config.load(config.Text),
-        config.load(config.Train),
-    )
-    about = {
-        "profile": config.profile(),
-        "model": name,
-        "seed": seed,
-        "source": recipe.source,
-        "steps": list(recipe.steps),
-    }
-    about |= {"method": "language", "grid": "language", "context": corpus.context, "lr": recipe.lr}
+    recipe, corpus = config.load(config.LanguageModel, name), config.load(config.Text)
+    settings, loop = config.load(config.Language), config.load(config.Train)
+    about = {"profile": config.profile(), "model": name, "seed": seed, "source": recipe.source}
+    about |= {"steps": list(recipe.steps), "method": "language", "grid": "language"}
+    about |= {"context": corpus.context, "lr": recipe.lr}
     about |= {"fold": recipe.fold, "center": recipe.center}
     if recipe.source == "pythia":
-        revisions = neox.find_revisions(recipe.name, recipe.steps)
-        atomic.write_json(
-            folder / neox.ABOUT, about | {"name": recipe.name, "revisions": revisions}
-        )
+        revisions = steps.find_revisions(str(recipe.name), recipe.steps)
+        about |= {"name": recipe.name, "revisions": revisions}
+        atomic.write_json(folder / steps.ABOUT, about)
         return
-    settings, device = config.load(config.Language), prepare_device(loop.device, loop.num_threads)
+    device = prepare_device(loop.device, loop.num_threads)
     vocabulary = atomic.read_json(text_json)["vocabulary"]
-    model = neox.build(recipe.kwargs, vocabulary=vocabulary, context=corpus.context, seed=seed).to(
-        device
-    )
-    about |= {
-        "vocabulary": vocabulary,
-        "kwargs": recipe.kwargs,
-        "num_weights": sum(weight.numel() for weight in model.parameters()),
-    }
-    tokens = atomic.load_tensors(text_file)
-    shape = (corpus.context, settings.batch_size)
-    order, shape = neox.generator_for("order", seed), (corpus.context, settings.batch_size)
-    batches = text.stream(tokens["train"], *shape, order)
-    held_out = text.sequences(
-        tokens["held_out"], corpus.context, settings.num_held_out, neox.generator_for("held out", 0)
-    )
+    shape = {"vocabulary": vocabulary, "context": corpus.context}
+    model: nn.Module = neox.build(recipe.kwargs or {}, **shape, seed=seed)
+    model.to(device)
+    num_weights = sum(weight.numel() for weight in model.parameters())
+    about |= {"vocabulary": vocabulary, "kwargs": recipe.kwargs, "num_weights": num_weights}
     depends = about | asdict(settings) | {"device": device.type, "num_threads": loop.num_threads}
     place = f"language/{about['profile']}/{name}/{seed}"
     kept = Checkpoints(place, depends, Path(__file__), text_file, seconds=loop.checkpoint_seconds)
-    history: list[dict] = []
     with kept, tracking.run(config.load(config.Tracking), about) as log:
-
-        def keep(trained, row) -> None:
-            if trained is not None:
-                neox.save_step(kept.folder, row["step"], trained)
-            history.append(row)
-            log(row | {"epoch": row["step"]})
-
-        neox.train(
+        history = training.train_and_save(
             model,
-            (batch.to(device) for batch in batches),
+            atomic.load_tensors(text_file),
+            kept,
             settings=settings,
-            lr=recipe.lr,
-            steps=recipe.steps,
-            held_out=held_out.to(device).split(settings.batch_size),
-            on_checkpoint=keep,
-            order=order,
-            kept=kept,
+            recipe=recipe,
+            context=corpus.context,
+            seed=seed,
+            log=lambda row: log(row | {"epoch": row["step"]}),
         )
         for step in recipe.steps:
-            atomic.save_tensors(
-                neox.step_file(folder, step), atomic.load_tensors(neox.step_file(kept.folder, step))
-            )
-        run_folder.save_history(folder, neox.COLUMNS, history)
-        atomic.write_json(folder / neox.ABOUT, about)
+            weights = atomic.load_tensors(steps.step_file(kept.folder, step))
+            atomic.save_tensors(steps.step_file(folder, step), weights)
+        run_folder.save_history(folder, training.COLUMNS, history)
+        atomic.write_json(folder / steps.ABOUT, about)
         log.finish(folder)
 
 

@@ -1,5 +1,6 @@
-"""Stage `prepare`: a dataset as uint8 tensors with fixed splits.   usage: prepare.py
-OUT.safetensors OUT.json
+"""Stage `prepare`: a data set as uint8 tensors with fixed splits.
+
+usage: prepare.py OUT.safetensors OUT.json
 """
 
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 from momos import config
 from momos.files import atomic
 from momos.images.dataset import dataset_summary, save_dataset
-from momos.images.sources import read_dataset
+from momos.raw.sources import read_dataset
 
 
 def main(out: Path, out_summary: Path) -> None:

@@ -1,5 +1,6 @@
-"""Stage `text`: the text of the language models as tokens, in fixed parts.   usage: text.py
-OUT.safetensors OUT.json
+"""Stage `text`: the text of the language models as tokens, in fixed parts.
+
+usage: text.py OUT.safetensors OUT.json
 """
 
 import sys
@@ -7,25 +8,26 @@ from pathlib import Path
 
 from momos import config
 from momos.files import atomic
-from momos.language import text
+from momos.language.text import read_text
 
 
 def main(out: Path, out_summary: Path) -> None:
     settings = config.load(config.Text)
-    if not config.load(config.Slt).models:  # nothing is trained on it
+    if not config.load(config.Slt).models:  # no language model needs the text
         atomic.save_tensors(out, {})
         atomic.write_json(out_summary, {})
         return
-    found = text.read(settings)
-    atomic.save_tensors(out, {"train": found.train, "held_out": found.held_out})
-    sizes = {"train": len(found.train), "held_out": len(found.held_out)}
-    about = {
+    text = read_text(settings)
+    atomic.save_tensors(out, {"train": text.train, "held_out": text.held_out})
+    summary = {
         "source": settings.source,
         "name": settings.name,
         "tokenizer": settings.tokenizer,
-        "sha256": found.sha256,
+        "sha256": text.sha256,
+        "vocabulary": text.vocabulary,
+        "tokens": {"train": len(text.train), "held_out": len(text.held_out)},
     }
-    atomic.write_json(out_summary, about | {"vocabulary": found.vocabulary, "tokens": sizes})
+    atomic.write_json(out_summary, summary)
 
 
 if __name__ == "__main__":

@@ -7,16 +7,18 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import yaml
 
 from momos import config
 from momos.language import text
 
-PARAMS = Path(__file__).parents[2] / "profiles" / "digits.yaml"
+PROFILES = Path(__file__).parents[2] / "profiles"
 
 
 def settings(**changes) -> config.Text:
-    base = yaml.safe_load(PARAMS.read_text())["text"] | {"sha256": None, "held_out_fraction": 0.25}
+    base = config.profile_settings("digits", PROFILES)["text"] | {
+        "sha256": None,
+        "held_out_fraction": 0.25,
+    }
     return config.Text.from_mapping(base | changes, "text")
 
 
@@ -30,8 +32,8 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_the_pinned_package_has_the_recorded_bytes():
-    wanted = yaml.safe_load(PARAMS.read_text())["text"]
-    documents = text.package(wanted["name"])
+    wanted = config.profile_settings("digits", PROFILES)["text"]
+    documents = text.package_documents(wanted["name"])
     assert text.digest_of(documents) == wanted["sha256"] and len(documents) > 100
     assert [name for name, _ in documents] == sorted(name for name, _ in documents)
 
@@ -42,63 +44,63 @@ def test_all_documents_are_there_once_and_the_parts_do_not_overlap(folder):
     }
     for name, content in contents.items():
         (folder / name).write_bytes(content)
-    found = text.read(settings(source="files", name=str(folder)))
+    found = text.read_text(settings(source="files", name=str(folder)))
     whole = bytes(torch.cat([found.train, found.held_out]).tolist())
     assert sorted(whole.split(b"\0")[:-1]) == sorted(contents.values()) and found.vocabulary == 256
     assert len(found.held_out) == round(len(whole) / 4) and found.train.dtype == torch.uint8
-    other = text.read(settings(source="files", name=str(folder), split_seed=1))
+    other = text.read_text(settings(source="files", name=str(folder), split_seed=1))
     assert not torch.equal(other.held_out, found.held_out) and other.sha256 == found.sha256
-    one = text.read(settings(source="files", name=str(folder / "3.txt")))
+    one = text.read_text(settings(source="files", name=str(folder / "3.txt")))
     assert bytes(torch.cat([one.train, one.held_out]).tolist()) == contents["3.txt"] + b"\0"
 
 
 @pytest.mark.parametrize("change", [b"another text", None])
 def test_the_hash_depends_on_names_and_contents(folder, change):
     (folder / "a.txt").write_text("a text")
-    before = text.digest_of(text.files(str(folder)))
+    before = text.digest_of(text.file_documents(str(folder)))
     if change is None:
         (folder / "a.txt").rename(folder / "b.txt")
     else:
         (folder / "a.txt").write_bytes(change)
-    after = text.digest_of(text.files(str(folder)))
+    after = text.digest_of(text.file_documents(str(folder)))
     with pytest.raises(
         ValueError, match=f"text.sha256 must be that of .*texts, {after}, got {before}"
     ):
-        text.read(settings(source="files", name=str(folder), sha256=before))
+        text.read_text(settings(source="files", name=str(folder), sha256=before))
 
 
 def test_a_text_that_is_not_there_or_empty(folder):
     with pytest.raises(
         ValueError, match="data/raw/nothing is missing: expected a text file or a folder"
     ):
-        text.read(settings(source="files", name="data/raw/nothing"))
+        text.read_text(settings(source="files", name="data/raw/nothing"))
     for empty in ("", " \n"):
         (folder / "empty.txt").write_text(empty)
         with pytest.raises(
             ValueError, match="text.name: data/raw/texts is empty: expected at least one document"
         ):
-            text.read(settings(source="files", name=str(folder)))
+            text.read_text(settings(source="files", name=str(folder)))
     with pytest.raises(
         ValueError, match="must be an installed distribution, got 'no-such-package'"
     ):
-        text.read(settings(name="no-such-package"))
+        text.read_text(settings(name="no-such-package"))
 
 
 def test_sequences_are_stretches_of_the_text():
     tokens = torch.arange(100, dtype=torch.uint8)
-    drawn = text.sequences(tokens, 9, 500, torch.Generator().manual_seed(0))
+    drawn = text.draw_sequences(tokens, 9, 500, torch.Generator().manual_seed(0))
     assert drawn.shape == (500, 10) and drawn.dtype == torch.int64
     assert torch.equal(drawn - drawn[:, :1], torch.arange(10).expand(500, 10))
     assert drawn.min() == 0 and drawn.max() == 99, "from the first token to the last"
-    batches = text.batches(tokens, 9, 4, 3, torch.Generator().manual_seed(0))
+    batches = text.draw_batches(tokens, 9, 4, 3, torch.Generator().manual_seed(0))
     assert [tuple(batch.shape) for batch in batches] == [(4, 10)] * 3
     assert torch.equal(
-        torch.cat(batches), text.sequences(tokens, 9, 12, torch.Generator().manual_seed(0))
+        torch.cat(batches), text.draw_sequences(tokens, 9, 12, torch.Generator().manual_seed(0))
     )
-    stream = text.stream(tokens, 9, 4, torch.Generator().manual_seed(1))
+    stream = text.stream_batches(tokens, 9, 4, torch.Generator().manual_seed(1))
     assert not torch.equal(next(stream), next(stream))
     with pytest.raises(ValueError, match=r"more than 100 tokens \(text.context\), got 100"):
-        text.sequences(tokens, 100, 1, torch.Generator())
+        text.draw_sequences(tokens, 100, 1, torch.Generator())
 
 
 def test_the_pile_is_streamed(monkeypatch):
@@ -109,7 +111,7 @@ def test_the_pile_is_streamed(monkeypatch):
         return ({"text": f"document {number}"} for number in range(10**9))
 
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
-    found = text.read(settings(source="pile", name="some/pile", num_documents=5))
+    found = text.read_text(settings(source="pile", name="some/pile", num_documents=5))
     assert asked == {"name": "some/pile", "split": "train", "streaming": True}
     assert bytes(torch.cat([found.train, found.held_out]).tolist()).count(b"\0") == 5
 
@@ -119,28 +121,28 @@ def test_the_package_datasets_streams_a_folder(tmp_path):
     rows = [json.dumps({"text": f"document {number}"}) for number in range(9)]
     (tmp_path / "pile").mkdir()
     (tmp_path / "pile" / "part.jsonl").write_text("\n".join(rows) + "\n")
-    documents = text.pile(str(tmp_path / "pile"), 5)
+    documents = text.pile_documents(str(tmp_path / "pile"), 5)
     assert documents == [(str(number), f"document {number}".encode()) for number in range(5)]
-    with pytest.raises(text.Unavailable, match="is neither on the hub nor in its cache"):
-        text.pile(str(tmp_path / "missing"), 5)
+    with pytest.raises(text.TextUnavailable, match="is neither on the hub nor in its cache"):
+        text.pile_documents(str(tmp_path / "missing"), 5)
 
 
 def test_no_datasets_and_no_hub(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(
-        text.Unavailable, match="needs the package datasets: `pip install datasets`"
+        text.TextUnavailable, match="needs the package datasets: `pip install datasets`"
     ):
-        text.read(settings(source="pile", name="some/pile", num_documents=5))
+        text.read_text(settings(source="pile", name="some/pile", num_documents=5))
 
     def no_hub(*args, **how):
         raise ConnectionError("no route to the hub")
 
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=no_hub))
     with pytest.raises(
-        text.Unavailable,
+        text.TextUnavailable,
         match="data set some/pile is neither on the hub nor in its cache: no route",
     ):
-        text.read(settings(source="pile", name="some/pile", num_documents=5))
+        text.read_text(settings(source="pile", name="some/pile", num_documents=5))
 
 
 def test_a_tokenizer_of_its_own(folder, tmp_path):
@@ -156,13 +158,19 @@ def test_a_tokenizer_of_its_own(folder, tmp_path):
         tokenizer_object=words, eos_token="end", unk_token="?"
     ).save_pretrained(tmp_path / "words")
     (folder / "a.txt").write_text("a b b other a")
-    found = text.read(settings(source="files", name=str(folder), tokenizer=str(tmp_path / "words")))
+    found = text.read_text(
+        settings(source="files", name=str(folder), tokenizer=str(tmp_path / "words"))
+    )
     assert (
         torch.cat([found.train, found.held_out]).tolist() == [1, 2, 2, 3, 1, 0]
         and found.vocabulary == 4
     )
-    with pytest.raises(text.Unavailable, match="text.tokenizer .* is neither 'bytes' nor found"):
-        text.read(settings(source="files", name=str(folder), tokenizer=str(tmp_path / "missing")))
+    with pytest.raises(
+        text.TextUnavailable, match="text.tokenizer .* is neither 'bytes' nor found"
+    ):
+        text.read_text(
+            settings(source="files", name=str(folder), tokenizer=str(tmp_path / "missing"))
+        )
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""Language models and their text."""
+"""Language models along their training, and the text that they are trained and measured on."""

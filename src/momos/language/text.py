@@ -1,16 +1,18 @@
-"""Text for language models: documents from one of three sources, tokens, fixed splits, sequences.
+"""Text for language models: documents from one of three sources, tokens, fixed parts, sequences.
 
-    package   the Python sources of an installed distribution: a pinned wheel has the same bytes on every machine
+    package   the Python sources of an installed distribution: the same bytes on every machine,
+              where its version is pinned
     files     a text file, or every file of a folder, inside data/raw
-    pile      documents streamed by the package `datasets` (not among the pinned ones: `pip install datasets`)
+    pile      documents streamed by the package `datasets`, which is not among the pinned ones
+              (`pip install datasets`)
 
-Tokens are bytes (vocabulary 256), or those of a tokenizer on the hub by its name.
+Tokens are bytes (a vocabulary of 256), or those of a tokenizer on the hub by its name.
 """
 
 import hashlib
 import importlib
 import importlib.metadata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,30 +25,30 @@ from momos import config
 
 BYTES = "bytes"  # the tokenizer that needs no file
 SEPARATOR = b"\0"  # between documents of bytes
+Document = tuple[str, bytes]  # name, content
 
 
 class Text(NamedTuple):
-    """Tokens of the documents in a seeded order, one after another: (n,) uint8 of bytes, else
-    int32.
-    """
+    """Tokens of all documents in a seeded order, one after another, in two parts."""
 
-    train: Tensor
+    train: Tensor  # (n,) uint8 for bytes, else int32
     held_out: Tensor
     vocabulary: int
-    sha256: str  # of the documents' bytes, by name
+    sha256: str  # of the documents, see `digest_of`
 
 
-class Unavailable(RuntimeError):
-    """A package or the network is missing; the message says which and what to do."""
+class TextUnavailable(RuntimeError):
+    """A package or the network is missing; the message says which one and what to do."""
 
 
-def read(settings: config.Text) -> Text:
-    """The whole text, tokenised, in two parts of which no document is in both but at the seam.
+def read_text(settings: config.Text) -> Text:
+    """Read and tokenise the whole text, and cut it into training and held-out part.
 
-    Raises ValueError naming the text where it is missing, empty, or not what text.sha256 says;
-    Unavailable for `datasets`, a tokenizer or a hub that is not there.
+    At most one document is in both parts: the one at the cut. Raises ValueError naming a text that
+    is missing, empty, or not what text.sha256 says; TextUnavailable where `datasets`, a tokenizer
+    or the hub is not there.
     """
-    documents = DOORS[settings.source](settings.name, settings.num_documents)
+    documents = SOURCES[settings.source](settings.name, settings.num_documents)
     if not any(content.strip() for _, content in documents):
         raise ValueError(
             f"text.name: {settings.name} is empty: expected at least one document with text in it"
@@ -54,7 +56,8 @@ def read(settings: config.Text) -> Text:
     digest = digest_of(documents)
     if settings.sha256 not in (None, digest):
         raise ValueError(
-            f"text.sha256 must be that of {settings.name}, {digest}, got {settings.sha256} (null takes any text)"
+            f"text.sha256 must be that of {settings.name}, {digest}, "
+            f"got {settings.sha256} (null takes any text)"
         )
     order = np.random.default_rng(settings.split_seed).permutation(len(documents))
     pieces, vocabulary = tokenize([documents[index][1] for index in order], settings.tokenizer)
@@ -63,23 +66,28 @@ def read(settings: config.Text) -> Text:
     return Text(tokens[:cut].clone(), tokens[cut:].clone(), vocabulary, digest)
 
 
-def digest_of(documents: list[tuple[str, bytes]]) -> str:
-    """sha256 over names and contents, in the order of names."""
+def digest_of(documents: list[Document]) -> str:
+    """SHA-256 (hex) over names and contents, in the order of the documents."""
     total = hashlib.sha256()
     for name, content in documents:
         total.update(f"{name}\0{len(content)}\0".encode() + content)
     return total.hexdigest()
 
 
-def package(name: str, num_documents: int | None = None) -> list[tuple[str, bytes]]:
-    """(path, bytes) of every .py file that the distribution's own list names, in the order of
-    paths.
+# --- documents
+
+
+def package_documents(name: str, num_documents: int | None = None) -> list[Document]:
+    """Path and bytes of every .py file that the distribution itself lists, ordered by path.
+
+    Raises ValueError for a distribution that is not installed.
     """
     try:
         distribution = importlib.metadata.distribution(name)
     except importlib.metadata.PackageNotFoundError:
         raise ValueError(
-            f"text.name must be an installed distribution, got {name!r} (`make setup` installs what is pinned)"
+            f"text.name must be an installed distribution, got {name!r} "
+            "(`make setup` installs what is pinned)"
         ) from None
     listed = sorted(
         file.as_posix()
@@ -87,73 +95,93 @@ def package(name: str, num_documents: int | None = None) -> list[tuple[str, byte
         if file.suffix == ".py" and ".." not in file.parts
     )
     return [
-        (path, Path(distribution.locate_file(path)).read_bytes()) for path in listed[:num_documents]
+        (path, Path(str(distribution.locate_file(path))).read_bytes())
+        for path in listed[:num_documents]
     ]
 
 
-def files(path: str, num_documents: int | None = None) -> list[tuple[str, bytes]]:
-    """(path, bytes) of a file, or of every file below a folder in the order of paths."""
+def file_documents(path: str, num_documents: int | None = None) -> list[Document]:
+    """Path and bytes of a file, or of every file below a folder, ordered by path.
+
+    Raises ValueError where nothing is at `path`.
+    """
     root = Path(path)
     if not root.exists():
         raise ValueError(f"text.name: {path} is missing: expected a text file or a folder of them")
-    found = [root] if root.is_file() else sorted(file for file in root.rglob("*") if file.is_file())
+    files = [root] if root.is_file() else sorted(file for file in root.rglob("*") if file.is_file())
     return [
-        (file.relative_to(root).as_posix(), file.read_bytes()) for file in found[:num_documents]
+        (file.relative_to(root).as_posix(), file.read_bytes()) for file in files[:num_documents]
     ]
 
 
-def pile(name: str, num_documents: int | None) -> list[tuple[str, bytes]]:
-    """(number, bytes) of the first documents of a streamed data set with a column `text`."""
+def pile_documents(name: str, num_documents: int | None) -> list[Document]:
+    """Number and bytes of the first documents of a streamed data set with a column `text`.
+
+    Raises TextUnavailable without the package `datasets`, or without the data set.
+    """
     try:
         datasets = importlib.import_module("datasets")
     except ImportError as error:
-        raise Unavailable(
+        raise TextUnavailable(
             "text.source pile needs the package datasets: `pip install datasets`"
         ) from error
     try:
         rows = islice(datasets.load_dataset(name, split="train", streaming=True), num_documents)
         return [(str(number), row["text"].encode()) for number, row in enumerate(rows)]
     except (OSError, RuntimeError, ValueError) as error:
-        raise Unavailable(
+        raise TextUnavailable(
             f"text.name: data set {name} is neither on the hub nor in its cache: {error}"
         ) from error
 
 
-DOORS = {"package": package, "files": files, "pile": pile}
+# Readers of text.source by its name
+SOURCES: dict[str, Callable[[str, int | None], list[Document]]] = {
+    "package": package_documents,
+    "files": file_documents,
+    "pile": pile_documents,
+}
+
+
+# --- tokens
 
 
 def tokenize(documents: list[bytes], tokenizer: str) -> tuple[list[Tensor], int]:
-    """A tensor of tokens per document, each with a separator after it, and the size of the
-    vocabulary.
+    """A tensor of tokens per document, each with a separator at its end, and the vocabulary's size.
+
+    Raises TextUnavailable for a tokenizer that is neither BYTES nor found.
     """
     if tokenizer == BYTES:
-        return [
+        pieces = [
             torch.frombuffer(bytearray(document + SEPARATOR), dtype=torch.uint8)
             for document in documents
-        ], 256
-    known = _tokenizer(tokenizer)
-    encoded = known(
-        [document.decode(errors="replace") for document in documents], add_special_tokens=False
-    )["input_ids"]
-    return [
-        torch.tensor([*tokens, known.eos_token_id], dtype=torch.int32) for tokens in encoded
-    ], len(known)
+        ]
+        return pieces, 256
+    known = _load_tokenizer(tokenizer)
+    texts = [document.decode(errors="replace") for document in documents]
+    encoded = known(texts, add_special_tokens=False)["input_ids"]
+    pieces = [torch.tensor([*tokens, known.eos_token_id], dtype=torch.int32) for tokens in encoded]
+    return pieces, len(known)
 
 
-def _tokenizer(name: str) -> Any:
-    from transformers import AutoTokenizer  # seconds to import
+def _load_tokenizer(name: str) -> Any:
+    from transformers import AutoTokenizer  # takes seconds to import
 
     try:
         return AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
-        raise Unavailable(
-            f"text.tokenizer {name!r} is neither {BYTES!r} nor found on the hub or in its cache: {error}"
+        raise TextUnavailable(
+            f"text.tokenizer {name!r} is neither {BYTES!r} nor found on the hub "
+            f"or in its cache: {error}"
         ) from error
 
 
-def sequences(tokens: Tensor, context: int, num: int, generator: torch.Generator) -> Tensor:
-    """(num, context + 1) int64: `num` stretches at random places. Raises ValueError for a text
-    shorter than one.
+# --- sequences
+
+
+def draw_sequences(tokens: Tensor, context: int, num: int, generator: torch.Generator) -> Tensor:
+    """`num` stretches of the tokens at random places: (num, context + 1) int64.
+
+    Raises ValueError for a text that is shorter than one sequence.
     """
     room = len(tokens) - context
     if room < 1:
@@ -164,16 +192,17 @@ def sequences(tokens: Tensor, context: int, num: int, generator: torch.Generator
     return tokens[starts + torch.arange(context + 1)].long()
 
 
-def batches(
+def draw_batches(
     tokens: Tensor, context: int, batch_size: int, num_batches: int, generator: torch.Generator
 ) -> list[Tensor]:
-    """num_batches of (batch_size, context + 1) int64."""
-    return list(sequences(tokens, context, batch_size * num_batches, generator).split(batch_size))
+    """num_batches batches of random sequences, (batch_size, context + 1) int64 each."""
+    sequences = draw_sequences(tokens, context, batch_size * num_batches, generator)
+    return list(sequences.split(batch_size))
 
 
-def stream(
+def stream_batches(
     tokens: Tensor, context: int, batch_size: int, generator: torch.Generator
 ) -> Iterator[Tensor]:
-    """Batches without end."""
+    """Batches of random sequences without end, (batch_size, context + 1) int64 each."""
     while True:
-        yield sequences(tokens, context, batch_size, generator)
+        yield draw_sequences(tokens, context, batch_size, generator)

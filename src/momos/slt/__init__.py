@@ -1,1 +1,1 @@
-"""Singular MDL: compressibility and the local learning coefficient."""
+"""Singular MDL: how far models can be compressed, and their local learning coefficient (LLC)."""

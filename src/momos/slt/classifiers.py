@@ -13,7 +13,8 @@ from momos.compute.seeds import generator_for
 from momos.files import run_folder
 from momos.images.dataset import Dataset
 from momos.images.inputs import Batches
-from momos.slt import estimates, schemes
+from momos.slt.compressibility import schemes
+from momos.slt.llc.rows import llc_rows
 
 Batch = tuple[Tensor, Tensor]  # network inputs (n, C, H, W) float32, labels (n,) int64
 
@@ -51,7 +52,7 @@ def measure_classifier(
     points = schemes.search("quantization", search, seed=0)(model, mean_loss, eps)
     critical: dict[str, Any] = {f"critical_n_q_eps{p.eps:g}": p.value for p in points}
     critical |= {f"critical_status_eps{p.eps:g}": p.status for p in points}
-    estimate = estimates.estimate(
+    estimate = llc_rows(
         model,
         classifier_loss,
         batches[: settings.num_batches],

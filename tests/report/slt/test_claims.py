@@ -21,7 +21,7 @@ from momos.report.shared import claims, published
 from momos.report.shared.results import singular_numbers
 from momos.report.slt import claims as singular
 from momos.report.slt import figures as singular_figures
-from momos.slt.schemes import CRITICAL
+from momos.slt.compressibility.schemes import CRITICAL
 
 ROOT = Path(__file__).parents[3]
 WANTED = [

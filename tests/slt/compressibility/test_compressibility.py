@@ -220,7 +220,9 @@ def table_scan(
         asked.append(strength)
         return c.Point(strength, strength, losses[strength - 1])
 
-    return c.scan(evaluate, c.Grid(tuple(range(1, len(losses) + 1)), coarse), 0.0, eps), asked
+    return c.scan(
+        evaluate, c.StrengthGrid(tuple(range(1, len(losses) + 1)), coarse), 0.0, eps
+    ), asked
 
 
 loss_tables = st.lists(
@@ -646,10 +648,13 @@ def test_the_rows_and_columns_of_a_head(name):
     before = mixed_heads(module, out, x)
     heads = c.attention_heads(module)
     size = before.shape[-1] // len(heads)
-    assert [head.index for head in heads] == list(range(len(heads))) and len(heads) in (2, 3)
+    assert [head.number for head in heads] == list(range(len(heads))) and len(heads) in (2, 3)
     for head in heads:
         copied, cost = c.pruned(module, [head])
-        after, own = mixed_heads(copied, out, x), slice(head.index * size, (head.index + 1) * size)
+        after, own = (
+            mixed_heads(copied, out, x),
+            slice(head.number * size, (head.number + 1) * size),
+        )
         others = [i for i in range(before.shape[-1]) if not own.start <= i < own.stop]
         torch.testing.assert_close(after[..., others], before[..., others], rtol=1e-5, atol=1e-6)
         assert (after[..., own] - after[:1, :1, own]).abs().max() < 1e-6, (

@@ -496,7 +496,7 @@ def test_a_loss_that_becomes_nan_names_chain_draw_and_lr():
         )  # a check, a baseline, chain 0, four of chain 1
 
     with pytest.raises(
-        llc.Diverged, match=r"nan at chain 1, draw 2 \(lr 0.001, .*psgld\)"
+        llc.LlcDiverged, match=r"nan at chain 1, draw 2 \(lr 0.001, .*psgld\)"
     ) as error:
         estimate(loss_fn=failing, num_draws=4, num_burnin_steps=2)
     assert len(error.value.loss_trace) == 5 and math.isnan(error.value.loss_trace[-1])
@@ -506,7 +506,7 @@ def test_a_loss_that_becomes_nan_names_chain_draw_and_lr():
     "changes", [{"lr": 10.0, "sampler": "sgld"}, {"lr": 1e30}, {"lr": 1e4}, {"max_loss_rise": 1e-9}]
 )
 def test_a_diverging_lr_fails(changes):
-    with pytest.raises(llc.Diverged, match="chain 0, burn-in step 1 .*lower lr"):
+    with pytest.raises(llc.LlcDiverged, match="chain 0, burn-in step 1 .*lower lr"):
         estimate(num_burnin_steps=20, **changes)
 
 

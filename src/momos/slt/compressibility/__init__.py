@@ -1,27 +1,26 @@
-"""How far a model can be compressed before its loss rises by eps (singular MDL, Sec. 4.1 and App.
-C; method B1).
+"""How far a model can be compressed before its loss rises by eps (singular MDL, Sec. 4.1, App. C).
 
-Four schemes, each a pure function from a model to a compressed copy and its cost, and for each the
-critical point of one scan:
+Four schemes turn a model into a compressed copy and its cost (method B1). Each has a search for its
+critical point:
 
-    scheme          strength, weak to strong           cost                                 critical value
-    quantized       n_q falls to 3                     log2(n_q), bits per weight           smallest n_q
-    factorized      singular values kept, 1 to 1/64    parameters after / before            smallest parameters after / before
-    noisy           sigma rises                        ||noise|| / ||w||                    largest sigma
-    pruned          heads kept, from all but one to 0  parameters after / before            smallest fraction of heads kept
+    function     strength, weak to strong       cost                       critical value
+    quantized    n_q falls to 3                 log2(n_q) bits per weight  smallest n_q
+    factorized   singular values kept, 1 to 1/64  parameters after / before  smallest cost
+    noisy        sigma rises                    ||noise|| / ||w||          largest sigma
+    pruned       heads kept, all but one to 0   parameters after / before  smallest fraction kept
 
 The critical strength is the strongest one such that it and every weaker one on the scanned grid
-stay within L(original) + eps. A scan evaluates a coarse grid from weak to strong, then bisects
-between the first point outside eps and its weaker neighbour down to the fine grid. Where the loss
-is monotone this is the answer of trying every strength; where it is not, points in between may have
-been passed over, and the answer is the same or a stronger compression (`CriticalPoint.crosses_once`
-tells of returns that were seen).
+stay within L(original) + eps. A scan evaluates a coarse grid from weak to strong. Then it bisects
+between the first point outside eps and its weaker neighbour, down to the fine grid. Where the loss
+is monotone, this is the answer of trying every strength. Where it is not, points in between may
+have been passed over, and the answer is the same or a stronger compression. Returns of the loss
+that a scan saw are told by `CriticalPoint.crosses_once`.
 
-`eps` is a tolerance or several: one gives a CriticalPoint, several a list of them from one scan,
-evaluated once where they meet. Each search decides by its own points alone, so that asking for one
-more tolerance never changes the answer for another.
+`eps` is one tolerance or several: one gives a CriticalPoint; several give a list of them from one
+scan, which evaluates a strength once. Each search decides by its own points alone, so that asking
+for one more tolerance never changes the answer for another.
 
-Losses are measured on copies in eval mode and without gradients; the given model and the global
+Losses are measured on copies in eval mode and without gradients. The given model and the global
 random state stay as they are.
 """
 
@@ -55,8 +54,8 @@ from momos.slt.compressibility.quantization import (
 from momos.slt.compressibility.scan import (
     Compressed,
     CriticalPoint,
-    Grid,
     Point,
+    StrengthGrid,
     Trial,
     every,
     merged_curve,
@@ -64,7 +63,35 @@ from momos.slt.compressibility.scan import (
 )
 
 __all__ = [
-    "FRACTIONS", "KINDS", "THETAS", "Compressed", "CriticalPoint", "Factors", "Grid", "Head", "Point", "Retrained", "Retraining", "Slice",
-    "Trial", "attention_heads", "choose_heads", "chosen", "critical_fraction", "critical_heads", "critical_n_q", "critical_sigma",
-    "decompose", "every", "factorized", "layers_of", "merged_curve", "noisy", "pruned", "quantized", "retrained", "scan", "to_levels",
-]  # fmt: skip
+    "FRACTIONS",
+    "KINDS",
+    "THETAS",
+    "Compressed",
+    "CriticalPoint",
+    "Factors",
+    "Head",
+    "Point",
+    "Retrained",
+    "Retraining",
+    "Slice",
+    "StrengthGrid",
+    "Trial",
+    "attention_heads",
+    "choose_heads",
+    "chosen",
+    "critical_fraction",
+    "critical_heads",
+    "critical_n_q",
+    "critical_sigma",
+    "decompose",
+    "every",
+    "factorized",
+    "layers_of",
+    "merged_curve",
+    "noisy",
+    "pruned",
+    "quantized",
+    "retrained",
+    "scan",
+    "to_levels",
+]

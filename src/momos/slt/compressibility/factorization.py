@@ -1,4 +1,4 @@
-"""Factorisation by truncated singular value decomposition (App. C.2)."""
+"""Compression by truncated singular value decomposition (singular MDL, App. C.2)."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -9,34 +9,38 @@ from torch import Tensor, nn
 from momos.slt.compressibility.inputs import (
     LossFn,
     check_fraction,
-    eval_copy,
     initial_loss,
     loss_of,
     one_or_all,
     positive,
     tolerances_of,
 )
-from momos.slt.compressibility.scan import Compressed, CriticalPoint, Grid, Point, every, scan
+from momos.slt.compressibility.scan import (
+    Compressed,
+    CriticalPoint,
+    Point,
+    StrengthGrid,
+    every,
+    scan,
+)
+from momos.slt.copies import eval_copy
 
 
 class Factors(NamedTuple):
-    """A singular value decomposition in float64, W = left @ right: left (a, r) holds the singular
-    values, right (r, b).
-    """
+    """A singular value decomposition of a matrix (a, b): left @ right, in float64."""
 
-    left: Tensor
-    right: Tensor
+    left: Tensor  # (a, r): left singular vectors times singular values
+    right: Tensor  # (r, b)
 
 
 def layers_of(model: nn.Module) -> list[list[str]]:
-    """The names of the weight matrices of each layer, in model order: what factorisation chooses
-    from.
+    """Names of the weight matrices of each layer, in model order.
 
     A layer is a block with all its matrices: a child of a ModuleList or Sequential whose children
-    are of one class and have children of their own (of nested ones the inner); what is outside of
-    such stacks (unembedding, classifier) is no layer. In a model without stacks every matrix is a
-    layer. Matrices are the weights of nn.Linear and nn.MultiheadAttention, never convolutions or
-    embeddings.
+    are of one class and have children of their own. Of nested stacks the inner ones count. What is
+    outside of stacks (unembedding, classifier) is no layer. In a model without stacks every matrix
+    is a layer. Matrices are the weights of nn.Linear and nn.MultiheadAttention, never those of
+    convolutions or embeddings.
     """
     blocks = [
         f"{prefix}.{index}" if prefix else str(index)
@@ -54,14 +58,14 @@ def layers_of(model: nn.Module) -> list[list[str]]:
 
 
 def chosen(layers: Sequence[Sequence[str]]) -> list[str]:
-    """The matrices that are factorised: of the second layer, the fourth .., never of the first, the
-    last or two consecutive ones.
+    """Names of the matrices that are factorised: those of the second layer, the fourth, and so on.
 
-    Raises ValueError for fewer than three layers.
+    The first and the last layer are never taken. Raises ValueError for fewer than three layers.
     """
     if len(layers) < 3:
         raise ValueError(
-            f"layers must be at least three, as the first and the last one are not factorised, got {len(layers)}"
+            "layers must be at least three, as the first and the last one are not factorised, "
+            f"got {len(layers)}"
         )
     return [name for layer in layers[1:-1:2] for name in layer]
 
@@ -70,19 +74,17 @@ def chosen(layers: Sequence[Sequence[str]]) -> list[str]:
 def decompose(
     model: nn.Module, layers: Sequence[Sequence[str]] | None = None
 ) -> dict[str, Factors]:
-    """Of each matrix that is factorised. layers: names by layer in order, those of
-    `layers_of(model)` by default.
+    """Factors of each matrix that is factorised, by its name.
 
-    A weight that is tied to an embedding or to a skipped layer stays whole, one that is tied to
-    another chosen one is taken once. Raises ValueError as `chosen`, and for weights that are not
-    finite.
+    layers: names by layer in order; `layers_of(model)` by default. A weight that is tied to an
+    embedding or to a skipped layer stays whole. Tied weights that are both chosen are taken once.
+    Raises ValueError as `chosen`, and for weights that are not finite.
     """
     layers = layers_of(model) if layers is None else layers
     names = chosen(layers)
+    skipped = [name for layer in layers for name in layer if name not in names]
     seen = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    seen |= {
-        id(model.get_parameter(name)) for layer in layers for name in layer if name not in names
-    }
+    seen |= {id(model.get_parameter(name)) for name in skipped}
     factors = {}
     for name in names:
         weight = model.get_parameter(name)
@@ -91,7 +93,8 @@ def decompose(
             factors[name] = _decompose(name, weight)
     if not factors:
         raise ValueError(
-            "layers must hold a weight that is not shared with an embedding or a skipped layer, got none"
+            "layers must hold a weight that is not shared with an embedding or a skipped layer, "
+            "got none"
         )
     return factors
 
@@ -99,12 +102,12 @@ def decompose(
 def factorized(
     model: nn.Module, keep: float, factors: dict[str, Factors] | None = None
 ) -> Compressed:
-    """The chosen matrices (a, b) at rank r = round(keep * min(a, b)), at least 1; cost: parameters
-    after / before, with r(a + b) for each.
+    """Truncate the chosen matrices (a, b) to rank r = round(keep * min(a, b)), at least 1.
 
-    The copy holds the products. Near full rank the cost exceeds 1, as two factors are larger than
-    their product. factors: of `decompose(model)`, to use them again. Raises ValueError as
-    `decompose`, and for keep outside (0, 1].
+    The copy holds the products. The cost is parameters after / before, where a matrix counts
+    r(a + b); near full rank it exceeds 1, as two factors are larger than their product. factors:
+    those of `decompose(model)`, to use them again. Raises ValueError as `decompose`, and for keep
+    outside (0, 1].
     """
     check_fraction("keep", keep)
     factors = decompose(model) if factors is None else factors
@@ -126,13 +129,12 @@ def critical_fraction(
     num_steps: int = 64,
     layers: Sequence[Sequence[str]] | None = None,
 ) -> CriticalPoint | list[CriticalPoint]:
-    """The smallest compression fraction (parameters after / before) within eps; strength is the
-    fraction of singular values kept.
+    """The smallest compression fraction (parameters after / before) within eps.
 
-    num_steps: the fine grid keeps 1, 1 - 1/num_steps .. 1/num_steps, the coarse one an eighth of
-    them; what gives the same ranks is one point. layers: names by layer in order, those of
-    `layers_of(model)` by default. Raises ValueError as `decompose` and for eps, losses and
-    num_steps out of range.
+    The strength is the fraction of singular values kept. num_steps: the fine grid keeps 1,
+    1 - 1/num_steps .. 1/num_steps, the coarse grid about eight of them; fractions of the same ranks
+    are one point. layers: names by layer in order; `layers_of(model)` by default. Raises ValueError
+    as `decompose`, and for eps, losses and num_steps out of range.
     """
     tolerances, steps = tolerances_of(eps), positive("num_steps", num_steps)
     factors = decompose(model, layers)
@@ -147,11 +149,12 @@ def critical_fraction(
         for step in range(1, steps + 1)
     }
     keeps = tuple(sorted(by_ranks.values(), reverse=True))
-    grid = Grid(keeps, every(len(keeps), max(len(keeps) // 8, 1)))
+    grid = StrengthGrid(keeps, every(len(keeps), max(len(keeps) // 8, 1)))
     return one_or_all(scan(evaluate, grid, init_loss, tolerances, value="cost"), eps)
 
 
-def _stacks(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def _stacks(model: nn.Module) -> Iterator[tuple[str, nn.ModuleList | nn.Sequential]]:
+    """Lists of modules of one class that have children of their own, by name."""
     for prefix, module in model.named_modules():
         if isinstance(module, nn.ModuleList | nn.Sequential) and len(module):
             if len({type(child) for child in module}) == 1 and any(
@@ -161,6 +164,7 @@ def _stacks(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _linear_weights(model: nn.Module) -> Iterator[str]:
+    """Names of the weights of linear layers and of attention."""
     for prefix, module in model.named_modules():
         dot = f"{prefix}." if prefix else ""
         if isinstance(module, nn.Linear):

@@ -1,56 +1,36 @@
-"""What all schemes do with their arguments: copies of the model, losses, tolerances, generators,
-checks that raise ValueError.
-"""
+"""Arguments of all compression schemes: losses, tolerances, and checks that raise ValueError."""
 
-import copy
-import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from numbers import Real
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
-from momos.slt.caches import forget_
 from momos.slt.compressibility.scan import CriticalPoint
+from momos.slt.copies import eval_copy
 
 LossFn = Callable[[nn.Module], float]
 
 
-def eval_copy(model: nn.Module) -> nn.Module:
-    """A deep copy in eval mode; not by what eval() returns, which is None for timm's TinyViT
-    attention.
-    """
-    copied = copy.deepcopy(model)
-    copied.eval()
-    forget_(copied)
-    return copied
-
-
-def generator_for(purpose: str, seed: int, draw: int) -> torch.Generator:
-    """A CPU generator of its own for every purpose, seed and draw."""
-    digest = hashlib.sha256(f"{purpose}:{seed}:{draw}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-
-
 @torch.no_grad()
 def loss_of(loss_fn: LossFn, model: nn.Module) -> float:
-    value = loss_fn(model)
-    if (
-        isinstance(value, Tensor)
-        and value.numel() == 1
-        and not value.is_complex()
-        and value.dtype != torch.bool
-    ):
-        value = value.item()
+    """The loss as a float. Raises ValueError unless it is a number or a tensor with one element."""
+    value: object = loss_fn(model)
+    if isinstance(value, Tensor) and value.numel() == 1:
+        if not value.is_complex() and value.dtype != torch.bool:
+            value = value.item()
     if not is_number(value):
         raise ValueError(f"loss_fn must return a number, got {shown(value)}")
     return float(value)
 
 
 def initial_loss(loss_fn: LossFn, model: nn.Module) -> float:
-    """On a copy: buffers of the given model must not move either."""
+    """The loss of a copy, so that buffers of the given model do not move either.
+
+    Raises ValueError for a loss that is not finite.
+    """
     loss = loss_of(loss_fn, eval_copy(model))
     if not math.isfinite(loss):
         raise ValueError(f"loss_fn must be finite on the original model, got {loss}")
@@ -58,43 +38,49 @@ def initial_loss(loss_fn: LossFn, model: nn.Module) -> float:
 
 
 def tolerances_of(eps: float | Sequence[float]) -> list[float]:
-    values = (
-        [eps]
-        if is_number(eps) or isinstance(eps, str) or not hasattr(eps, "__iter__")
-        else list(eps)
-    )
+    """One tolerance or several as a list. Raises ValueError unless all are finite and above 0."""
+    several = isinstance(eps, Iterable) and not isinstance(eps, str) and not is_number(eps)
+    values: list[object] = list(eps) if isinstance(eps, Iterable) and several else [eps]
+    tolerances = []
     for value in at_least_one("eps", values):
         if not (is_number(value) and math.isfinite(value) and value > 0):
             raise ValueError(f"eps must be a finite number above 0 (or several), got {value!r}")
-    return [float(value) for value in values]
+        tolerances.append(float(value))
+    return tolerances
 
 
 def one_or_all(
-    found: list[CriticalPoint], eps: float | Sequence[float]
+    points: list[CriticalPoint], eps: float | Sequence[float]
 ) -> CriticalPoint | list[CriticalPoint]:
-    return found[0] if is_number(eps) else found
+    """The only point where eps is one number, else all points."""
+    return points[0] if is_number(eps) else points
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether the value is a real number (not a bool); it may be infinite or NaN."""
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
+    """The value for an error message; of a tensor its shape alone."""
     return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
 
 
-def check_fraction(name: str, value: float) -> None:
+def check_fraction(name: str, value: object) -> None:
+    """Raise ValueError unless the value is a number in (0, 1]."""
     if not (is_number(value) and 0 < value <= 1):
         raise ValueError(f"{name} must be a number in (0, 1], got {value!r}")
 
 
 def positive(name: str, value: int) -> int:
+    """The value. Raises ValueError unless it is an integer of at least 1."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
     return value
 
 
 def at_least_one(name: str, values: Sequence[Any]) -> Sequence[Any]:
+    """The values. Raises ValueError where there is none."""
     if len(values) == 0:
         raise ValueError(f"{name} must hold at least one value, got none")
     return values

@@ -1,4 +1,4 @@
-"""Gaussian noise (App. C.4)."""
+"""Compression by Gaussian noise (singular MDL, App. C.4)."""
 
 import math
 from collections.abc import Sequence
@@ -6,10 +6,9 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from momos.compute.seeds import generator_for
 from momos.slt.compressibility.inputs import (
     LossFn,
-    eval_copy,
-    generator_for,
     initial_loss,
     is_number,
     loss_of,
@@ -20,24 +19,25 @@ from momos.slt.compressibility.inputs import (
 from momos.slt.compressibility.scan import (
     Compressed,
     CriticalPoint,
-    Grid,
     Point,
+    StrengthGrid,
     Trial,
     every,
     scan,
 )
+from momos.slt.copies import eval_copy
 
 KINDS = ("absolute", "relative")
 
 
 @torch.no_grad()
 def noisy(model: nn.Module, sigma: float, *, kind: str, seed: int = 0, draw: int = 0) -> Compressed:
-    """Every parameter, a tied one once: w + sigma * N(0, 1) ("absolute"), w + sigma * |w| * N(0, 1)
-    ("relative").
+    """Add noise to every parameter; to a tied one once.
 
-    cost: ||noise|| / ||w||, which compares the two kinds. The N(0, 1) depend on seed and draw alone
-    (drawn on the CPU), so that a larger sigma scales the same noise. Raises ValueError for another
-    kind and for sigma below 0 or not finite.
+    kind "absolute": w + sigma * N(0, 1); "relative": w + sigma * |w| * N(0, 1). The cost is
+    ||noise|| / ||w||, by which the two kinds can be compared. The N(0, 1) are drawn on the CPU and
+    depend on seed and draw alone, so that a larger sigma scales the same noise. Raises ValueError
+    for another kind, and for a sigma that is below 0 or not finite.
     """
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
@@ -54,9 +54,9 @@ def noisy(model: nn.Module, sigma: float, *, kind: str, seed: int = 0, draw: int
             [noise.double().square().sum(), before.double().square().sum()]
         ).cpu()
     noise_norm, weight_norm = squares.sqrt().tolist()
-    return Compressed(
-        model, noise_norm / weight_norm if weight_norm > 0 else math.inf if noise_norm > 0 else 0.0
-    )
+    if weight_norm > 0:
+        return Compressed(model, noise_norm / weight_norm)
+    return Compressed(model, math.inf if noise_norm > 0 else 0.0)
 
 
 def critical_sigma(
@@ -65,23 +65,20 @@ def critical_sigma(
     eps: float | Sequence[float],
     *,
     kind: str,
-    sigmas: tuple[float, float] = (1e-4, 10.0),
+    sigmas: Sequence[float] = (1e-4, 10.0),
     per_decade: int = 64,
     num_draws: int = 4,
     seed: int = 0,
 ) -> CriticalPoint | list[CriticalPoint]:
-    """The largest sigma whose mean loss over num_draws draws of noise is within eps; each point has
-    the spread over draws.
+    """The largest sigma whose mean loss over num_draws draws of noise is within eps.
 
-    sigmas: the weakest and the strongest; per_decade: points of the fine, geometric grid, every
-    sixteenth of which is the coarse one. The draws are the same for every sigma. Raises ValueError
-    for eps, losses and settings out of range.
+    Each point has the spread over draws, which are the same for every sigma. sigmas: the weakest
+    and the strongest one. per_decade: points of the fine, geometric grid; the coarse grid is every
+    sixteenth of them. Raises ValueError for eps, losses and settings out of range.
     """
     tolerances = tolerances_of(eps)
-    grid, num_draws = (
-        _sigma_grid(sigmas, positive("per_decade", per_decade)),
-        positive("num_draws", num_draws),
-    )
+    grid = _sigma_grid(sigmas, positive("per_decade", per_decade))
+    positive("num_draws", num_draws)
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
     init_loss = initial_loss(loss_fn, model)
@@ -99,7 +96,7 @@ def critical_sigma(
     return one_or_all(scan(evaluate, grid, init_loss, tolerances), eps)
 
 
-def _sigma_grid(sigmas: tuple[float, float], per_decade: int) -> Grid:
+def _sigma_grid(sigmas: Sequence[float], per_decade: int) -> StrengthGrid:
     pair = tuple(sigmas)
     if not (
         len(pair) == 2
@@ -111,14 +108,17 @@ def _sigma_grid(sigmas: tuple[float, float], per_decade: int) -> Grid:
         )
     low, high = map(float, pair)
     steps = max(round(per_decade * math.log10(high / low)), 1)
-    return Grid(
+    return StrengthGrid(
         (*(low * (high / low) ** (step / steps) for step in range(steps)), high),
         every(steps + 1, 16),
     )
 
 
 def _mean_and_spread(losses: Sequence[float]) -> tuple[float, float]:
-    """Sample standard deviation; one draw has none to speak of: 0. NaN where a loss is not finite."""
+    """Mean and sample standard deviation of the losses; NaN where a loss is not finite.
+
+    The standard deviation of a single loss is taken as 0.
+    """
     if not all(map(math.isfinite, losses)):
         return math.nan, math.nan
     mean = math.fsum(losses) / len(losses)

@@ -1,4 +1,4 @@
-"""Structured pruning of attention heads, with retraining (App. C.5)."""
+"""Compression by pruning attention heads, with retraining (singular MDL, App. C.5)."""
 
 import contextlib
 import itertools
@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from momos.compute.seeds import generator_for, seed_for
 from momos.slt.compressibility.inputs import (
     LossFn,
     at_least_one,
-    eval_copy,
-    generator_for,
     initial_loss,
     is_number,
     loss_of,
@@ -26,16 +25,17 @@ from momos.slt.compressibility.inputs import (
 from momos.slt.compressibility.scan import (
     Compressed,
     CriticalPoint,
-    Grid,
     Point,
+    StrengthGrid,
     Trial,
     every,
     scan,
 )
+from momos.slt.copies import eval_copy
 
 
 class Slice(NamedTuple):
-    """parameter.narrow(dim, start, length): rows (dim 0) or columns (dim 1) of a weight matrix."""
+    """Rows (dim 0) or columns (dim 1) of a weight matrix: parameter.narrow(dim, start, length)."""
 
     parameter: str
     dim: int
@@ -44,58 +44,59 @@ class Slice(NamedTuple):
 
 
 class Head(NamedTuple):
-    """One attention head: number `index` of the module, and where its query, key, value and output
-    weights stand.
-    """
+    """One attention head of a module."""
 
-    module: str
-    index: int
-    slices: tuple[Slice, ...]
+    module: str  # name
+    number: int  # among the heads of the module, from 0
+    slices: tuple[Slice, ...]  # where its query, key, value and output weights stand
 
 
 class Retrained(NamedTuple):
+    """A model after retraining."""
+
     model: nn.Module  # after the last step, in eval mode
-    losses: tuple[
-        float, ...
-    ]  # training loss before each step; ends at the first that is not finite
+    losses: tuple[float, ...]  # training loss before each step, up to the first that is not finite
 
     @property
     def lowest(self) -> float:
-        """NaN where training diverged."""
+        """The lowest training loss; NaN where training diverged."""
         return min(self.losses) if all(map(math.isfinite, self.losses)) else math.nan
 
 
 def attention_heads(model: nn.Module) -> list[Head]:
-    """All heads in model order. Three shapes of attention are known (write other modules' heads
-    down as `Head` yourself):
+    """All heads in model order.
 
-    torch.nn.MultiheadAttention  rows of query, key, value one after another, each by head; `out_proj`
-    `query_key_value` + `dense`  GPT-NeoX: rows by head, in each query, key, value
-    `qkv` + `proj`, `num_heads`  timm: rows of query, key, value one after another, each by head; by head where the module has `key_dim` and
-                                 `val_dim` (TinyViT) or `head_first` (MaxViT)
-    Output columns are by head in all of them. Raises ValueError for a model without heads and for
+    Three shapes of attention are known; write the heads of other modules down as `Head` yourself.
+
+    torch.nn.MultiheadAttention  rows of query, key, value one after another, each by head
+    `query_key_value` + `dense`  GPT-NeoX: rows by head, and in each query, key, value
+    `qkv` + `proj`, `num_heads`  timm: rows of query, key, value one after another, each by head;
+                                 but by head where the module has `key_dim` and `val_dim` (TinyViT)
+                                 or `head_first` (MaxViT)
+
+    Output columns are by head in all of them. Raises ValueError for a model without heads, and for
     shapes that do not fit.
     """
     heads = [head for prefix, module in model.named_modules() for head in _heads_of(prefix, module)]
     if not heads:
-        expected = "nn.MultiheadAttention, `query_key_value` + `dense` (GPT-NeoX) or `qkv` + `proj` with `num_heads` (timm)"
         raise ValueError(
-            f"model must have attention heads to prune ({expected}), got {type(model).__name__} without any"
+            "model must have attention heads to prune (nn.MultiheadAttention, "
+            "`query_key_value` + `dense` (GPT-NeoX) or `qkv` + `proj` with `num_heads` (timm)), "
+            f"got {type(model).__name__} without any"
         )
     return heads
 
 
 def choose_heads(heads: Sequence[Head], num_pruned: int, *, seed: int = 0) -> list[Head]:
-    """num_pruned heads at random; with one seed a larger choice contains every smaller one. Raises
-    ValueError outside 0..len(heads).
+    """num_pruned random heads; with the same seed, a larger choice contains every smaller one.
+
+    Raises ValueError for a num_pruned outside 0..len(heads).
     """
-    if (
-        isinstance(num_pruned, bool)
-        or not isinstance(num_pruned, int)
-        or not 0 <= num_pruned <= len(heads)
-    ):
+    is_integer = isinstance(num_pruned, int) and not isinstance(num_pruned, bool)
+    if not (is_integer and 0 <= num_pruned <= len(heads)):
         raise ValueError(
-            f"num_pruned must be an integer in 0..{len(heads)} (the number of heads), got {num_pruned!r}"
+            f"num_pruned must be an integer in 0..{len(heads)} (the number of heads), "
+            f"got {num_pruned!r}"
         )
     order = torch.randperm(len(heads), generator=generator_for("heads", seed, 0)).tolist()
     return [heads[index] for index in order[:num_pruned]]
@@ -103,9 +104,7 @@ def choose_heads(heads: Sequence[Head], num_pruned: int, *, seed: int = 0) -> li
 
 @torch.no_grad()
 def pruned(model: nn.Module, heads: Sequence[Head]) -> Compressed:
-    """The weight matrices of these heads zeroed, their biases kept; cost: parameters that are left
-    / all parameters.
-    """
+    """Zero the weights of these heads; their biases stay. The cost is parameters left / all."""
     model = eval_copy(model)
     total = sum(parameter.numel() for parameter in model.parameters())
     zeroed = sum(
@@ -118,19 +117,14 @@ def pruned(model: nn.Module, heads: Sequence[Head]) -> Compressed:
 
 @dataclass(frozen=True, kw_only=True)
 class Retraining:
-    """How a pruned model is trained on; a tenth of train_lr, that of the original training, is the
-    learning rate.
+    """Settings for training a pruned model on. Raises ValueError for settings out of range."""
 
-    train_loss_fn(model, batch) -> scalar Tensor; batches are cycled; optimizer(parameters, lr=..);
-    seed: of layers such as dropout. Raises ValueError for settings out of range.
-    """
-
-    train_loss_fn: Callable[[nn.Module, Any], Tensor]
-    batches: Sequence[Any]
-    train_lr: float
+    train_loss_fn: Callable[[nn.Module, Any], Tensor]  # (model, batch) -> scalar
+    batches: Sequence[Any]  # cycled
+    train_lr: float  # of the original training; the learning rate is a tenth of it
     num_steps: int = 1000
-    optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam
-    seed: int = 0
+    optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam  # (parameters, lr=..)
+    seed: int = 0  # of layers such as dropout, and of the choice of heads
 
     def __post_init__(self) -> None:
         at_least_one("batches", self.batches)
@@ -139,7 +133,7 @@ class Retraining:
             raise ValueError(f"train_lr must be a finite number above 0, got {self.train_lr!r}")
 
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
-        """Raises ValueError for a loss that is no scalar tensor."""
+        """The training loss. Raises ValueError unless it is a scalar tensor."""
         loss = self.train_loss_fn(model, batch)
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             raise ValueError(f"train_loss_fn must return a scalar tensor, got {shown(loss)}")
@@ -147,7 +141,7 @@ class Retraining:
 
 
 def retrained(model: nn.Module, heads: Sequence[Head], training: Retraining) -> Retrained:
-    """A copy trained on with the gradients of the pruned `heads` held at zero, in train mode."""
+    """Train a copy on, in train mode, with the gradients of the pruned `heads` held at zero."""
     model = eval_copy(model)
     model.train()
     stepper = training.optimizer(
@@ -178,14 +172,14 @@ def critical_heads(
     heads: Sequence[Head] | None = None,
     num_coarse: int = 8,
 ) -> CriticalPoint | list[CriticalPoint]:
-    """The smallest fraction of heads kept whose lowest training loss in retraining is within eps of
-    loss_fn(model).
+    """The smallest fraction of heads kept whose lowest retraining loss is within eps.
 
-    That loss is the paper's; the minimum over batches favours it, so each point also has eval_loss
-    = loss_fn after the last step. Its trials are the training losses by step. heads: those to
-    choose from, with training.seed, `attention_heads(model)` by default; from one head pruned to
-    all of them, the coarse grid some num_coarse of these. Raises ValueError for a model without
-    heads, and for eps, losses and settings out of range; retraining that diverges is outside eps.
+    The loss of a point is the paper's: the lowest training loss in retraining. It is favoured by
+    the minimum over batches, so each point also has eval_loss, loss_fn after the last step. Trials
+    are the training losses by step. Retraining that diverges is outside eps. heads: those to choose
+    from, with training.seed; `attention_heads(model)` by default. The grid goes from one pruned
+    head to all of them, its coarse part has about num_coarse points. Raises ValueError for a model
+    without heads, and for eps, losses and settings out of range.
     """
     tolerances, num_coarse = tolerances_of(eps), positive("num_coarse", num_coarse)
     heads = attention_heads(model) if heads is None else list(heads)
@@ -202,12 +196,8 @@ def critical_heads(
         )
 
     kept = tuple((total - num_pruned) / total for num_pruned in range(1, total + 1))
-    return one_or_all(
-        scan(
-            evaluate, Grid(kept, every(total, max(total // num_coarse, 1))), init_loss, tolerances
-        ),
-        eps,
-    )
+    grid = StrengthGrid(kept, every(total, max(total // num_coarse, 1)))
+    return one_or_all(scan(evaluate, grid, init_loss, tolerances), eps)
 
 
 def _heads_of(prefix: str, module: nn.Module) -> list[Head]:
@@ -245,56 +235,54 @@ def _multihead(prefix: str, module: nn.MultiheadAttention) -> list[Head]:
 
 
 def _fused(prefix: str, module: nn.Module, qkv: str, out: str, *, by_head: bool) -> list[Head]:
-    """Query, key and value from one linear layer; by_head: rows (heads, query + key + value), else
-    (3, heads, size).
+    """Heads whose query, key and value come from one linear layer.
+
+    by_head: its rows are (heads, query + key + value), else (3, heads, size).
     """
-    rows, columns, num_heads = (
-        getattr(module, qkv).out_features,
-        getattr(module, out).in_features,
-        _num_heads(prefix, module),
-    )
-    same_size = rows == 3 * columns
-    if (
-        rows % num_heads
-        or columns % num_heads
-        or not (same_size or by_head and hasattr(module, "val_dim"))
-    ):
-        shapes = f"{rows} rows of {qkv}, {columns} columns of {out}, {num_heads} heads"
+    rows, columns = getattr(module, qkv).out_features, getattr(module, out).in_features
+    num_heads = _num_heads(prefix, module)
+    fits = rows == 3 * columns or (by_head and hasattr(module, "val_dim"))
+    if rows % num_heads or columns % num_heads or not fits:
         raise ValueError(
-            f"attention {prefix or type(module).__name__} must have query, key and value of one size by head, got {shapes}"
+            f"attention {prefix or type(module).__name__} must have query, key and value "
+            f"of one size by head, got {rows} rows of {qkv}, {columns} columns of {out}, "
+            f"{num_heads} heads"
         )
-    dot, each, size = f"{prefix}." if prefix else "", rows // num_heads, columns // num_heads
+    dot = f"{prefix}." if prefix else ""
+    rows_per_head, size = rows // num_heads, columns // num_heads
     heads = []
     for head in range(num_heads):
-        inputs = (
-            [(head * each, each)]
-            if by_head
-            else [(part * columns + head * size, size) for part in range(3)]
-        )
+        if by_head:
+            inputs = [(head * rows_per_head, rows_per_head)]
+        else:
+            inputs = [(part * columns + head * size, size) for part in range(3)]
         pieces = [Slice(f"{dot}{qkv}.weight", 0, start, length) for start, length in inputs]
-        heads.append(
-            Head(prefix, head, (*pieces, Slice(f"{dot}{out}.weight", 1, head * size, size)))
-        )
+        outputs = Slice(f"{dot}{out}.weight", 1, head * size, size)
+        heads.append(Head(prefix, head, (*pieces, outputs)))
     return heads
 
 
 def _num_heads(prefix: str, module: nn.Module) -> int:
-    """From the module, its config, or the size of a head (GPT-NeoX in transformers keeps one or
-    another, by version).
+    """Number of heads, from the module, its config, or the size of a head.
+
+    GPT-NeoX in transformers keeps one or another of these, depending on its version.
     """
     for owner in (module, getattr(module, "config", None)):
         for name in ("num_attention_heads", "num_heads"):
-            if isinstance(getattr(owner, name, None), int):
-                return getattr(owner, name)
-    if isinstance(getattr(module, "head_size", None), int):
-        return module.dense.in_features // module.head_size
+            num_heads = getattr(owner, name, None)
+            if isinstance(num_heads, int):
+                return num_heads
+    size, dense = getattr(module, "head_size", None), getattr(module, "dense", None)
+    if isinstance(size, int) and isinstance(dense, nn.Linear):
+        return dense.in_features // size
     raise ValueError(
-        f"attention {prefix or type(module).__name__} must say num_attention_heads, num_heads or head_size, got none of them"
+        f"attention {prefix or type(module).__name__} must say num_attention_heads, num_heads "
+        "or head_size, got none of them"
     )
 
 
 def _zero(tensor: Tensor, piece: Slice) -> int:
-    """In place; returns how many values."""
+    """Zero a slice in place, and return its number of values."""
     return tensor.narrow(piece.dim, piece.start, piece.length).zero_().numel()
 
 
@@ -308,20 +296,11 @@ def _hold_at_zero(model: nn.Module, heads: Sequence[Head]) -> None:
 
 @contextlib.contextmanager
 def _seeded(model: nn.Module, seed: int) -> Iterator[None]:
-    """The global generators of the CPU and of the model's GPUs from `seed` within, and as they were
-    afterwards.
-    """
-    gpus = sorted(
-        {
-            parameter.device.index
-            for parameter in model.parameters()
-            if parameter.device.type == "cuda"
-        }
-    )
+    """Seed the global RNG of the CPU and of the model's GPUs inside; restore it on exit."""
+    devices = {parameter.device for parameter in model.parameters()}
+    gpus = sorted(device.index for device in devices if device.type == "cuda")
+    generators = [torch.default_generator, *(torch.cuda.default_generators[gpu] for gpu in gpus)]
     with torch.random.fork_rng(devices=gpus):
-        for generator in (
-            torch.default_generator,
-            *(torch.cuda.default_generators[gpu] for gpu in gpus),
-        ):
-            generator.manual_seed(generator_for("layers", seed, 0).initial_seed())
+        for generator in generators:
+            generator.manual_seed(seed_for("layers", seed, 0))
         yield

@@ -1,4 +1,4 @@
-"""Quantisation (Sec. 4.1, C.1 and C.3)."""
+"""Compression by quantisation (singular MDL, Sec. 4.1, App. C.1 and C.3)."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -10,7 +10,6 @@ from momos.slt.compressibility.inputs import (
     LossFn,
     at_least_one,
     check_fraction,
-    eval_copy,
     initial_loss,
     loss_of,
     one_or_all,
@@ -20,24 +19,24 @@ from momos.slt.compressibility.inputs import (
 from momos.slt.compressibility.scan import (
     Compressed,
     CriticalPoint,
-    Grid,
     Point,
+    StrengthGrid,
     Trial,
     every,
     scan,
 )
+from momos.slt.copies import eval_copy
 
 THETAS = ("loss", "max")
-FRACTIONS = tuple(
-    2 ** (-k / 16) for k in range(81)
-)  # of max|w|, 1 to 1/32: where theta by loss minimisation is looked for
+# Fractions of max|w|, from 1 to 1/32, among which theta by loss minimisation is looked for
+FRACTIONS = tuple(2 ** (-k / 16) for k in range(81))
 
 
 def to_levels(weight: Tensor, n_q: int, theta: float) -> Tensor:
-    """Clamp to [-theta, theta], then the nearest of n_q = 2m + 1 values {0, +-theta/m, ..,
-    +-theta}; half-way, the even multiple.
+    """Clamp to [-theta, theta], then take the nearest of n_q = 2m + 1 levels.
 
-    Same shape and dtype; theta is rounded to that dtype. At theta 0 everything is 0. Raises
+    The levels are {0, +-theta/m, .., +-theta}; half-way between two, the even multiple is taken.
+    Shape and dtype stay; theta is rounded to that dtype. At theta 0 everything is 0. Raises
     ValueError for an even n_q or one below 3, and for a theta that is negative or not finite.
     """
     num_intervals = _num_intervals("n_q", n_q)
@@ -46,20 +45,19 @@ def to_levels(weight: Tensor, n_q: int, theta: float) -> Tensor:
         raise ValueError(f"theta must be a finite number of at least 0, got {theta}")
     if theta == 0:
         return torch.zeros_like(weight)
-    wide = (
-        weight.detach().double()
-    )  # a multiple of theta, and with it the end of the range, is exact before the division
+    # In float64 a multiple of theta, and so the end of the range, is exact before the division.
+    wide = weight.detach().double()
     multiples = (wide.clamp(-theta, theta) / (theta / num_intervals)).round_()
     return multiples.mul_(theta).div_(num_intervals).clamp_(-theta, theta).to(weight.dtype)
 
 
 @torch.no_grad()
 def quantized(model: nn.Module, n_q: int, theta: float = 1.0) -> Compressed:
-    """Every weight with two or more dimensions on n_q levels, embeddings included, a tied one once;
-    cost log2(n_q) bits per weight.
+    """Quantise every weight with two or more dimensions to n_q levels; a tied one once.
 
-    theta: the range as a fraction of each tensor's max|w|. Raises ValueError for an even n_q or one
-    below 3, a theta outside (0, 1], and a model without such weights.
+    Embeddings are included. The cost is log2(n_q) bits per weight. theta: the range as a fraction
+    of each tensor's max|w|. Raises ValueError for an even n_q or one below 3, a theta outside
+    (0, 1], and a model without such weights.
     """
     _num_intervals("n_q", n_q)
     check_fraction("theta", theta)
@@ -84,11 +82,11 @@ def critical_n_q(
 ) -> CriticalPoint | list[CriticalPoint]:
     """The smallest n_q within eps; its cost is log2(n_q) bits per weight.
 
-    theta: "loss" takes for each n_q, and by itself, the fraction of max|w| of the lowest loss,
-    looked for among `fractions` (see `_minimise`: at most 17 of the default ones); "max" takes
-    max|w|. max_n_q: the weakest quantisation that is tried; from there down to n_q = 3 the coarse
-    grid takes per_octave steps to halve the number of intervals. Raises ValueError for eps, losses
-    and settings out of range, and for a model without weights to quantise.
+    theta "max": the range is max|w|. theta "loss": for each n_q by itself, it is the fraction of
+    max|w| with the lowest loss among `fractions`, of which `_minimise` tries at most 17 of the
+    default ones. max_n_q: the weakest quantisation that is tried. From there down to n_q = 3, the
+    coarse grid takes per_octave steps to halve the number of intervals. Raises ValueError for eps,
+    losses and settings out of range, and for a model without weights to quantise.
     """
     tolerances = tolerances_of(eps)
     grid = _n_q_grid(_num_intervals("max_n_q", max_n_q), positive("per_octave", per_octave))
@@ -96,7 +94,8 @@ def critical_n_q(
         raise ValueError(f"theta must be one of {', '.join(THETAS)}, got {theta!r}")
     tried = _checked_fractions(fractions) if theta == "loss" else (1.0,)
 
-    def evaluate(n_q: int) -> Point:
+    def evaluate(strength: float) -> Point:
+        n_q = int(strength)
         trials, best = _minimise(
             lambda fraction: loss_of(loss_fn, quantized(model, n_q, fraction).model), tried
         )
@@ -107,29 +106,28 @@ def critical_n_q(
 
 
 def _matrices(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Weights with two or more dimensions; a table of biases (Swin, TinyViT) is no weight. Raises
-    ValueError where there is none.
+    """Weights with two or more dimensions. Raises ValueError where there is none.
+
+    A table of biases (Swin, TinyViT) is no weight.
     """
     weights = {
         name: weight
         for name, weight in model.named_parameters()
         if weight.ndim >= 2 and "bias" not in name.rpartition(".")[2]
-    }
-    found = {
-        name: weight
-        for name, weight in weights.items()
         if weight.numel() and weight.is_floating_point()
     }
-    if not found:
+    if not weights:
         raise ValueError(
-            f"model must have weights with two or more dimensions to quantise, got {type(model).__name__} without any"
+            "model must have weights with two or more dimensions to quantise, "
+            f"got {type(model).__name__} without any"
         )
-    return found
+    return weights
 
 
-def _n_q_grid(num_intervals: int, per_octave: int) -> Grid:
-    """Every odd n_q from 2m + 1 down to 3; coarse: m divided by the powers of 2^(1/per_octave),
-    down to 1.
+def _n_q_grid(num_intervals: int, per_octave: int) -> StrengthGrid:
+    """Every odd n_q from 2m + 1 down to 3.
+
+    The coarse grid divides m by the powers of 2^(1/per_octave), down to 1.
     """
     strengths = tuple(2 * m + 1 for m in range(num_intervals, 0, -1))
     steps = math.ceil(math.log2(num_intervals) * per_octave)
@@ -137,17 +135,17 @@ def _n_q_grid(num_intervals: int, per_octave: int) -> Grid:
         1,
         *(max(round(num_intervals * 2 ** (-step / per_octave)), 1) for step in range(steps + 1)),
     }
-    return Grid(strengths, tuple(sorted(num_intervals - m for m in coarse)))
+    return StrengthGrid(strengths, tuple(sorted(num_intervals - m for m in coarse)))
 
 
 def _minimise(
     loss_at: Callable[[float], float], settings: Sequence[float]
 ) -> tuple[tuple[Trial, ...], Trial]:
-    """All trials in the order of `settings`, and the one of the lowest loss (equal ones: the first;
-    not finite: the last resort).
+    """All trials in the order of `settings`, and the one with the lowest loss.
 
-    Eight or more settings spread evenly, then ever closer neighbours of the best: the minimum of
-    all if there is but one valley.
+    Eight or more settings are spread evenly; then ever closer neighbours of the best are tried.
+    With a single valley, this finds the minimum of all. Of equal losses the first is taken; one
+    that is not finite is the last resort.
     """
     trials: dict[int, Trial] = {}
     stride = 1 << max((len(settings) // 8).bit_length() - 1, 0)
@@ -156,10 +154,7 @@ def _minimise(
         for index in indices:
             if 0 <= index < len(settings) and index not in trials:
                 trials[index] = Trial(settings[index], loss_at(settings[index]))
-        return min(
-            sorted(trials),
-            key=lambda index: trials[index].loss if math.isfinite(trials[index].loss) else math.inf,
-        )
+        return min(sorted(trials), key=lambda index: _finite_or_inf(trials[index].loss))
 
     best = visit(every(len(settings), stride))
     while stride > 1:
@@ -168,8 +163,12 @@ def _minimise(
     return tuple(trials[index] for index in sorted(trials)), trials[best]
 
 
+def _finite_or_inf(loss: float) -> float:
+    return loss if math.isfinite(loss) else math.inf
+
+
 def _num_intervals(name: str, n_q: int) -> int:
-    """m of n_q = 2m + 1."""
+    """m of n_q = 2m + 1. Raises ValueError for an even n_q or one below 3."""
     if isinstance(n_q, bool) or not isinstance(n_q, int) or n_q < 3 or n_q % 2 == 0:
         raise ValueError(f"{name} must be an odd integer of at least 3, got {n_q!r}")
     return n_q // 2

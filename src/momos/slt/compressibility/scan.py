@@ -1,4 +1,4 @@
-"""One scan for all schemes: what it evaluates, what it keeps, and the critical point that it finds."""
+"""The scan that all schemes share: it evaluates strengths and finds the critical point."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -8,84 +8,79 @@ from torch import nn
 
 
 class Compressed(NamedTuple):
+    """A compressed model and what it costs, in the scheme's unit."""
+
     model: nn.Module  # a copy in eval mode
     cost: float
 
 
 class Trial(NamedTuple):
-    """One evaluation behind a point. setting: theta as a fraction of max|w|, the number of the
-    noise draw, or the retraining step.
-    """
+    """One evaluation behind a point."""
 
-    setting: float
+    setting: float  # theta as a fraction of max|w|, number of a noise draw, or retraining step
     loss: float
 
 
 class Point(NamedTuple):
-    """One strength of a curve. spread: sample standard deviation over noise draws, else 0.
-
-    theta: of quantisation, the fraction of max|w| that was taken. eval_loss: of pruning, loss_fn
-    after retraining, beside the lowest training loss.
-    """
+    """One strength of a curve."""
 
     strength: float
     cost: float
     loss: float
-    spread: float = 0.0
-    theta: float | None = None
-    eval_loss: float | None = None
+    spread: float = 0.0  # sample standard deviation over noise draws
+    theta: float | None = None  # quantisation: the fraction of max|w| that was taken
+    eval_loss: float | None = None  # pruning: loss_fn after retraining
     trials: tuple[Trial, ...] = ()
 
 
 class CriticalPoint(NamedTuple):
-    """The strongest compression within init_loss + eps, and the points that say so.
+    """The strongest compression within init_loss + eps, and the points that show it.
 
-    status: "found"; "none": the weakest strength of the grid is outside already, and value, loss,
-    strength and cost are None; "all": even the strongest is within, and value is the grid's end, a
-    bound and no critical value. curve: every point of this search, weak to strong.
+    status "found": value, loss, strength and cost are those of the critical point. "none": even the
+    weakest strength of the grid is outside, and these four are None. "all": even the strongest is
+    within; value is the end of the grid, a bound and no critical value.
     """
 
     value: float | None
     loss: float | None
     eps: float
     init_loss: float
-    curve: tuple[Point, ...]
+    curve: tuple[Point, ...]  # every point of this search, weak to strong
     status: str
     strength: float | None
     cost: float | None
 
     @property
     def found(self) -> bool:
+        """Whether value is a critical value."""
         return self.status == "found"
 
     @property
     def crosses_once(self) -> bool:
-        """False where the loss comes back within eps at a strength beyond the first one outside."""
+        """Whether the loss stays outside eps at every strength beyond the first one outside."""
         inside = [_is_within(point.loss, self.init_loss, self.eps) for point in self.curve]
         return inside == sorted(inside, reverse=True)
 
 
-class Grid(NamedTuple):
-    """strengths, weak to strong; coarse: rising indices into them, the first and the last among
-    them.
-    """
+class StrengthGrid(NamedTuple):
+    """The strengths of a scan."""
 
-    strengths: tuple[float, ...]
-    coarse: tuple[int, ...]
+    strengths: tuple[float, ...]  # weak to strong
+    coarse: tuple[int, ...]  # rising indices into strengths, with the first and the last
 
 
 def scan(
     evaluate: Callable[[float], Point],
-    grid: Grid,
+    grid: StrengthGrid,
     init_loss: float,
     eps: Sequence[float],
     *,
     value: str = "strength",
 ) -> list[CriticalPoint]:
-    """A critical point for every eps; `evaluate` is called at most once for each strength. value:
-    the Point's field that is critical.
+    """A critical point for each eps; `evaluate` is called at most once per strength.
 
-    A loss that is not finite is outside every eps.
+    value: the field of Point that is the critical value. A loss that is not finite is outside every
+    eps.
     """
     points: dict[int, Point] = {}
 
@@ -98,15 +93,15 @@ def scan(
 
 
 def _critical(
-    at: Callable[[int], Point], grid: Grid, init_loss: float, eps: float, value: str
+    at: Callable[[int], Point], grid: StrengthGrid, init_loss: float, eps: float, value: str
 ) -> CriticalPoint:
     def within(index: int) -> bool:
         return _is_within(at(index).loss, init_loss, eps)
 
-    visited = {
-        index: within(index) for index in grid.coarse
-    }  # all of them: the curve is wanted beyond the crossing too
+    # All of the coarse grid is visited, because the curve is wanted beyond the crossing too.
+    visited = {index: within(index) for index in grid.coarse}
     outside = next((index for index in grid.coarse if not visited[index]), None)
+    inside: int | None
     if outside is None:
         inside, status = grid.coarse[-1], "all"
     elif outside == grid.coarse[0]:
@@ -135,11 +130,11 @@ def _is_within(loss: float, init_loss: float, eps: float) -> bool:
 
 
 def merged_curve(points: Sequence[CriticalPoint]) -> tuple[Point, ...]:
-    """Every point that the searches of one scan evaluated, once each, in the order of their cost."""
+    """Every point that the searches of one scan evaluated, once each, ordered by cost."""
     unique = {point.strength: point for critical in points for point in critical.curve}
     return tuple(sorted(unique.values(), key=lambda point: point.cost))
 
 
 def every(num: int, stride: int) -> tuple[int, ...]:
-    """0, stride, 2 stride .. and the last of `num` indices."""
+    """Every stride-th of `num` indices, from 0, and the last one."""
     return tuple(sorted({*range(0, num, stride), num - 1}))

@@ -1,86 +1,81 @@
-"""Local learning coefficient by stochastic gradient Langevin sampling (singular MDL, Eq. 10 and
-Appendix D; method B2).
+"""Local learning coefficient by Langevin sampling (singular MDL, Eq. 10 and App. D; method B2).
 
-    lambda_hat(w*) = nbeta * ( E[L(w)] - L(w*) ),     w ~ exp( -nbeta * L(w) - (localization / 2) ||w - w*||^2 )
+    lambda_hat(w*) = nbeta * ( E[L(w)] - L(w*) )
+    w ~ exp( -nbeta * L(w) - (localization / 2) ||w - w*||^2 )
 
-The sampler's step, with its scale G, stands in `langevin`. On a quadratic loss of curvature h, with
-a = nbeta h + localization, the estimate is too high by a factor 1 / (1 - lr G a / 4), diverges at
-lr G a > 4 and relaxes within 1 / (lr G a) steps; see `suggested_lr`.
+`momos.slt.llc.langevin` has the sampler's step and its scale G. On a quadratic loss of curvature h,
+with a = nbeta h + localization, the estimate is too high by a factor 1 / (1 - lr G a / 4). It
+diverges at lr G a > 4, and relaxes within 1 / (lr G a) steps; see `suggested_lr`.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from momos.compute.seeds import seed_for
 from momos.slt.llc.langevin import ALPHA, EPS, SAMPLERS, Langevin
 from momos.slt.llc.sampling import (
     LossFn,
     check_batches,
+    check_integer,
     check_loss,
-    integer,
+    check_one_of,
+    check_positive,
     is_number,
-    one_of,
     own_rng,
-    positive,
     sampled_parameters,
     sampling_copy,
     seed_global,
-    seed_of,
     to_numpy,
 )
 
 BASELINES = ("paired", "first_batches")
-CHECK_EVERY = {
-    "cpu": 1,
-    "gpu": 32,
-}  # steps between looks at the losses: each look makes the host wait for a GPU
-# times d / 2, the largest coefficient that there is, and a single draw counts as diverged
+# Steps between looks at the losses: each look makes the host wait for a GPU.
+CHECK_EVERY = {"cpu": 1, "gpu": 32}
+# A draw counts as diverged at so many times d / 2, the largest coefficient that there is.
 IMPOSSIBLE = 100.0
+Keep = Callable[[str, Callable[[], dict]], dict]  # (name of a part, what computes it) -> the part
 
 
 class LLC(NamedTuple):
-    """An estimate and all that tells whether to trust it. Losses in the unit of loss_fn, usually
-    nats.
+    """An estimate, and what tells whether to trust it. Losses are in loss_fn's unit, usually nats.
 
     mean is never clipped: below zero it says that the weights are no minimum or that the baseline
     is off (see `flags`). std understates the error where chains share batches, or where they are
-    shorter than the sampler's relaxation.
+    shorter than the sampler's relaxation. A coefficient means nothing without its settings.
     """
 
     mean: float  # over chains
     std: float  # sample standard deviation over chains; NaN for a single chain
     per_chain: np.ndarray  # (num_chains,) float64
-    loss_trace: (
-        np.ndarray
-    )  # (num_chains, num_draws) float64, after burn-in: the batch's loss at w_t, before the step
-    burnin_trace: np.ndarray  # (num_chains, num_burnin_steps)
-    quarters: (
-        np.ndarray
-    )  # (num_chains, 4): the estimate from each quarter of the draws; NaN where a quarter is empty
+    # (num_chains, num_draws) float64, after burn-in: the batch's loss at w_t, before the step
+    loss_trace: np.ndarray
+    burnin_trace: np.ndarray  # (num_chains, num_burnin_steps) float64
+    # (num_chains, 4): the estimate from each quarter of the draws; NaN where a quarter is empty
+    quarters: np.ndarray
     # L(w*): mean over draws of the same batches (paired), or over the first num_init_batches
     init_loss: float
     loss_rise: float  # E[L(w)] - L(w*) = mean / nbeta
-    mean_paired: (
-        float  # against L(w*) on the very batch of each draw; NaN where baseline="first_batches"
-    )
-    mean_first_batches: float  # the paper's mode: against L(w*) on the first num_init_batches
-    flags: tuple[
-        str, ...
-    ]  # of "negative", "negative_chain", "falling_below_start", "above_half_the_weights"
+    # with L(w*) on the very batch of each draw; NaN for baseline "first_batches"
+    mean_paired: float
+    # with L(w*) on the first num_init_batches, as in the paper
+    mean_first_batches: float
+    # of "negative", "negative_chain", "falling_below_start", "above_half_the_weights"
+    flags: tuple[str, ...]
     num_weights: int  # d, of the sampled parameters
-    settings: dict[
-        str, float | int | str | bool
-    ]  # lr, nbeta, localization ..: a coefficient means nothing without them
+    settings: dict[str, float | int | str | bool]  # lr, nbeta, localization ..
 
 
-class Diverged(ArithmeticError):
-    """A chain's loss became NaN, infinite or absurdly high. `loss_trace`: that chain's losses so
-    far, burn-in included.
+class LlcDiverged(ArithmeticError):
+    """A chain's loss became NaN, infinite or absurdly high.
+
+    `loss_trace` holds that chain's losses so far, those of the burn-in included.
     """
 
     def __init__(self, message: str, loss_trace: np.ndarray):
@@ -107,57 +102,60 @@ def estimate_llc(
     eps: float = EPS,
     freeze_after_burnin: bool = False,
     max_loss_rise: float | None = None,
-    keep: Callable[[str, Callable[[], dict]], dict] = lambda name, compute: compute(),
+    keep: Keep = lambda name, compute: compute(),
 ) -> LLC:
-    """Estimate of the local learning coefficient at the model's weights, on the device where they
-    lie.
+    """Estimate the local learning coefficient at the model's weights, on their device.
 
-    loss_fn(model, batch) -> scalar Tensor, the mean loss; batches: a sequence of anything that
-    loss_fn takes, cycled, each chain starting at its own place. Burn-in comes on top of num_draws;
-    as is usual, a chain's first step stands at w* itself. Sampled are the parameters that require a
-    gradient, in float32 or better, on a copy in eval mode: the model stays as it is, and so does
-    the global RNG state.
+    loss_fn(model, batch) -> scalar Tensor, the mean loss. batches: a sequence of anything that
+    loss_fn takes; it is cycled, and each chain starts at its own place. num_burnin_steps come on
+    top of num_draws. baseline: batches on which L(w*) is measured, see `_Run.measure_baseline`.
+    freeze_after_burnin: keep V as burn-in leaves it, which removes most of the bias of the omitted
+    Gamma term. max_loss_rise: a draw further above L(w*) counts as diverged; the default is what no
+    coefficient can explain, so give one where the loss has a scale. keep: may know the losses of a
+    chain from before an interruption, as momos.resume.scratch.Scratch does.
 
-    baseline: what L(w*) is measured on. Its noise is multiplied by nbeta, so "paired" takes the
-    very batches of the draws, each evaluated once; "first_batches" is the paper's mode.
-    freeze_after_burnin keeps V as burn-in leaves it, which removes most of the bias of the omitted
-    Gamma term. max_loss_rise (same unit as the loss): a draw further above L(w*) counts as
-    diverged; by default only what no coefficient can explain, so give one where the loss has a
-    scale. Chains run one after another: faster than vmap on a CPU. keep(name, compute), a
-    momos.resume.scratch.Scratch for instance, may know the losses of a chain from before an
-    interruption.
+    Sampled are the parameters that require a gradient, in float32 or better, on a copy in eval
+    mode. The model and the global RNG state stay as they are.
 
-    Raises ValueError for arguments out of range, Diverged (naming chain, draw, lr), and
+    Raises ValueError for arguments out of range, LlcDiverged naming chain, draw and lr, and
     ArithmeticError where the loss at w* is not finite.
     """
     settings = _Settings(
-        lr=lr, nbeta=nbeta, localization=localization, num_chains=num_chains, num_draws=num_draws, num_burnin_steps=num_burnin_steps,
-        sampler=sampler, seed=seed, baseline=baseline, num_init_batches=num_init_batches, alpha=alpha, eps=eps,
-        freeze_after_burnin=freeze_after_burnin, max_loss_rise=max_loss_rise,
-    )  # fmt: skip
+        lr=lr,
+        nbeta=nbeta,
+        localization=localization,
+        num_chains=num_chains,
+        num_draws=num_draws,
+        num_burnin_steps=num_burnin_steps,
+        sampler=sampler,
+        seed=seed,
+        baseline=baseline,
+        num_init_batches=num_init_batches,
+        alpha=alpha,
+        eps=eps,
+        freeze_after_burnin=freeze_after_burnin,
+        max_loss_rise=max_loss_rise,
+    )
     check_batches(batches)
     with own_rng(sampled_parameters(model)[0].device), torch.enable_grad():
         run = _Run(sampling_copy(model), loss_fn, batches, settings)
-        parts = [
-            keep(f"chain{chain}", lambda chain=chain: {"losses": run.chain(chain).tolist()})
-            for chain in range(num_chains)
-        ]
-        traces = np.array([part["losses"] for part in parts])
-    return run.result(traces)
+        return run.result(run.traces(keep))
 
 
 def suggested_lr(
     localization: float, *, sampler: str = "psgld", eps: float = EPS, target: float = 0.2
 ) -> float:
-    """The lr at which lr * G * localization = target, where gradients are small and G is thus about
-    1 / eps.
+    """The lr at which lr * G * localization = target where gradients are small.
 
-    Between 0.1 and 0.3 a chain forgets its start within ten steps along flat directions, and is
-    stable along curved ones until nbeta * h exceeds localization more than tenfold. A start for a
-    search on a held-out model, whose outcome is then fixed for all checkpoints.
+    G is then about 1 / eps. With a target between 0.1 and 0.3, a chain forgets its start within ten
+    steps along flat directions. Along curved ones it is stable until nbeta * h exceeds localization
+    more than tenfold. Start a search there, on a held-out model, and fix its outcome for all other
+    models. Raises ValueError for arguments out of range.
     """
-    positive("localization", localization), positive("eps", eps), positive("target", target)
-    one_of("sampler", sampler, SAMPLERS)
+    check_positive("localization", localization)
+    check_positive("eps", eps)
+    check_positive("target", target)
+    check_one_of("sampler", sampler, SAMPLERS)
     return target / localization * (eps if sampler == "psgld" else 1.0)
 
 
@@ -182,7 +180,7 @@ class _Settings:
 
     def __post_init__(self) -> None:
         for name in ("lr", "nbeta", "eps"):
-            positive(name, getattr(self, name))
+            check_positive(name, getattr(self, name))
         if not (is_number(self.localization) and self.localization >= 0):
             raise ValueError(
                 f"localization must be a finite number >= 0, got {self.localization!r}"
@@ -196,14 +194,15 @@ class _Settings:
             ("num_init_batches", 1),
             ("seed", 0),
         ):
-            integer(name, getattr(self, name), least)
-        one_of("sampler", self.sampler, SAMPLERS)
-        one_of("baseline", self.baseline, BASELINES)
+            check_integer(name, getattr(self, name), least)
+        check_one_of("sampler", self.sampler, SAMPLERS)
+        check_one_of("baseline", self.baseline, BASELINES)
         if self.max_loss_rise is not None:
-            positive("max_loss_rise", self.max_loss_rise)
+            check_positive("max_loss_rise", self.max_loss_rise)
         if self.freeze_after_burnin and (self.num_burnin_steps == 0 or self.sampler != "psgld"):
             raise ValueError(
-                "freeze_after_burnin needs sampler='psgld' and num_burnin_steps >= 1: there is no V to keep otherwise"
+                "freeze_after_burnin needs sampler='psgld' and num_burnin_steps >= 1: "
+                "there is no V to keep otherwise"
             )
 
     @property
@@ -212,7 +211,10 @@ class _Settings:
 
 
 class _Run:
-    """The chains of one estimate: `model` is a copy to work on."""
+    """The chains of one estimate. Chains run one after another, faster than vmap on a CPU.
+
+    model: a copy, whose weights the chains change.
+    """
 
     def __init__(
         self, model: nn.Module, loss_fn: LossFn, batches: Sequence, settings: _Settings
@@ -222,24 +224,31 @@ class _Run:
         self.device = self.parameters[0].device
         check_loss(model, loss_fn, batches[0])
         self.buffers = [
-            (m, name, b.clone())
-            for m in model.modules()
-            for name, b in m.named_buffers(recurse=False)
+            (module, name, buffer.clone())
+            for module in model.modules()
+            for name, buffer in module.named_buffers(recurse=False)
         ]
-        how = {
-            name: getattr(settings, name)
-            for name in ("lr", "nbeta", "localization", "sampler", "alpha", "eps")
-        }
-        self.langevin = Langevin(self.parameters, **how)
-        self.num_weights = self.langevin.weights.numel()
-        self.cap = (
-            settings.max_loss_rise or IMPOSSIBLE * max(self.num_weights, 10) / 2 / settings.nbeta
+        self.langevin = Langevin(
+            self.parameters,
+            lr=settings.lr,
+            nbeta=settings.nbeta,
+            localization=settings.localization,
+            sampler=settings.sampler,
+            alpha=settings.alpha,
+            eps=settings.eps,
         )
-        self.init, self.start = self._baseline()
+        self.num_weights = self.langevin.weights.numel()
+        impossible_rise = IMPOSSIBLE * max(self.num_weights, 10) / 2 / settings.nbeta
+        self.cap = settings.max_loss_rise or impossible_rise
+        self.init, self.start = self.measure_baseline()
 
-    def _baseline(self) -> tuple[np.ndarray, float]:
-        """L(w*) by batch, (num_batches,) float64, NaN for those which are not needed; and its mean
-        over the first num_init_batches.
+    def measure_baseline(self) -> tuple[np.ndarray, float]:
+        """L(w*) by batch, and its mean over the first num_init_batches.
+
+        The losses are (num_batches,) float64, NaN for batches that are not needed. The noise of
+        L(w*) is multiplied by nbeta. So baseline "paired" takes the very batches of the draws, and
+        evaluates each once; "first_batches" is the paper's mode. Raises ArithmeticError for a loss
+        that is not finite.
         """
         s, num_batches = self.settings, len(self.batches)
         first = range(min(s.num_init_batches, num_batches))
@@ -254,21 +263,30 @@ class _Run:
         if not np.isfinite(losses).all():
             at = int((~np.isfinite(losses)).argmax())
             raise ArithmeticError(
-                f"the loss at the given weights is {losses[at]} on batch {needed[at]}: there is nothing to sample around"
+                f"the loss at the given weights is {losses[at]} on batch {needed[at]}: "
+                "there is nothing to sample around"
             )
         init = np.full(num_batches, np.nan)
         init[needed] = losses
         return init, init[first].mean()
 
+    def traces(self, keep: Keep) -> np.ndarray:
+        """Losses of all chains, (num_chains, num_steps) float64, burn-in included."""
+        chains = range(self.settings.num_chains)
+        parts = [keep(f"chain{chain}", partial(self._chain_part, chain)) for chain in chains]
+        return np.array([part["losses"] for part in parts])
+
+    def _chain_part(self, chain: int) -> dict[str, list[float]]:
+        return {"losses": self.chain(chain).tolist()}
+
     def chain(self, chain: int) -> np.ndarray:
-        """Losses (num_steps,) float64, burn-in included, each before its step."""
-        s, order, trace, pending = (
-            self.settings,
-            self._order(chain),
-            np.full(self.settings.num_steps, np.nan),
-            [],
-        )
-        generator = self._restart(chain)
+        """Losses (num_steps,) float64 of one chain, burn-in included, each before its step.
+
+        As is usual, the first step stands at w* itself. Raises LlcDiverged.
+        """
+        s, order, generator = self.settings, self._order(chain), self._restart(chain)
+        trace = np.full(s.num_steps, np.nan)
+        pending: list[Tensor] = []  # losses on the device that nobody has looked at
         every = CHECK_EVERY["cpu" if self.device.type == "cpu" else "gpu"]
         for t, batch in enumerate(order.tolist()):
             loss = self.loss_fn(self.model, self.batches[batch])
@@ -283,27 +301,25 @@ class _Run:
         return trace
 
     def _restart(self, chain: int) -> torch.Generator:
-        """Weights, buffers and global state as every chain finds them, and the chain's own
-        generator.
-        """
+        """Reset weights, buffers and the global RNG, and return the chain's own generator."""
         self.langevin.restart()
         for module, name, buffer in self.buffers:
             setattr(module, name, buffer.clone())
-        seed = seed_of(f"chain {chain}", self.settings.seed)
+        seed = seed_for(f"llc:chain {chain}", self.settings.seed)
         seed_global(self.device, seed)
         return torch.Generator(self.device).manual_seed(seed)
 
     def _order(self, chain: int) -> np.ndarray:
-        """The batch of each step (num_steps,): cycled, from a place of the chain's own so that
-        chains share as few as they can.
+        """The index of each step's batch (num_steps,).
+
+        Batches are cycled, from a place of the chain's own, so that chains share few of them.
         """
         num_batches = len(self.batches)
-        return (
-            np.arange(self.settings.num_steps) + chain * num_batches // self.settings.num_chains
-        ) % num_batches
+        start = chain * num_batches // self.settings.num_chains
+        return (np.arange(self.settings.num_steps) + start) % num_batches
 
     def _check(self, chain: int, trace: np.ndarray, order: np.ndarray, num_new: int) -> None:
-        """Raises Diverged at the first of the newest losses that is not finite or too high."""
+        """Raise LlcDiverged at the first of the newest losses that is not finite or too high."""
         s, old = self.settings, len(trace) - num_new
         init = self.init[order[old : len(trace)]]
         high = trace[old:] - np.where(np.isnan(init), self.start, init) > self.cap
@@ -311,39 +327,29 @@ class _Run:
         if not bad.any():
             return
         at = old + int(bad.argmax())
-        where = (
-            f"draw {at - s.num_burnin_steps}" if at >= s.num_burnin_steps else f"burn-in step {at}"
-        )
-        what = (
-            f"{trace[at]:.6g}, more than {self.cap:.6g} above the start"
-            if math.isfinite(trace[at])
-            else f"{trace[at]}"
-        )
-        raise Diverged(
-            f"the loss is {what} at chain {chain}, {where} (lr {s.lr}, nbeta {s.nbeta}, localization {s.localization}, {s.sampler}): "
-            "lower lr, or raise localization",
+        draw = at - s.num_burnin_steps
+        place = f"draw {draw}" if draw >= 0 else f"burn-in step {at}"
+        loss = f"{trace[at]}"
+        if math.isfinite(trace[at]):
+            loss = f"{trace[at]:.6g}, more than {self.cap:.6g} above the start"
+        raise LlcDiverged(
+            f"the loss is {loss} at chain {chain}, {place} (lr {s.lr}, nbeta {s.nbeta}, "
+            f"localization {s.localization}, {s.sampler}): lower lr, or raise localization",
             trace[: at + 1],
         )
 
     def result(self, traces: np.ndarray) -> LLC:
-        """From losses (num_chains, num_steps) to the estimate."""
+        """The estimate from losses (num_chains, num_steps)."""
         s = self.settings
         draws = traces[:, s.num_burnin_steps :]
-        order = np.stack([self._order(chain) for chain in range(s.num_chains)])[
-            :, s.num_burnin_steps :
-        ]
+        orders = np.stack([self._order(chain) for chain in range(s.num_chains)])
+        order = orders[:, s.num_burnin_steps :]
         paired, first = s.nbeta * (draws - self.init[order]), s.nbeta * (draws - self.start)
         if s.baseline == "first_batches":
             paired = np.full_like(paired, np.nan)
         rises = first if s.baseline == "first_batches" else paired
         per_chain = rises.mean(1)
-        quarters = np.stack(
-            [
-                part.mean(1) if part.size else np.full(s.num_chains, np.nan)
-                for part in np.array_split(rises, 4, axis=1)
-            ],
-            1,
-        )
+        quarters = _quarter_means(rises)
         mean = float(per_chain.mean())
         return LLC(
             mean=mean,
@@ -358,16 +364,22 @@ class _Run:
             mean_first_batches=float(first.mean()),
             flags=_flags(per_chain, quarters, self.num_weights),
             num_weights=self.num_weights,
-            settings={name: value for name, value in vars(s).items() if name != "max_loss_rise"}
-            | {"max_loss_rise": self.cap},
+            settings=vars(s) | {"max_loss_rise": self.cap},
         )
 
 
-def _flags(per_chain: np.ndarray, quarters: np.ndarray, num_weights: int) -> tuple[str, ...]:
-    """What speaks against an estimate: no proof either way.
+def _quarter_means(rises: np.ndarray) -> np.ndarray:
+    """(num_chains, num_draws) -> (num_chains, 4): means of the quarters, NaN for an empty one."""
+    parts = np.array_split(rises, 4, axis=1)
+    means = [part.mean(1) if part.size else np.full(len(rises), np.nan) for part in parts]
+    return np.stack(means, 1)
 
-    Around a minimum draws do not lie below it on average, and no coefficient exceeds d / 2 (which
-    noise may, by a tenth).
+
+def _flags(per_chain: np.ndarray, quarters: np.ndarray, num_weights: int) -> tuple[str, ...]:
+    """Names of what speaks against an estimate; none of it is a proof.
+
+    Around a minimum, draws do not lie below it on average. No coefficient exceeds d / 2, except by
+    noise, for which a tenth is allowed.
     """
     raised = {
         "negative": per_chain.mean() < 0,

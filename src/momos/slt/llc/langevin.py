@@ -1,11 +1,12 @@
-"""The Markov chain of the LLC's sampler: one step of SGLD or pSGLD over flat buffers, in place.
+"""The sampler's Markov chain: steps of SGLD or pSGLD over flat buffers, in place.
 
 With g the gradient of a batch's loss and xi standard normal, elementwise:
 
-    V <- alpha V + (1 - alpha) g^2          G = 1 / (eps + sqrt V)          (psgld; V starts at 0; sgld is G = 1)
+    V <- alpha V + (1 - alpha) g^2          G = 1 / (eps + sqrt V)
     w <- w - (lr / 2) G (nbeta g + localization (w - w*)) + sqrt(lr G) xi
 
-(pSGLD: Li et al. 2015, without its Gamma term, as in practice; localisation: Lau et al. 2024.)
+V starts at 0. This is pSGLD (Li et al. 2015), without its Gamma term, as in practice; in SGLD, G is
+1. The localisation is that of Lau et al. 2024.
 """
 
 from collections.abc import Sequence
@@ -14,23 +15,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-ALPHA, EPS = 0.99, 0.1  # of the running mean of squared gradients, and what is added to its root
+ALPHA = 0.99  # decay of V, the running mean of squared gradients
+EPS = 0.1  # added to the root of V
 SAMPLERS = ("psgld", "sgld")
-CHUNK = {
-    "cpu": 2**17,
-    "gpu": 2**26,
-}  # elements updated together: measured fastest on a core; as few calls as memory allows on a GPU
-NOISE_BLOCK = 16  # elements that PyTorch's generator on a CPU fills at a time
+# Elements that are updated together. CPU: measured fastest on a core. GPU: few calls, as far as the
+# memory allows.
+CHUNK = {"cpu": 2**17, "gpu": 2**26}
+NOISE_BLOCK = 16  # elements that PyTorch's CPU generator fills at a time
+Piece = tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor, list[Tensor]]  # of Langevin._update
 
 
 class Langevin:
-    """The Markov chain's step over a list of parameters, in place; their gradients are read from
-    `.grad` and are zero after it.
+    """A Markov chain over a list of parameters, which it changes in place.
 
-    The parameters move into one flat buffer (in their order, each in its own memory layout), so
-    that the step is a few passes over pieces which stay in cache, whatever the number of tensors. A
-    parameter without influence on the loss has gradient zero. Noise is drawn tensor by tensor from
-    the generator.
+    Gradients are read from `.grad`, and are zero after a step. A parameter without influence on the
+    loss has gradient zero. The parameters move into one flat buffer, in their order and each in its
+    own memory layout. A step is then a few passes over pieces that stay in cache, whatever the
+    number of tensors. Noise is drawn tensor by tensor from the generator.
     """
 
     def __init__(
@@ -44,14 +45,9 @@ class Langevin:
         alpha: float = ALPHA,
         eps: float = EPS,
     ) -> None:
-        self.lr, self.nbeta, self.localization, self.alpha, self.eps = (
-            lr,
-            nbeta,
-            localization,
-            alpha,
-            eps,
-        )
-        self.frozen = False  # V, once burn-in is over
+        self.lr, self.nbeta, self.localization = lr, nbeta, localization
+        self.alpha, self.eps = alpha, eps
+        self.frozen = False  # whether V stays as it is
         self.weights = _flatten_(parameters)
         self.center = self.weights.clone()
         self.gradient = torch.zeros_like(self.weights)
@@ -62,7 +58,7 @@ class Langevin:
         self.pieces = self._pieces([parameter.numel() for parameter in parameters])
 
     def restart(self) -> None:
-        """Back to the centre, without memory of a chain before."""
+        """Go back to the centre, without memory of the chain before."""
         self.weights.copy_(self.center)
         self.gradient.zero_()
         if self.square is not None:
@@ -71,8 +67,9 @@ class Langevin:
 
     @torch.no_grad()
     def step(self, generator: torch.Generator) -> None:
+        """Take one step with the gradients in `.grad` and noise from the generator."""
         for parameter, gradient in self.gradients:
-            if parameter.grad is not gradient:  # somebody called zero_grad
+            if parameter.grad is not gradient:  # zero_grad was called
                 gradient.zero_() if parameter.grad is None else gradient.copy_(parameter.grad)
                 parameter.grad = gradient
         for parts, piece in self.pieces:
@@ -89,8 +86,9 @@ class Langevin:
         noise: Tensor,
         scratch: list[Tensor],
     ) -> None:
-        """One piece of every buffer, each (n,). The order of operations is devinterp's, so that
-        rounding is, too.
+        """Update one piece of every buffer, each (n,).
+
+        The order of operations is that of devinterp, so that the rounding is the same too.
         """
         drift, pull, scale = scratch
         torch.mul(gradient, self.nbeta, out=drift)
@@ -106,34 +104,34 @@ class Langevin:
         weights.add_(noise, alpha=self.lr**0.5)
         gradient.zero_()
 
-    def _pieces(self, sizes: list[int]) -> list[tuple[list[Tensor], tuple]]:
-        """Neighbouring tensors, or parts of a large one, that are updated together: the noise of
-        each, and what `_update` takes.
+    def _pieces(self, sizes: list[int]) -> list[tuple[list[Tensor], Piece]]:
+        """Neighbouring tensors, or parts of a large one, that are updated together.
+
+        Each piece has the noise of its tensors and the arguments of `_update`.
         """
         on_cpu = self.weights.device.type == "cpu"
         spans = _spans(sizes, CHUNK["cpu"] * torch.get_num_threads() if on_cpu else CHUNK["gpu"])
         lengths = [sum(span) for span in spans]
         noise, *scratch = (self.weights.new_empty(max(lengths)) for _ in range(4))
-        buffers = [
-            [None] * len(spans) if buffer is None else buffer.split(lengths)
-            for buffer in (self.weights, self.center, self.gradient, self.square)
-        ]
-        pieces = []
-        for span, length, *here in zip(spans, lengths, *buffers, strict=True):
-            pieces.append(
-                (
-                    noise[:length].split(span),
-                    (*here, noise[:length], [buffer[:length] for buffer in scratch]),
-                )
+        weights, center, gradient = (
+            buffer.split(lengths) for buffer in (self.weights, self.center, self.gradient)
+        )
+        square = [None] * len(spans) if self.square is None else self.square.split(lengths)
+        buffers = zip(weights, center, gradient, square, strict=True)
+        return [
+            (
+                list(noise[:length].split(span)),
+                (*here, noise[:length], [buffer[:length] for buffer in scratch]),
             )
-        return pieces
+            for span, length, here in zip(spans, lengths, buffers, strict=True)
+        ]
 
 
 def _spans(sizes: list[int], chunk: int) -> list[list[int]]:
-    """Tensors' sizes, cut to parts of at most about a chunk, neighbours gathered up to a chunk.
+    """Sizes of tensors, cut into parts of about a chunk, with small neighbours gathered in one.
 
-    No part of a larger tensor is below NOISE_BLOCK elements, and a chunk is a multiple of them:
-    noise on a CPU is made in such blocks, and that of the parts is thus that of the whole.
+    A part of a larger tensor has at least NOISE_BLOCK elements, and a chunk is a multiple of them.
+    A CPU makes noise in such blocks, so the noise of the parts equals that of the whole.
     """
     spans: list[list[int]] = []
     for size in sizes:
@@ -149,7 +147,7 @@ def _spans(sizes: list[int], chunk: int) -> list[list[int]]:
 
 @torch.no_grad()
 def _flatten_(parameters: Sequence[nn.Parameter]) -> Tensor:
-    """The parameters' values as one buffer (num_weights,), which they then look into."""
+    """Move the parameters into one buffer (num_weights,), of which they become views."""
     flat = torch.empty(
         sum(p.numel() for p in parameters), dtype=parameters[0].dtype, device=parameters[0].device
     )

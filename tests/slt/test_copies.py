@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from momos.models import build
 from momos.slt import compressibility
-from momos.slt.llc.estimator import estimate_llc
+from momos.slt.llc import estimate_llc
 
 KWARGS = {"embed_dims": [8, 16], "depths": [1, 1], "num_heads": [2, 2], "window_sizes": [2, 2]}
 IMAGES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))

@@ -6,15 +6,14 @@ from typing import get_args, get_type_hints
 
 import pytest
 import torch
-import yaml
 from torch import nn
 from torch.nn import functional as F
 
 from momos import config
-from momos.slt import compressibility, schemes
-from momos.slt.compressibility import CriticalPoint, Point, Retraining
+from momos.slt import compressibility
+from momos.slt.compressibility import CriticalPoint, Point, Retraining, schemes
 
-PARAMS = Path(__file__).parents[2] / "profiles" / "digits.yaml"
+PROFILES = Path(__file__).parents[3] / "profiles"
 SMALL = {
     "num_sequences": 4,
     "max_n_q": 17,
@@ -27,7 +26,8 @@ SMALL = {
 
 def settings(**changes) -> config.Compressibility:
     return config.Compressibility.from_mapping(
-        yaml.safe_load(PARAMS.read_text())["compressibility"] | SMALL | changes, "compressibility"
+        config.profile_settings("digits", PROFILES)["compressibility"] | SMALL | changes,
+        "compressibility",
     )
 
 
@@ -119,3 +119,8 @@ def test_rows_hold_what_is_there():
 )
 def test_pruned_checkpoints_are_spaced_evenly(num, expected):
     assert schemes.pruned_steps(range(1, 9), num) == expected
+
+
+def test_pruning_needs_retraining():
+    with pytest.raises(ValueError, match="training must be given for scheme pruning, got None"):
+        schemes.search("pruning", settings(), seed=0)
