@@ -1,68 +1,24 @@
-"""`momos measure`, `pack`, `unpack`, `inspect` and `verify` on checkpoints as people keep them, and
-on files that are none.
-"""
+"""`momos measure` on weight files as people keep them, and on files that are none."""
 
-import json
 import os
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from command import ARCH, KWARGS, measured, refused, saved, state
 
 from momos import cli, models
-from momos.files import atomic, run_folder
-from momos.methods import mosaic
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # pybdm imports pkg_resources
     import pybdm
-
-KWARGS = {"hidden_layers": 1, "width": 20}
-ARCH = [
-    "--arch",
-    "mlp",
-    "--num-classes",
-    "7",
-    "--in-channels",
-    "1",
-    "--image-size",
-    "4",
-    "--arch-kwargs",
-    json.dumps(KWARGS),
-]
-
-
-def state(seed: int) -> dict[str, torch.Tensor]:
-    return models.build(
-        "mlp", 7, seed=seed, in_channels=1, image_size=4, kwargs=KWARGS
-    ).state_dict()
 
 
 def pybdm_1d(tensors: dict[str, torch.Tensor]) -> float:
     return pybdm.BDM(ndim=1).bdm(
         np.concatenate([tensor.numpy().ravel() > 0 for tensor in tensors.values()]).astype(int)
     )
-
-
-def saved(path: Path, content) -> Path:
-    save_file(content, path) if path.suffix == ".safetensors" else torch.save(content, path)
-    return path
-
-
-def measured(capsys, *arguments) -> dict:
-    assert cli.main(["measure", *map(str, arguments), "--json"]) == 0
-    return json.loads(capsys.readouterr().out)
-
-
-def refused(capsys, *arguments) -> str:
-    """The one line on stderr; nothing is printed on stdout."""
-    assert cli.main([str(argument) for argument in arguments]) == 2
-    out, err = capsys.readouterr()
-    assert out == "" and err.startswith("momos: ") and err.count("\n") == 1
-    return err
 
 
 def test_measures_equal_pybdm_against_the_mean_initialisation(tmp_path, capsys):
@@ -142,9 +98,9 @@ class Payload:
         return os.mkdir, (str(self.path),)
 
 
-def test_code_in_a_checkpoint_is_not_run(tmp_path, capsys):
+def test_code_in_a_weight_file_is_not_run(tmp_path, capsys):
     path = saved(tmp_path / "evil.pt", {"state_dict": Payload(tmp_path / "executed")})
-    assert "evil.pt can't be read as weights alone" in refused(capsys, "measure", path, *ARCH)
+    assert "evil.pt can't be read as weights:" in refused(capsys, "measure", path, *ARCH)
     assert not (tmp_path / "executed").exists()
 
 
@@ -158,16 +114,19 @@ def test_damaged_files_are_named(tmp_path, capsys, suffix, damage):
     assert f"a{suffix}" in refused(capsys, "measure", path, *ARCH)
 
 
-def test_what_is_no_checkpoint_is_refused(tmp_path, capsys):
+def test_what_is_no_weight_file_is_refused(tmp_path, capsys):
     assert "gone.pt is missing" in refused(capsys, "measure", tmp_path / "gone.pt", *ARCH)
     (tmp_path / "a.bin").write_bytes(b"x")
-    assert "ending in .safetensors, .pt, .pth, got '.bin'" in refused(
-        capsys, "measure", tmp_path / "a.bin", *ARCH
-    )
+    message = refused(capsys, "measure", tmp_path / "a.bin", *ARCH)
+    assert "a.bin can't be read as weights" in message
+    assert "expected a .safetensors file, or one of torch.save (.pt, .pth, .bin)" in message
     path = saved(tmp_path / "list.pt", [1, 2])
-    assert "expected a dict of tensors, got list" in refused(capsys, "measure", path, *ARCH)
+    assert (
+        "holds no state dict, but list; expected a .safetensors file, or one of torch.save"
+        in refused(capsys, "measure", path, *ARCH)
+    )
     path = saved(tmp_path / "other.pt", {"epoch": 3, "net": state(5)})
-    assert "no tensor: epoch, net" in refused(capsys, "measure", path, *ARCH)
+    assert "holds epoch (int), net (OrderedDict);" in refused(capsys, "measure", path, *ARCH)
 
 
 def test_weights_of_another_model_are_refused_with_five_names(tmp_path, capsys):
@@ -218,7 +177,7 @@ def test_the_number_of_classes_is_read_off_the_weights(tmp_path, capsys, suffix)
 
 
 def test_a_run_of_the_pipeline_measures_as_evaluate_does(tmp_path, capsys):
-    """Its own initial weights, quantised as deployed: against pybdm on a quantisation written out."""
+    """Initial weights of its own, and deployed ones: pybdm on a quantisation that is written out."""
     initial, trained = state(1), state(2)
     files = [
         saved(tmp_path / f"{name}.safetensors", content)
@@ -246,130 +205,3 @@ def test_rac_of_a_mosaic(tmp_path, capsys):
     blocks = sum(-(-weight.numel() // 4) for weight in weights.values())
     assert (found["distinct_blocks"], found["num_blocks"]) == (3, blocks)
     assert found["rac"] == pytest.approx(found["num_weights"] * 32 / (3 * 4 * 32 + blocks * 2))
-
-
-def test_what_is_required_is_named(tmp_path, capsys):
-    path = saved(tmp_path / "a.safetensors", state(5))
-    assert "--arch" in refused(capsys, "measure", path, "--num-classes", 7)
-    assert "COMMAND" in refused(capsys)
-    assert "invalid choice: 'unpak'" in refused(capsys, "unpak")
-
-
-def mosaic_state(seed: int) -> dict[str, torch.Tensor]:
-    model = models.build("mlp", 7, seed=seed, in_channels=1, image_size=4, kwargs=KWARGS)
-    mosaic.project_(model, 2, num_motifs=9, generator=torch.Generator().manual_seed(seed))
-    return model.state_dict()
-
-
-def ran(capsys, *arguments) -> str:
-    assert cli.main([str(argument) for argument in arguments]) == 0
-    return capsys.readouterr().out
-
-
-def run_folder(folder: Path, **changes) -> Path:
-    """A finished run as far as packing reads it: three weights of an MLP with a block size of 2."""
-    about = dict.fromkeys(run_folder.RUN_KEYS) | {
-        "arch": "mlp",
-        "arch_kwargs": KWARGS,
-        "num_classes": 7,
-        "in_channels": 1,
-        "image_size": 4,
-    }
-    atomic.write_json(
-        folder / run_folder.RUN, about | {"block_size": 2, "slicing": "tensor"} | changes
-    )
-    for seed, which in enumerate(run_folder.WEIGHTS):
-        run_folder.save_weights(folder, which, mosaic_state(seed))
-    return folder
-
-
-@pytest.mark.parametrize("level", ["fixed", "entropy"])
-def test_a_run_is_packed_inspected_verified_and_unpacked(tmp_path, capsys, level):
-    run, file, out = run_folder(tmp_path / "run"), tmp_path / "a.momos", tmp_path / "a.safetensors"
-    said = ran(capsys, "pack", run, file, "--level", level)
-    assert f"a.momos: {file.stat().st_size} bytes, from {487 * 4} bytes of tensors" in said
-    found = json.loads(ran(capsys, "inspect", file, "--json"))
-    group = found["groups"]["float32"]
-    assert (found["level"], found["block_size"], found["file_bytes"]) == (
-        level,
-        2,
-        file.stat().st_size,
-    )
-    assert (group["num_weights"], group["num_blocks"], group["index_bits"]) == (
-        487,
-        160 + 10 + 70 + 4,
-        4,
-    )
-    assert sum(group["usage"].values()) == group["num_motifs"] <= 9
-    assert found["bound_bytes"] == -(-(group["num_motifs"] * 64 + 244 * 4) // 8)
-    assert found["rac"] == pytest.approx(487 * 4 / found["bound_bytes"])
-    assert f"equals {run}: 4 tensors, bit for bit" in ran(capsys, "verify", file, run)
-    assert "is whole: 4 tensors" in ran(capsys, "verify", file)
-    ran(capsys, "unpack", file, out)
-    assert out.read_bytes() == (run / "best.safetensors").read_bytes()
-
-
-def test_inspect_prints_a_line_per_value(tmp_path, capsys):
-    ran(capsys, "pack", run_folder(tmp_path / "run"), tmp_path / "a.momos", "--which", "last")
-    lines = dict(line.split() for line in ran(capsys, "inspect", tmp_path / "a.momos").splitlines())
-    assert lines["groups.float32.num_blocks"] == "244" and lines["level"] == "fixed"
-    assert sum(int(value) for name, value in lines.items() if ".usage." in name) == int(
-        lines["groups.float32.num_motifs"]
-    )
-
-
-def test_a_checkpoint_needs_a_block_size_and_an_architecture_tells_the_weights_apart(
-    tmp_path, capsys
-):
-    file = tmp_path / "a.momos"
-    path = saved(tmp_path / "a.safetensors", models.build("resnet20", 10).state_dict())
-    assert "a.safetensors says no block size: give --block-size" in refused(
-        capsys, "pack", path, file
-    )
-    ran(capsys, "pack", path, file, "--block-size", 4, "--arch", "resnet20", "--slicing", "model")
-    found = json.loads(ran(capsys, "inspect", file, "--json"))
-    assert (found["groups"]["float32"]["num_weights"], found["slicing"]) == (269_722, "model")
-    ran(capsys, "pack", path, file, "--block-size", 4)
-    found = json.loads(ran(capsys, "inspect", file, "--json"))
-    assert (
-        found["groups"]["float32"]["num_weights"] == 269_722 + 2 * 688
-    )  # and the running means and variances
-    assert "equals" in ran(capsys, "verify", file, path)
-    assert "do not belong to this architecture" in refused(
-        capsys, "pack", path, file, "--block-size", 4, "--arch", "mlp"
-    )
-
-
-def test_verify_tells_a_difference_by_its_exit_status(tmp_path, capsys):
-    run, file = run_folder(tmp_path / "run"), tmp_path / "a.momos"
-    ran(capsys, "pack", run, file)
-    assert cli.main(["verify", str(file), str(run), "--which", "last"]) == 1
-    out, err = capsys.readouterr()
-    assert out == "" and err.count("\n") == 1 and "differs from" in err and "linear.weight" in err
-    other = saved(tmp_path / "b.safetensors", {"weight": torch.ones(2)})
-    assert "holds another model: it lacks weight; the model lacks hidden.0.bias" in refused(
-        capsys, "verify", file, other
-    )
-
-
-def test_damaged_momos_files_and_bad_names_are_refused(tmp_path, capsys):
-    run, file = run_folder(tmp_path / "run", block_size=None), tmp_path / "a.momos"
-    assert "run says no block size" in refused(capsys, "pack", run, file)
-    ran(capsys, "pack", run, file, "--block-size", 2)
-    assert "a.bin: expected a name ending in .safetensors" in refused(
-        capsys, "unpack", file, tmp_path / "a.bin"
-    )
-    file.write_bytes(file.read_bytes()[:-1])
-    for command in (
-        ["unpack", file, tmp_path / "a.safetensors"],
-        ["inspect", file],
-        ["verify", file],
-        ["verify", file, run],
-    ):
-        assert "a.momos: has" in refused(capsys, *command)
-    assert "gone.momos is missing" in refused(capsys, "inspect", tmp_path / "gone.momos")
-    assert "a.safetensors" not in os.listdir(tmp_path)
-    assert "run.json is missing" in refused(capsys, "pack", tmp_path, file)
-    assert "--level: invalid choice: 'best'" in refused(
-        capsys, "pack", run, file, "--level", "best"
-    )

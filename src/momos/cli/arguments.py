@@ -1,0 +1,85 @@
+"""What subcommands share: arguments, and output for readers."""
+
+import argparse
+import json
+from collections.abc import Mapping
+from typing import Any, TypedDict
+
+
+class Shape(TypedDict):
+    """What an architecture is built for, beside its number of classes."""
+
+    in_channels: int
+    image_size: int
+    kwargs: Mapping[str, Any]
+
+
+def add_shape(parser: argparse.ArgumentParser) -> None:
+    """The arguments of an architecture. `shape_of` reads them."""
+    parser.add_argument(
+        "--num-classes", type=positive, metavar="N", help="classes (default: as the weights have)"
+    )
+    parser.add_argument(
+        "--in-channels", type=positive, default=3, metavar="C", help="image channels (default 3)"
+    )
+    parser.add_argument(
+        "--image-size", type=positive, default=32, metavar="P", help="pixels a side (default 32)"
+    )
+    parser.add_argument(
+        "--arch-kwargs",
+        type=json_object,
+        default={},
+        metavar="JSON",
+        help="settings of the architecture",
+    )
+
+
+def shape_of(arguments: argparse.Namespace) -> Shape:
+    """The shape that the arguments give."""
+    return {
+        "in_channels": arguments.in_channels,
+        "image_size": arguments.image_size,
+        "kwargs": arguments.arch_kwargs,
+    }
+
+
+def positive(text: str) -> int:
+    """A positive whole number. Raises argparse's error for other text."""
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a positive whole number, got {text!r}")
+    return int(text)
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """A JSON object. Raises argparse's error for other text."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        message = f"expected a JSON object, got {text!r} ({error})"
+        raise argparse.ArgumentTypeError(message) from error
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"expected a JSON object, got {text!r}")
+    return value
+
+
+def as_text(values: Mapping[str, Any]) -> str:
+    """A line a value, in two columns: floats with six digits, nested names joined by dots."""
+    flat = _flat(values)
+    width = max(len(name) for name in flat)
+    shown = {
+        name: f"{value:.6g}" if isinstance(value, float) else value for name, value in flat.items()
+    }
+    return "\n".join(
+        f"{name:<{width}}  {value}" for name, value in shown.items() if value is not None
+    )
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}"""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat

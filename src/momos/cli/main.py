@@ -1,0 +1,43 @@
+"""Parser and exit codes of the `momos` command. Each group of subcommands is a module beside it.
+
+Nothing is imported that takes long until a subcommand runs, so that `momos --help` is quick.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from momos.cli import measure, pack
+from momos.weights.files import one_line
+
+BAD_INPUT = 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand, and return its exit code.
+
+    0: it worked. 1: `verify` found a difference. 2: the input is bad. With 1 and 2, one line on
+    stderr says what is wrong.
+    """
+    try:
+        arguments = _parser().parse_args(argv)
+        return arguments.run(arguments)
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        print(f"momos: {one_line(str(error))}", file=sys.stderr)
+        return BAD_INPUT
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that reports bad usage as the ValueError which `main` prints in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message} (see {self.prog} --help)")
+
+
+def _parser() -> _Parser:
+    parser = _Parser(prog="momos", description="How simple are the weights of a neural network?")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    measure.add_commands(commands)
+    pack.add_commands(commands)
+    return parser

@@ -1,0 +1,51 @@
+"""Parser and exit codes of the `momos` command."""
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+from command import ARCH, refused, saved, state
+
+from momos import cli
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_what_is_required_is_named(tmp_path, capsys):
+    path = saved(tmp_path / "a.safetensors", state(5))
+    assert "--arch" in refused(capsys, "measure", path, "--num-classes", 7)
+    assert "COMMAND" in refused(capsys)
+    assert "invalid choice: 'unpak'" in refused(capsys, "unpak")
+
+
+def test_the_command_is_the_function_that_the_project_names():
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert scripts["momos"] == "momos.cli:main" and callable(cli.main)
+
+
+def test_importing_the_command_and_its_help_import_no_torch():
+    code = """
+import sys
+from momos import cli
+try:
+    cli.main(["measure", "--help"])
+except SystemExit as error:
+    assert error.code == 0
+sys.exit(bool({"torch", "numpy", "timm"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and "WEIGHTS" in done.stdout
+
+
+def test_the_module_can_be_run():
+    command = [sys.executable, "-m", "momos.cli", "inspect", "gone.momos"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("momos: gone.momos is missing")
+
+
+def test_messages_hold_nothing_that_a_terminal_obeys(tmp_path, capsys):
+    """A name in a file is shown, its escape sequences are not."""
+    weights = {f"{name}\x1b[31m": tensor for name, tensor in state(5).items()}
+    message = refused(capsys, "measure", saved(tmp_path / "a.pt", weights), *ARCH)
+    assert message.strip().isprintable() and "unexpected hidden.0.weight, " in message
