@@ -17,9 +17,9 @@ from safetensors.torch import save_file
 from benchmarks import machine
 from momos import config
 from momos.files import atomic
-from momos.survey import candidates as zoo
-from momos.survey import run as survey
-from momos.survey import weights as zoo_weights
+from momos.survey import candidates
+from momos.survey.run import measure_candidate
+from momos.survey.weights import build
 
 ARCHS = ("mobilenetv3_large_100", "efficientnet_b0", "resnet18", "deit_small_patch16_224")
 PROFILE = Path("profiles/cifar10.yaml")
@@ -32,13 +32,15 @@ def main(out: Path) -> None:
     per_million = sum(model["cpu_seconds"] for model in found) / sum(
         model["num_weights"] / 1e6 for model in found
     )
-    drawn = zoo.draw(
-        zoo.pretrained(),
+    drawn = candidates.draw(
+        candidates.pretrained(),
         settings.num_models,
         max_parameters=settings.max_parameters,
         seed=settings.seed,
     )
-    needed = zoo.need(drawn, keep_weights=settings.keep_weights, num_workers=settings.num_workers)
+    needed = candidates.need(
+        drawn, keep_weights=settings.keep_weights, num_workers=settings.num_workers
+    )
     whole = {
         "num_models": len(drawn),
         "hours": per_million * needed.num_weights / 1e6 / 3600,
@@ -64,13 +66,15 @@ def measured(settings: config.Survey) -> list[dict]:
     """A model's name, number of weights and CPU seconds."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        how = zoo.How(settings.init_seeds, settings.compressors, settings.seed, True, folder)
+        row_settings = candidates.RowSettings(
+            settings.init_seeds, settings.compressors, settings.seed, True, folder
+        )
         for arch in ARCHS:
             save_file(
-                zoo_weights.build(arch, max(settings.init_seeds) + 1).state_dict(),
+                build(arch, max(settings.init_seeds) + 1).state_dict(),
                 folder / f"{arch}.safetensors",
             )
-        records = [survey.measured(candidate, how) for candidate in zoo.in_folder(folder)]
+        records = [measure_candidate(one, row_settings) for one in candidates.in_folder(folder)]
     for record in records:
         if record.row["error"]:
             raise SystemExit(f"{record.row['name']}: {record.row['error']}")

@@ -2,6 +2,8 @@
 nothing.
 """
 
+import importlib
+import importlib.util
 import json
 import os
 import runpy
@@ -19,16 +21,15 @@ import yaml
 from safetensors.torch import save_file
 
 from momos import config
-from momos.survey import candidates as zoo
-from momos.survey import run as survey
-from momos.survey.candidates import Candidate, How
+from momos.survey import candidates, run
+from momos.survey.candidates import CONTROL, LOCAL, SOURCE, Candidate, RowSettings, in_folder
 
 ROOT = Path(__file__).parents[2]
 STAGE = ROOT / "stages" / "survey.py"
 ARCHS = """
-    test_efficientnet test_efficientnet_gn test_efficientnet_ln mnasnet_small tinynet_e test_nfnet test_mambaout test_byobnet test_convnext
-    test_convnext2 test_vit test_vit2 test_resnet lcnet_035 mobilenetv3_small_050 starnet_s050 test_coatnet test_vit_relpos dla46x_c
-    mobilevit_xxs
+    test_efficientnet test_efficientnet_gn test_efficientnet_ln mnasnet_small tinynet_e test_nfnet
+    test_mambaout test_byobnet test_convnext test_convnext2 test_vit test_vit2 test_resnet lcnet_035
+    mobilenetv3_small_050 starnet_s050 test_coatnet test_vit_relpos dla46x_c mobilevit_xxs
 """.split()
 
 
@@ -100,13 +101,13 @@ class Project:
             patch.setenv("HF_HUB_OFFLINE", "1")
             runpy.run_path(str(STAGE))["main"](Path("zoo.csv"), Path("cost.json"), Path("scratch"))
 
-    def kill_after(self, num_rows: int, how: int) -> list[dict]:
+    def kill_after(self, num_rows: int, signal_number: int) -> list[dict]:
         """What the scratch file holds when the process was killed."""
         process = self.start()
         while not self.scratch.exists() or len(self.scratch.read_text().splitlines()) < num_rows:
             assert process.poll() is None, process.stderr.read()
             time.sleep(0.02)
-        process.send_signal(how)
+        process.send_signal(signal_number)
         process.communicate()
         return [
             json.loads(line)
@@ -152,8 +153,8 @@ def test_a_killed_survey_goes_on_and_ends_with_the_same_bytes(weights, tmp_path,
     assert not broken.scratch.exists()
 
     rows = pd.read_csv(whole.table)
-    assert list(rows.columns) == survey.columns(["gzip"])
-    measured = rows[rows.error.isna() & (rows.source == zoo.LOCAL)]
+    assert list(rows.columns) == run.table_columns(["gzip"])
+    measured = rows[rows.error.isna() & (rows.source == LOCAL)]
     assert (
         len(measured) == 20
         and measured.family.nunique() >= 10
@@ -163,7 +164,7 @@ def test_a_killed_survey_goes_on_and_ends_with_the_same_bytes(weights, tmp_path,
         rows.error[rows.name == "unknown_net"].item()
         == "ValueError: the file's name begins with no timm architecture"
     )
-    assert (rows.source == zoo.CONTROL).sum() == 1 and measured.bdm_1d_ratio.between(0.9, 1.1).all()
+    assert (rows.source == CONTROL).sum() == 1 and measured.bdm_1d_ratio.between(0.9, 1.1).all()
 
 
 def few(tmp_path: Path, **changes) -> Project:
@@ -177,10 +178,9 @@ def few(tmp_path: Path, **changes) -> Project:
 
 def test_too_few_models_fail_the_stage_and_a_rerun_tries_the_failed_ones(tmp_path):
     project = few(tmp_path, min_models=2)
-    with pytest.raises(
-        SystemExit,
-        match=r"1 models were measured, survey\.min_models asks for 2(?s:.*)test_vit: ValueError: test_vit\.pth can't",
-    ):
+    few_models = r"1 models were measured, survey\.min_models asks for 2"
+    reason = r"test_vit: ValueError: test_vit\.pth can't"
+    with pytest.raises(SystemExit, match=rf"{few_models}(?s:.*){reason}"):
         project.run()
     assert not project.table.exists()
     (first,) = [
@@ -199,8 +199,8 @@ def test_too_few_models_fail_the_stage_and_a_rerun_tries_the_failed_ones(tmp_pat
 
 
 @pytest.fixture
-def how(tmp_path) -> How:
-    return How(
+def settings(tmp_path) -> RowSettings:
+    return RowSettings(
         init_seeds=(0,), compressors=(), seed=0, keep_weights=False, folder=tmp_path / "downloads"
     )
 
@@ -209,64 +209,83 @@ def local(tmp_path: Path, *archs: str) -> list[Candidate]:
     for arch in archs:
         if not (tmp_path / f"{arch}.safetensors").exists():
             save_file(trained(arch, 0), tmp_path / f"{arch}.safetensors")
-    return zoo.in_folder(tmp_path)
+    return in_folder(tmp_path)
 
 
-def scratch(tmp_path: Path, how: How) -> survey.Scratch:
-    return survey.Scratch(tmp_path / "scratch.jsonl", survey.version(how))
+def scratch(tmp_path: Path, settings: RowSettings) -> run.FinishedRows:
+    return run.FinishedRows(tmp_path / "scratch.jsonl", run.rows_version(settings))
 
 
 @pytest.fixture
 def asked(monkeypatch) -> list[str]:
     """Names of the candidates that are measured, in order."""
-    names, real = [], survey.measured
+    names, real = [], run.measure_candidate
     monkeypatch.setattr(
-        survey,
-        "measured",
-        lambda candidate, how: names.append(candidate.name) or real(candidate, how),
+        run,
+        "measure_candidate",
+        lambda candidate, settings: names.append(candidate.name) or real(candidate, settings),
     )
     return names
 
 
 @pytest.mark.parametrize("change", ["settings", "file", "code"])
-def test_finished_rows_of_another_survey_are_not_used(change, tmp_path, how, asked, monkeypatch):
-    candidates = local(tmp_path, "test_efficientnet")
-    survey.run(candidates, how, scratch(tmp_path, how), num_workers=0)
-    survey.run(candidates, how, scratch(tmp_path, how), num_workers=0)
+def test_finished_rows_of_another_survey_are_not_used(
+    change, tmp_path, settings, asked, monkeypatch
+):
+    models = local(tmp_path, "test_efficientnet")
+    run.run_survey(models, settings, scratch(tmp_path, settings), num_workers=0)
+    run.run_survey(models, settings, scratch(tmp_path, settings), num_workers=0)
     assert len(asked) == 1
     if change == "settings":
-        how = how._replace(seed=1)
+        settings = settings._replace(seed=1)
     elif change == "file":
         os.utime(tmp_path / "test_efficientnet.safetensors", (1, 1))
-        candidates = zoo.in_folder(tmp_path)
+        models = in_folder(tmp_path)
     else:
-        copy = tmp_path / "zoo.py"
-        copy.write_text(Path(zoo.__file__).read_text() + "\n# changed\n")
-        monkeypatch.setattr(zoo, "__file__", str(copy))
-    survey.run(candidates, how, scratch(tmp_path, how), num_workers=0)
+        copy = tmp_path / "candidates.py"
+        copy.write_text(Path(candidates.__file__).read_text() + "\n# changed\n")
+        monkeypatch.setattr(candidates.__spec__, "origin", str(copy))
+    run.run_survey(models, settings, scratch(tmp_path, settings), num_workers=0)
     assert len(asked) == 2
 
 
+# What changes no number of a row: settings, files, the clock; and the compressors, of which those
+# count that the settings name.
+NO_ROW = ("config", "settings", "methods", "files", "compute.cost", "survey.run", "complexity.comp")
+
+
 def test_all_code_that_a_row_comes_from_counts_as_its_version():
-    """What dvc.yaml lists for the stage (which has a test of its own), but for reading and writing
-    files and the clock.
-    """
+    """What dvc.yaml lists for the stage (which has a test of its own), but for NO_ROW."""
     listed = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["survey"]["deps"]
-    files = {
-        Path(name).stem
-        for name in listed
-        if name.startswith("src/") and Path(name).stem != "__init__"
+    paths = [ROOT / name for name in listed if name.startswith("src/")]
+    files = {file for path in paths for file in (path.rglob("*.py") if path.is_dir() else [path])}
+    modules = {
+        ".".join(file.relative_to(ROOT / "src").with_suffix("").parts)
+        for file in files
+        if file.name != "__init__.py"
     }
-    assert {Path(module.__file__).stem for module in survey.CODE} == files - {
-        "survey",
-        "checkpoint",
-        "cost",
-    }
+    exempt = tuple(f"momos.{name}" for name in NO_ROW)
+    counted = {name for name in run.CODE if not name.startswith(exempt)}
+    assert counted == {name for name in modules if not name.startswith(exempt)}
+    assert "momos.complexity.compressors" in run.CODE
 
 
-def test_keeping_downloads_or_other_places_for_them_change_no_row(tmp_path, how):
-    assert survey.version(how) == survey.version(
-        how._replace(keep_weights=True, folder=Path("elsewhere"))
+def test_a_compressor_counts_where_the_settings_name_it(settings, tmp_path, monkeypatch):
+    spec = importlib.util.find_spec("momos.complexity.compressors.bz2")
+    with_gzip = settings._replace(compressors=("gzip",))
+    with_both = settings._replace(compressors=("gzip", "bz2"))
+    before = [run.rows_version(one) for one in (with_gzip, with_both)]
+    copy = tmp_path / "bz2.py"
+    copy.write_text(Path(spec.origin).read_text() + "\n# changed\n")
+    importlib.import_module(spec.name)
+    monkeypatch.setattr(sys.modules[spec.name].__spec__, "origin", str(copy))
+    after = [run.rows_version(one) for one in (with_gzip, with_both)]
+    assert before[0] == after[0] and before[1] != after[1]
+
+
+def test_keeping_downloads_or_other_places_for_them_change_no_row(tmp_path, settings):
+    assert run.rows_version(settings) == run.rows_version(
+        settings._replace(keep_weights=True, folder=Path("elsewhere"))
     )
 
 
@@ -279,56 +298,64 @@ def test_keeping_downloads_or_other_places_for_them_change_no_row(tmp_path, how)
         KeyError("x"),
     ],
 )
-def test_any_failure_is_a_row_with_its_reason(error, tmp_path, how, monkeypatch):
+def test_any_failure_is_a_row_with_its_reason(error, tmp_path, settings, monkeypatch):
     good, bad = local(tmp_path, "test_efficientnet", "test_vit")
-    real = Candidate.measured
+    real = Candidate.measure_model
     monkeypatch.setattr(
         Candidate,
-        "measured",
-        lambda self, how: (_ for _ in ()).throw(error) if self == bad else real(self, how),
+        "measure_model",
+        lambda self, settings: (
+            (_ for _ in ()).throw(error) if self == bad else real(self, settings)
+        ),
     )
-    first, second = survey.run([good, bad], how, scratch(tmp_path, how), num_workers=0)
+    first, second = run.run_survey(
+        [good, bad], settings, scratch(tmp_path, settings), num_workers=0
+    )
     assert first.row["error"] is None and second.row["error"].startswith(type(error).__name__)
     assert second.row["name"] == "test_vit" and second.cost["num_weights"] is None
 
 
-def test_a_download_that_failed_is_tried_again_where_others_succeeded(tmp_path, how, monkeypatch):
-    one, two = (Candidate(f"test_vit.{name}", "test_vit", zoo.SOURCE) for name in ("a", "b"))
+def test_a_download_that_failed_is_tried_again_where_others_succeeded(
+    tmp_path, settings, monkeypatch
+):
+    one, two = (Candidate(f"test_vit.{name}", "test_vit", SOURCE) for name in ("a", "b"))
     calls = []
 
-    def flaky(self, how):
+    def flaky(self, settings):
         calls.append(self.name)
         if self == one and calls.count(self.name) == 1:
             raise OSError("connection reset")
         return {"num_weights": 1}
 
-    monkeypatch.setattr(Candidate, "measured", flaky)
-    found = survey.run([one, two], how, scratch(tmp_path, how), num_workers=0)
+    monkeypatch.setattr(Candidate, "measure_model", flaky)
+    found = run.run_survey([one, two], settings, scratch(tmp_path, settings), num_workers=0)
     assert [record.row["error"] for record in found] == [None, None] and calls == [
         one.name,
         two.name,
         one.name,
     ]
     calls.clear()
-    monkeypatch.setattr(Candidate, "measured", lambda self, how: calls.append(self.name) or 1 / 0)
+    monkeypatch.setattr(
+        Candidate, "measure_model", lambda self, settings: calls.append(self.name) or 1 / 0
+    )
     (tmp_path / "scratch.jsonl").unlink()
-    found = survey.run([one, two], how, scratch(tmp_path, how), num_workers=0)
+    found = run.run_survey([one, two], settings, scratch(tmp_path, settings), num_workers=0)
     assert all("ZeroDivisionError" in record.row["error"] for record in found) and len(calls) == 2
 
 
 class Deadly(Candidate):
     """Kills the process that measures it, as the system does where memory ends."""
 
-    def measured(self, how):
+    def measure_model(self, settings):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_process_that_is_killed_is_a_row_and_the_others_go_on(tmp_path, how):
+def test_a_process_that_is_killed_is_a_row_and_the_others_go_on(tmp_path, settings):
     good = local(tmp_path, "test_efficientnet", "test_vit")
-    found = survey.run(
-        [Deadly("large", "test_vit", zoo.LOCAL, "x"), *good],
-        how,
-        scratch(tmp_path, how),
+    found = run.run_survey(
+        [Deadly("large", "test_vit", LOCAL, "x"), *good],
+        settings,
+        scratch(tmp_path, settings),
         num_workers=1,
     )
     assert "its process died (exit code -9" in found[0].row["error"]

@@ -1,8 +1,7 @@
-"""The models of a survey (Figure 2): which there are, a seeded draw of them, and each one's weights
-before and after training.
+"""The models of a survey (Figure 2): lists of them, a seeded draw, and what one of them needs.
 
-From timm's pretrained models, from a manifest, or from a folder of weight files; and architectures
-that nobody trained, the control.
+Trained models come from timm's pretrained ones, from a manifest, or from a folder of weight files.
+Architectures that nobody trained are the control.
 """
 
 import contextlib
@@ -17,19 +16,21 @@ from typing import NamedTuple
 
 import numpy as np
 
-from momos.survey import streaming
-from momos.survey import weights as zoo_weights
+from momos import config
+from momos.survey import weights as weight_files
+from momos.survey.streaming import NamedTensors, measure_streamed
 from momos.weights import blocks
+from momos.weights.files import SUFFIXES
 
 SOURCE, LOCAL, CONTROL = "timm", "local file", "untrained"
 MANIFEST_COLUMNS = ("arch", "file", "name", "source")
 BYTES = 4  # of a weight, as most files have it
-PROCESS_BYTES = (
-    600_000_000  # memory of a process, its libraries and the compressors, beside the weights
-)
+# memory of a process beside the weights: its libraries and the compressors
+PROCESS_BYTES = 600_000_000
+Row = dict[str, str | int | float | None]
 
 
-class How(NamedTuple):
+class RowSettings(NamedTuple):
     """What a row depends on beside the model."""
 
     init_seeds: tuple[int, ...]
@@ -41,29 +42,29 @@ class How(NamedTuple):
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model that can be surveyed. A row, and what is kept of it after an interruption, belongs to
-    all of these.
-    """
+    """A model that can be surveyed. All fields together are the key of its finished row."""
 
-    name: str  # of the row; no two have the same
+    name: str  # of the row; no two candidates have the same
     arch: str  # timm's name, with the tag of its pretrained weights where it has one
     # where the trained weights come from: timm, local file, untrained, or what a manifest says
     source: str
     file: str | None = None  # None: timm's pretrained weights, or none
     stamp: tuple[int, int] | None = None  # the file's size and time
     num_parameters: int | None = None
-    problem: str | None = None  # why it can't be measured, known beforehand
+    problem: str | None = None  # why it can't be measured, if that is known beforehand
 
     @property
     def tag(self) -> str:
-        """timm's word for how it was trained: resnet50.a1_in1k -> a1_in1k."""
+        """timm's word for how the model was trained: resnet50.a1_in1k -> a1_in1k."""
         return self.arch.partition(".")[2]
 
     @property
     def is_download(self) -> bool:
+        """Whether the weights have to be fetched."""
         return self.file is None and self.source != CONTROL and not self.problem
 
-    def about(self) -> dict[str, str]:
+    def about(self) -> Row:
+        """The columns that are known without measuring."""
         return {
             "name": self.name,
             "family": family(self.arch),
@@ -71,68 +72,84 @@ class Candidate:
             "source": self.source,
         }
 
-    def measured(self, how: How) -> dict[str, str | int | float | None]:
-        """The measures of `complexity.streaming`, where the weights come from and their hash.
-        Raises what keeps it from being measured.
+    def measure_model(self, settings: RowSettings) -> Row:
+        """The measures of `survey.streaming`, with the source of the weights and their hash.
+
+        Raises ValueError, or what a download raises, where the model can't be measured.
         """
         if self.problem:
             raise ValueError(self.problem)
         if self.source == CONTROL:
-            return self._control(how)
-        with self._located(how) as path:
-            fitted = zoo_weights.fit(self.arch, path)
-            initial = _initial(self.arch, how.init_seeds, fitted.num_classes)
-            found = streaming.measure_streamed(
-                fitted.weights, initial, compressors=how.compressors, seed=how.seed
+            return self._measure_control(settings)
+        with self._located(settings) as path:
+            fitted = weight_files.fit(self.arch, path)
+            initial = _initial_weights(self.arch, settings.init_seeds, fitted.num_classes)
+            measures = measure_streamed(
+                fitted.weights, initial, compressors=settings.compressors, seed=settings.seed
             )
-            where = f"{self.arch} (hub)" if self.file is None else path.name
-            return found | {
+            return measures | {
                 "num_classes": fitted.num_classes,
-                "weights": where,
-                "sha256": zoo_weights.sha256(path),
+                "weights": f"{self.arch} (hub)" if self.file is None else path.name,
+                "sha256": weight_files.sha256(path),
             }
 
-    def _located(self, how: How) -> AbstractContextManager[Path]:
+    def _located(self, settings: RowSettings) -> AbstractContextManager[Path]:
+        """The weight file, fetched if it is not a local one."""
         if self.file is not None:
             return contextlib.nullcontext(Path(self.file))
-        folder = how.folder / re.sub(r"[^\w.-]", "_", self.name)
-        return zoo_weights.fetched(self.arch, folder, keep=how.keep_weights)
+        folder = settings.folder / re.sub(r"[^\w.-]", "_", self.name)
+        return weight_files.fetched(self.arch, folder, keep=settings.keep_weights)
 
-    def _control(self, how: How) -> dict[str, str | int | float | None]:
-        """Another initialisation in the place of trained weights."""
-        seed = max(how.init_seeds) + 1
-        (other,) = _initial(self.arch, [seed], None)
-        found = streaming.measure_streamed(
-            other,
-            _initial(self.arch, how.init_seeds, None),
-            compressors=how.compressors,
-            seed=how.seed,
+    def _measure_control(self, settings: RowSettings) -> Row:
+        """The row of another initialisation in the place of trained weights."""
+        seed = max(settings.init_seeds) + 1
+        (other,) = _initial_weights(self.arch, [seed], None)
+        initial = _initial_weights(self.arch, settings.init_seeds, None)
+        measures = measure_streamed(
+            other, initial, compressors=settings.compressors, seed=settings.seed
         )
-        return found | {"num_classes": None, "weights": f"seed {seed}", "sha256": None}
+        return measures | {"num_classes": None, "weights": f"seed {seed}", "sha256": None}
 
 
-def _initial(
+def _initial_weights(
     arch: str, seeds: Sequence[int], num_classes: int | None
-) -> list[Callable[[], streaming.NamedTensors]]:
-    def weights(seed: int) -> Callable[[], streaming.NamedTensors]:
-        return lambda: blocks.trainable(zoo_weights.build(arch, seed, num_classes)).items()
+) -> list[Callable[[], NamedTensors]]:
+    """A function a seed, which builds the architecture and returns its fresh weights."""
 
-    return [weights(seed) for seed in seeds]
+    def builder(seed: int) -> Callable[[], NamedTensors]:
+        return lambda: blocks.trainable(weight_files.build(arch, seed, num_classes)).items()
+
+    return [builder(seed) for seed in seeds]
 
 
 def family(arch: str) -> str:
-    """timm's module of the architecture (resnet, vision_transformer ..); empty for an unknown one."""
+    """timm's module of the architecture (resnet, vision_transformer ..); "" for an unknown one."""
     import timm
 
     bare = arch.partition(".")[0]
-    return (
-        timm.models.model_entrypoint(bare).__module__.rpartition(".")[2]
-        if timm.is_model(bare)
-        else ""
-    )
+    if not timm.is_model(bare):
+        return ""
+    return timm.models.model_entrypoint(bare).__module__.rpartition(".")[2]
 
 
 # --- lists
+
+
+def chosen(settings: config.Survey) -> list[Candidate]:
+    """The models of a survey: the control, then the draw. Raises ValueError as the lists do."""
+    lists: dict[str, Callable[[Path], list[Candidate]]] = {
+        "timm": lambda _: pretrained(),
+        "folder": in_folder,
+        "manifest": in_manifest,
+        "none": lambda _: [],
+    }
+    drawn = draw(
+        lists[settings.source](Path(settings.path or ".")),
+        settings.num_models,
+        max_parameters=settings.max_parameters,
+        seed=settings.seed,
+    )
+    return [*untrained(settings.untrained), *drawn]
 
 
 def untrained(archs: Sequence[str]) -> list[Candidate]:
@@ -140,11 +157,9 @@ def untrained(archs: Sequence[str]) -> list[Candidate]:
     unknown = [arch for arch in archs if not family(arch)]
     if unknown:
         raise ValueError(f"survey.untrained must name timm architectures, got {', '.join(unknown)}")
+    sizes = {arch: weight_files.num_parameters(arch) for arch in archs}
     return [
-        Candidate(
-            f"{arch} untrained", arch, CONTROL, num_parameters=zoo_weights.num_parameters(arch)
-        )
-        for arch in archs
+        Candidate(f"{arch} untrained", arch, CONTROL, num_parameters=sizes[arch]) for arch in archs
     ]
 
 
@@ -156,29 +171,27 @@ def pretrained() -> list[Candidate]:
 
 
 def in_folder(folder: Path) -> list[Candidate]:
-    """Weight files below it, `<timm name>*.safetensors|pth|pt|bin`, by name. Raises ValueError if
-    there is none, or two of a name.
+    """The weight files below a folder, `<timm name>*.safetensors|pth|pt|bin`, by name.
+
+    Raises ValueError if there is none, or if two have the same name.
     """
-    files = (
-        sorted(path for path in folder.rglob("*") if path.suffix in zoo_weights.SUFFIXES)
-        if folder.is_dir()
-        else []
-    )
+    below = folder.rglob("*") if folder.is_dir() else []
+    files = sorted(path for path in below if path.suffix in SUFFIXES)
     if not files:
+        endings = ", ".join(f"*{suffix}" for suffix in SUFFIXES)
         raise ValueError(
-            f"survey.path: expected a folder with weight files (*{', *'.join(zoo_weights.SUFFIXES)}), found none in {folder}"
+            f"survey.path: expected a folder with weight files ({endings}), found none in {folder}"
         )
-    names = _architectures()
-    return _distinct(
-        [_local(path.stem, _longest(path.stem, names), path, LOCAL) for path in files], folder
-    )
+    names = _known_names()
+    candidates = [_local(path.stem, _longest(path.stem, names), path, LOCAL) for path in files]
+    return _distinct(candidates, folder)
 
 
 def in_manifest(manifest: Path) -> list[Candidate]:
-    """A CSV with a column arch (timm's name); file (relative to the manifest; empty: timm's own
-    weights), name and source may be there.
+    """The models of a CSV file with the column arch (timm's name), and at most three others.
 
-    Raises ValueError for a missing file, another column and a name that is there twice.
+    file: relative to the manifest; empty for timm's own weights. name, source: of the row.
+    Raises ValueError for a missing file, for another column, and for a name that is there twice.
     """
     if not manifest.is_file():
         raise ValueError(
@@ -189,8 +202,9 @@ def in_manifest(manifest: Path) -> list[Candidate]:
         columns = reader.fieldnames or []
         rows = list(reader)
     if "arch" not in columns or not set(columns) <= set(MANIFEST_COLUMNS):
+        others = ", ".join(MANIFEST_COLUMNS[1:])
         raise ValueError(
-            f"{manifest} must have the columns arch and at most {', '.join(MANIFEST_COLUMNS[1:])}, got {', '.join(columns)}"
+            f"{manifest} must have the columns arch and at most {others}, got {', '.join(columns)}"
         )
     return _distinct([_listed(row, manifest.parent) for row in rows], manifest)
 
@@ -212,25 +226,23 @@ def _local(name: str, arch: str, path: Path, source: str) -> Candidate:
 
 
 def _known(candidate: Candidate) -> Candidate:
-    known = bool(family(candidate.arch))
-    named = (
-        f"timm has no architecture {candidate.arch!r}"
-        if candidate.arch
-        else "the file's name begins with no timm architecture"
-    )
-    return candidate if known else replace(candidate, problem=named)
+    """The candidate, with a problem if timm does not know its architecture."""
+    if family(candidate.arch):
+        return candidate
+    if candidate.arch:
+        return replace(candidate, problem=f"timm has no architecture {candidate.arch!r}")
+    return replace(candidate, problem="the file's name begins with no timm architecture")
 
 
-def _architectures() -> set[str]:
+def _known_names() -> set[str]:
+    """timm's names of architectures, with and without the tags of pretrained weights."""
     import timm
 
     return {*timm.list_models(), *timm.list_models(pretrained=True)}
 
 
 def _longest(stem: str, names: set[str]) -> str:
-    """The longest known name that the file's begins with, up to a separator; empty where there is
-    none.
-    """
+    """The longest of the names with which the stem begins, up to a separator; "" without one."""
     ends = [len(stem), *(match.start() for match in re.finditer(r"[^A-Za-z0-9]", stem))]
     return next((stem[:end] for end in sorted(ends, reverse=True) if stem[:end] in names), "")
 
@@ -249,33 +261,32 @@ def _distinct(candidates: list[Candidate], where: Path) -> list[Candidate]:
 def draw(
     candidates: Sequence[Candidate], num_models: int | None, *, max_parameters: int, seed: int
 ) -> list[Candidate]:
-    """num_models of the candidates (None: all) in random order, larger ones passed over; each with
-    its number of parameters.
+    """num_models of the candidates (None: all) in random order, each with its number of weights.
 
-    What can't be built is drawn too: its row says why.
+    Models of more than max_parameters weights are passed over. A model that can't be built is
+    drawn too: its row says why.
     """
     order = np.random.default_rng(seed).permutation(len(candidates))
-    chosen: list[Candidate] = []
+    drawn: list[Candidate] = []
     for place in order:
-        if num_models is not None and len(chosen) >= num_models:
+        if num_models is not None and len(drawn) >= num_models:
             break
         candidate = _sized(candidates[place])
         if (candidate.num_parameters or 0) <= max_parameters:
-            chosen.append(candidate)
-    return chosen
+            drawn.append(candidate)
+    return drawn
 
 
 def _sized(candidate: Candidate) -> Candidate:
+    """The candidate with its number of weights, or with the reason why it can't be built."""
     if candidate.problem:
         return candidate
     try:
-        return replace(candidate, num_parameters=zoo_weights.num_parameters(candidate.arch))
-    except (
-        Exception
-    ) as error:  # timm's architectures ask for optional packages, for instance; the row says so
-        return replace(
-            candidate, problem=f"{candidate.arch} can't be built: {type(error).__name__}: {error}"
-        )
+        return replace(candidate, num_parameters=weight_files.num_parameters(candidate.arch))
+    # An architecture of timm can ask for an optional package, for instance. Its row says so.
+    except Exception as error:
+        reason = f"{candidate.arch} can't be built: {type(error).__name__}: {error}"
+        return replace(candidate, problem=reason)
 
 
 class Need(NamedTuple):
@@ -288,13 +299,15 @@ class Need(NamedTuple):
 
     def __str__(self) -> str:
         return (
-            f"{self.num_weights / 1e6:,.1f} M weights; downloads of up to {self.download / 1e9:,.1f} GB, "
-            f"up to {self.disk / 1e9:,.1f} GB of disk and about {self.memory / 1e9:,.1f} GB of memory at a time"
+            f"{self.num_weights / 1e6:,.1f} M weights; "
+            f"downloads of up to {self.download / 1e9:,.1f} GB, "
+            f"up to {self.disk / 1e9:,.1f} GB of disk and "
+            f"about {self.memory / 1e9:,.1f} GB of memory at a time"
         )
 
 
 def need(candidates: Sequence[Candidate], *, keep_weights: bool, num_workers: int) -> Need:
-    """An upper bound: weights that are in a cache already are counted."""
+    """An upper bound of what a survey takes: weights in a cache are counted as downloads."""
     sizes = [candidate.num_parameters or 0 for candidate in candidates]
     hub = [candidate.num_parameters or 0 for candidate in candidates if candidate.is_download]
     at_once = max(num_workers, 1)
@@ -304,12 +317,11 @@ def need(candidates: Sequence[Candidate], *, keep_weights: bool, num_workers: in
 
 
 def require_disk(needed: Need, folder: Path) -> None:
-    """Raises OSError where the disk behind `folder` has not room for what is needed at a time."""
+    """Raises OSError where the disk behind `folder` has not the room that is needed at a time."""
     existing = next(
         path for path in [folder.absolute(), *folder.absolute().parents] if path.exists()
     )
     free = shutil.disk_usage(existing).free
     if free < needed.disk:
-        raise OSError(
-            f"{folder}: the survey needs {needed.disk / 1e9:.1f} GB of disk at a time, {free / 1e9:.1f} GB are free"
-        )
+        gigabytes = f"{needed.disk / 1e9:.1f} GB of disk at a time, {free / 1e9:.1f} GB are free"
+        raise OSError(f"{folder}: the survey needs {gigabytes}")
