@@ -1,11 +1,10 @@
-"""The old path of `momos.methods.mosaic` and `momos.weights.blocks.num_motifs`, kept for scripts
-that use it.
-"""
+"""The old path of `momos.methods.mosaic` and of `num_motifs`, kept for scripts that use it."""
 
 from typing import Any
 
 
 def __getattr__(name: str) -> Any:
     from momos.methods import mosaic
+    from momos.weights import blocks
 
-    return getattr(mosaic, name)
+    return getattr(blocks if name == "num_motifs" else mosaic, name)

@@ -8,9 +8,8 @@ from torch import Tensor
 
 
 def metric(tensors: Mapping[str, Tensor]) -> float:
-    return math.sqrt(
-        sum(
-            float(torch.linalg.vector_norm(tensor.cpu(), dtype=torch.float64)) ** 2
-            for tensor in tensors.values()
-        )
-    )
+    norms = [
+        float(torch.linalg.vector_norm(tensor.cpu(), dtype=torch.float64))
+        for tensor in tensors.values()
+    ]
+    return math.sqrt(sum(norm**2 for norm in norms))
