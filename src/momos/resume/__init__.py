@@ -1,1 +1,1 @@
-"""Where interrupted work goes on."""
+"""Going on after an interruption: checkpoints of a training, finished parts of a long stage."""

@@ -1,11 +1,10 @@
-"""Where an interrupted training goes on: its last two checkpoints, kept beside the outputs, removed
-when it is done.
+"""Checkpoints: saved states from which an interrupted training goes on.
 
-A checkpoint is one safetensors file, written whole or not at all and on the disk before an older
-one goes. It holds the state of model, optimiser and generators, what else is needed as JSON, and a
-checksum over all of it. Its folder is named after the run and after a hash of all that the run
-depends on (momos.resume.scratch), so that one of other settings, other code or other libraries is
-never taken.
+A checkpoint is one safetensors file. It holds the state of model, optimiser and generators, other
+values as JSON, and a checksum over all of it. It appears whole or not at all, and is on the disk
+before an older one goes. The last two are kept in `scratch/` until the training is done. Their
+folder is named after the run and a hash of all that it depends on (`momos.resume.scratch.key`), so
+that a checkpoint of other settings, code or libraries is never used.
 """
 
 import fcntl
@@ -26,12 +25,12 @@ from torch import Tensor, nn
 from momos.files import atomic
 from momos.resume import scratch
 
-KEPT = 2  # checkpoints: the one before the last is there if the last is damaged
-CHECKSUM, VALUES = "checksum", "values"  # tensors of a checkpoint, uint8
+KEPT = 2  # checkpoints: if the last is damaged, the one before it is used
+CHECKSUM, VALUES = "checksum", "values"  # names of two uint8 tensors in a checkpoint
 
 
 class Saved(NamedTuple):
-    """What a checkpoint holds; tensors on the CPU."""
+    """The content of a checkpoint, with tensors on the CPU."""
 
     position: int  # epochs or steps that are done
     values: dict[str, Any]
@@ -47,11 +46,11 @@ class Saved(NamedTuple):
 
 
 class Checkpoints:
-    """`with Checkpoints("train/digits/mlp/qat8/0", settings, seconds=60) as checkpoints:`, then
-    `load`, and `save` whenever it is `due`.
+    """A training's checkpoints. They are removed at the end of a `with` block without an error.
 
-    depends, inputs: settings and files that the training depends on. seconds: how far apart
-    checkpoints may be.
+    Use: `with Checkpoints("train/digits/mlp/qat8/0", settings, seconds=60) as checkpoints:`, then
+    `load`, and `save` whenever one is `due`. depends, inputs: settings and files that the training
+    depends on. seconds: at most so far apart.
     """
 
     def __init__(
@@ -60,10 +59,8 @@ class Checkpoints:
         self.root = scratch.ROOT / name
         self.folder = self.root / scratch.key(depends, *inputs)
         self.seconds = seconds
-        self.earlier = {
-            "seconds": 0.0,
-            "cpu_seconds": 0.0,
-        }  # of the attempts before this one, up to the checkpoint
+        # Cost of the attempts before this one, up to the checkpoint that it went on from
+        self.earlier = {"seconds": 0.0, "cpu_seconds": 0.0}
 
     def __enter__(self) -> Self:
         self.start, self.cpu_start = time.perf_counter(), time.process_time()
@@ -80,14 +77,16 @@ class Checkpoints:
             shutil.rmtree(self.root, ignore_errors=True)
 
     def load(self) -> Saved | None:
-        """The newest checkpoint that is whole, or None. One that is damaged is told of on stderr
-        and removed.
+        """The newest checkpoint that is whole, or None.
+
+        Damaged checkpoints are reported on stderr and deleted.
         """
-        for rest in self.folder.glob(".*.tmp"):  # of a training that was killed while it wrote
-            rest.unlink()
+        # left by a training that was killed while it wrote
+        for unfinished in self.folder.glob(".*.tmp"):
+            unfinished.unlink()
         for path in reversed(self._paths()):
             try:
-                saved = _read(path)
+                saved = _read_checkpoint(path)
             except ValueError as error:
                 print(
                     f"warning: {error} (training goes on from the checkpoint before it)",
@@ -101,13 +100,14 @@ class Checkpoints:
         return None
 
     def due(self) -> bool:
-        """Whether a checkpoint is to be written now: the next occasion, as far away as the last,
-        would be too late.
+        """Whether to save now, because the next call of `due` would be too late.
+
+        The next call is taken to be as far away as the last one.
         """
         now = time.perf_counter()
-        due = (now - self.saved_at) + (now - self.asked_at) >= self.seconds
+        is_due = (now - self.saved_at) + (now - self.asked_at) >= self.seconds
         self.asked_at = now
-        return due
+        return is_due
 
     def save(
         self,
@@ -116,11 +116,12 @@ class Checkpoints:
         tensors: Mapping[str, Tensor],
         files: Iterable[Path] = (),
     ) -> None:
-        """position: rises from one checkpoint to the next. values: as JSON. files: in the same
-        folder, finished, to be found unchanged.
+        """Write a checkpoint, and delete all but the last two.
 
-        Raises OSError naming the file that can't be written, for instance on a full disk; the
-        checkpoints before it stay.
+        position: epochs or steps that are done; it rises from one checkpoint to the next. values:
+        ready for JSON. files: finished ones in the same folder, which `load` must find unchanged.
+        Raises OSError naming the file that can't be written, for instance on a full disk; earlier
+        checkpoints stay.
         """
         spent = {
             "seconds": time.perf_counter() - self.start,
@@ -144,29 +145,25 @@ class Checkpoints:
         self.saved_at = time.perf_counter()
 
     def with_earlier(self, cost: Mapping[str, Any]) -> dict[str, Any]:
-        """A cost of this attempt, and what the attempts before it had spent when they wrote the
-        checkpoint it went on from.
-        """
-        return {
-            **cost,
-            **{name: round(cost[name] + seconds, 3) for name, seconds in self.earlier.items()},
-        }
+        """The cost of this attempt plus that of earlier ones, up to where this one went on."""
+        total = {name: round(cost[name] + seconds, 3) for name, seconds in self.earlier.items()}
+        return {**cost, **total}
 
     def share(self, cost: Mapping[str, Any]) -> dict[str, Any]:
-        """What of the cost is this stage's: all of it."""
+        """The part of the cost that is this stage's: here all of it."""
         return self.with_earlier(cost)
 
     def _paths(self) -> list[Path]:
-        """Oldest first."""
+        """Checkpoints, the oldest first."""
         return sorted(self.folder.glob("[0-9]*.safetensors"))
 
 
 class Shared(Checkpoints):
-    """Checkpoints of one training that several stages need, each for its own part: `member` of
-    `members`.
+    """Checkpoints of one training that serves several stages, the `members`.
 
-    One stage at a time: the next one waits, and finds what this one has finished. They go when
-    every member has taken its part.
+    The stage `member` takes its own part of the result. One stage trains at a time. The next one
+    waits, and finds what this one has finished. The checkpoints are removed when every member has
+    taken its part.
     """
 
     def __init__(
@@ -204,12 +201,13 @@ class Shared(Checkpoints):
         with self.lock:
             if kind is None:
                 self._taken(self.member).touch()
-                if all(self._taken(each).exists() for each in self.members):
+                if all(self._taken(other).exists() for other in self.members):
                     super().__exit__(kind, error, trace)
 
     def share(self, cost: Mapping[str, Any]) -> dict[str, Any]:
-        """Each member's equal part of the seconds, and the memory of all, as the stage that
-        finished the training has found them.
+        """This member's equal part of the seconds, and the memory of the whole training.
+
+        They are those of the stage that finished the training.
         """
         path = self.folder / "cost.json"
         if not path.is_file():
@@ -221,8 +219,8 @@ class Shared(Checkpoints):
         return self.folder / f"{member}.taken"
 
 
-def _read(path: Path) -> Saved:
-    """Raises ValueError naming the file that is damaged."""
+def _read_checkpoint(path: Path) -> Saved:
+    """Raise ValueError naming the file if the checkpoint or a file that it needs is damaged."""
     tensors = {name: tensor.clone() for name, tensor in atomic.load_tensors(path).items()}
     checksum = tensors.pop(CHECKSUM, None)
     if checksum is None or not torch.equal(checksum, _checksum(tensors)):
@@ -235,12 +233,12 @@ def _read(path: Path) -> Saved:
 
 
 def _checksum(tensors: Mapping[str, Tensor]) -> Tensor:
-    """(32,) uint8: sha256 over names, types, shapes and bytes."""
+    """SHA-256 over names, dtypes, shapes and bytes: (32,) uint8."""
     total = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         total.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        total.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return torch.frombuffer(bytearray(total.digest()), dtype=torch.uint8)
 
 
@@ -249,7 +247,7 @@ def _sha256(path: Path) -> str:
 
 
 def _sync(folder: Path) -> None:
-    """What was renamed in the folder survives a power cut."""
+    """Sync the folder, so that what was renamed in it survives a power cut."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -263,15 +261,18 @@ def _sync(folder: Path) -> None:
 def training_state(
     model: nn.Module, optimizer: torch.optim.Optimizer, generators: Mapping[str, torch.Generator]
 ) -> dict[str, Tensor]:
-    """Weights and buffers, the optimiser's moments, the generators, and torch's global generators,
-    on the CPU.
+    """The tensors that a training needs to go on, on the CPU.
+
+    These are weights and buffers, the optimiser's moments, and the states of the generators and of
+    the global RNG.
     """
-    found = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
-    for number, state in optimizer.state_dict()["state"].items():
-        found |= {f"optimizer/{number}/{name}": tensor for name, tensor in state.items()}
-    found |= {f"generator/{name}": generator.get_state() for name, generator in generators.items()}
-    found |= {f"global/{device}": state for device, state in _global_states(model).items()}
-    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in found.items()}
+    tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
+    for number, moments in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer/{number}/{name}": tensor for name, tensor in moments.items()}
+    states = {name: generator.get_state() for name, generator in generators.items()}
+    tensors |= {f"generator/{name}": state for name, state in states.items()}
+    tensors |= {f"global/{device}": state for device, state in _global_states(model).items()}
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
 
 
 def restore_training_(
@@ -282,8 +283,9 @@ def restore_training_(
     *,
     lr: float,
 ) -> None:
-    """What `training_state` gave into model, optimiser and generators, in place. lr: of the
-    optimiser, as it was then.
+    """Put a saved `training_state` back into model, optimiser, generators and the global RNG.
+
+    lr: the learning rate that the optimiser had then.
     """
     model.load_state_dict(saved.part("model"))
     groups = optimizer.state_dict()["param_groups"]
@@ -302,21 +304,19 @@ def restore_training_(
 def _moments(
     tensors: Mapping[str, Tensor], optimizer: torch.optim.Optimizer
 ) -> dict[int, dict[str, Tensor]]:
-    """number/name -> tensor as optimisers load them; in memory as its weight lies there, for fused
-    kernels take that for granted.
+    """Moments by the number of their weight and by name, from tensors named `number/name`.
+
+    A moment lies in memory as its weight does, because fused kernels take that for granted.
     """
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-    found: dict[int, dict[str, Tensor]] = {}
+    moments: dict[int, dict[str, Tensor]] = {}
     for path, tensor in tensors.items():
         number, _, name = path.partition("/")
         weight = weights[int(number)]
-        laid_out = (
-            torch.empty_like(weight, dtype=tensor.dtype, device="cpu").copy_(tensor)
-            if tensor.shape == weight.shape
-            else tensor
-        )
-        found.setdefault(int(number), {})[name] = laid_out.detach()
-    return found
+        if tensor.shape == weight.shape:
+            tensor = torch.empty_like(weight, dtype=tensor.dtype, device="cpu").copy_(tensor)
+        moments.setdefault(int(number), {})[name] = tensor.detach()
+    return moments
 
 
 def _global_states(model: nn.Module) -> dict[str, Tensor]:

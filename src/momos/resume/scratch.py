@@ -1,9 +1,8 @@
-"""What a long stage has finished so far: kept beside the outputs, taken up again after an
-interruption, removed at the end.
+"""Finished parts of a long stage: kept in `scratch/`, used after an interruption, then removed.
 
-Parts are JSON files in a folder named after a hash of all that they depend on: the settings and
-inputs that the stage names, and the sources of the library as loaded, and the versions of what it
-computes with. So a part of other settings or of older code is never taken for this one's.
+Parts are JSON files. Their folder is named after a hash of all that they depend on: settings and
+inputs that the stage names, the library's source files, and the versions of other libraries. A part
+of other settings or of other code is thus never used.
 """
 
 import hashlib
@@ -20,14 +19,17 @@ from typing import Any, Self
 from momos.files import atomic
 
 ROOT = Path("scratch")
-# modules of the library that are imported when they are first needed
-LAZY = ("momos.images.pixels", "momos.methods.kdtree")
+# Packages of which some modules are imported inside functions, when they are first needed. All of
+# their files count, whether they are loaded or not.
+LAZY = ("momos.compute", "momos.images", "momos.methods")
 LIBRARIES = ("numba", "numpy", "scipy", "timm", "torch", "transformers")
 
 
 class Scratch:
-    """`with Scratch("llc", settings, inputs) as finished:`, then `finished(name, compute)` for each
-    part.
+    """A stage's finished parts. They are removed at the end of a `with` block without an error.
+
+    Use: `with Scratch("llc", settings, file) as finished:`, then `finished(name, compute)` for each
+    part. depends, inputs: settings and files that the parts depend on.
     """
 
     def __init__(self, stage: str, depends: Mapping[str, Any], *inputs: Path) -> None:
@@ -36,8 +38,8 @@ class Scratch:
     def __enter__(self) -> Self:
         return self
 
-    def __call__(self, name: str, compute: Callable[[], dict]) -> dict:
-        """The part of that name: read if it is there, else computed and written."""
+    def __call__(self, name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The part of that name, read if it is there, else computed and written."""
         path = self.folder / f"{name}.json"
         if path.is_file():
             return atomic.read_json(path)
@@ -56,7 +58,7 @@ class Scratch:
 
 
 def key(depends: Mapping[str, Any], *inputs: Path) -> str:
-    """A name for the work of these settings on these files, by this code with these libraries."""
+    """A hash of settings, input files, the library's code, and the versions of other libraries."""
     versions = {name: _version(name) for name in LIBRARIES} | {"python": platform.python_version()}
     total = hashlib.sha256(json.dumps([depends, versions], sort_keys=True, default=str).encode())
     for path in [*_sources(), *inputs]:
@@ -65,7 +67,7 @@ def key(depends: Mapping[str, Any], *inputs: Path) -> str:
 
 
 def _version(name: str) -> str | None:
-    """None: not there. A machine that trains image classifiers needs no transformers."""
+    """The installed version, or None: not every machine needs every library."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -73,17 +75,20 @@ def _version(name: str) -> str | None:
 
 
 def _sources() -> list[Path]:
-    """Of every loaded module of the library, and of those that are loaded later, by name; the
-    tracker changes no result.
+    """Files of every loaded module of the library, and all files of the packages in LAZY.
+
+    The tracker is left out, because it changes no result.
     """
-    loaded = {
-        name: module.__file__
+    modules = [
+        module
         for name, module in sys.modules.items()
-        if name.split(".")[0] == "momos" and _has_file(module)
-    }
-    files = loaded | {name: util.find_spec(name).origin for name in LAZY}
-    return [Path(files[name]) for name in sorted(files) if not name.startswith("momos.tracking")]
-
-
-def _has_file(module: Any) -> bool:
-    return getattr(module, "__file__", None) is not None
+        if name.split(".")[0] == "momos" and not name.startswith("momos.tracking")
+    ]
+    origins = [getattr(module, "__file__", None) for module in modules]
+    files = {Path(origin).resolve() for origin in origins if origin is not None}
+    for name in LAZY:
+        package = util.find_spec(name)
+        if package is None or package.origin is None:
+            raise ModuleNotFoundError(f"scratch.LAZY names {name}, which is no package")
+        files |= set(Path(package.origin).resolve().parent.glob("*.py"))
+    return sorted(files)
