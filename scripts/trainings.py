@@ -136,7 +136,7 @@ def describe_machine() -> dict:
         "grid": vars(config.load(config.Grid)),
     }
     chosen = device.prepare_device(settings.device, settings.num_threads, settings.precision)
-    return collect.collect(sections, PACKAGES, rounding.fingerprint(chosen))
+    return collect.collect_provenance(sections, PACKAGES, rounding.fingerprint(chosen))
 
 
 def list_trainings(folder: Path) -> list[Training]:

@@ -1,34 +1,35 @@
-"""Stage `provenance`: the machine, commit and versions of a report.   usage: provenance.py
-RESULTS_JSON REQUIREMENTS_TXT OUT_JSON
+"""Stage `provenance`: the machine, commit and versions of a report.
+
+usage: provenance.py RESULTS_JSON REQUIREMENTS_TXT OUT_JSON
 """
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from momos.compute import device
 from momos.files import atomic
-from momos.provenance import collect as provenance
 from momos.provenance import rounding
+from momos.provenance.collect import collect_provenance, pinned_packages
 
 
 def main(results_json: Path, requirements: Path, out: Path) -> None:
     settings = atomic.read_json(results_json)["settings"]
+    packages = pinned_packages(requirements)
     atomic.write_json(
-        out,
-        provenance.collect(
-            settings, provenance.pinned(requirements), how_it_rounds(settings["train"])
-        ),
+        out, collect_provenance(settings, packages, fingerprint_of(settings["train"]))
     )
 
 
-def how_it_rounds(train: dict) -> str | None:
+def fingerprint_of(train: Mapping[str, Any]) -> str | None:
     """None where the trainings' device is missing: they were run elsewhere."""
     try:
-        found = device.prepare_device(train["device"], train["num_threads"], train["precision"])
+        chosen = device.prepare_device(train["device"], train["num_threads"], train["precision"])
     except ValueError as error:
         print(f"provenance: {error}; how it rounds is not known", file=sys.stderr)
         return None
-    return rounding.fingerprint(found)
+    return rounding.fingerprint(chosen)
 
 
 if __name__ == "__main__":

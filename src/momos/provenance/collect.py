@@ -1,5 +1,6 @@
-"""Where and with what a report was made: none of it is the same on another machine, so it stands in
-a file of its own.
+"""Where and with what a report was made.
+
+None of it is the same on another machine, so it stands in a file of its own.
 """
 
 import hashlib
@@ -14,41 +15,38 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-DECIDES = (
-    "src",
-    "stages",
-    "params.yaml",
-    "dvc.yaml",
-    "requirements.txt",
-    "data/paper",
-)  # what results follow from
+# Paths that results follow from: a change there makes a commit "dirty".
+DECIDES = ("src", "stages", "params.yaml", "dvc.yaml", "requirements.txt", "data/paper")
 
 
-def collect(
+def collect_provenance(
     settings: Mapping[str, Any], packages: Sequence[str], rounding: str | None = None
 ) -> dict[str, Any]:
-    """settings: of the results, hashed as canonical JSON. packages: names of distributions; one
-    that is not there has no version. rounding: as `momos.provenance.rounding` has it.
+    """The content of provenance.json.
+
+    settings: those of the results, hashed as canonical JSON. packages: names of distributions; one
+    that is not installed has the version None. rounding: `momos.provenance.rounding.fingerprint`.
     """
     canonical = json.dumps(settings, sort_keys=True, separators=(",", ":"))
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "git": git(),
+        "git": commit_state(),
         "params_sha256": hashlib.sha256(canonical.encode()).hexdigest(),
         "python": platform.python_version(),
         "system": platform.platform(),
         "cpu": cpu_model(),
         "cores": os.cpu_count(),
         "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
-        "gpus": gpus(),
+        "gpus": gpu_names(),
         "rounding": rounding,
-        "packages": {name: version(name) for name in packages},
+        "packages": {name: package_version(name) for name in packages},
     }
 
 
-def pinned(requirements: Path) -> list[str]:
-    """The names that requirements.txt pins, in its order. Raises ValueError for a file that pins
-    nothing.
+def pinned_packages(requirements: Path) -> list[str]:
+    """The names that requirements.txt pins, in its order.
+
+    Raises ValueError for a file that pins nothing.
     """
     names = re.findall(r"^([A-Za-z0-9._-]+)==", requirements.read_text(), re.M)
     if not names:
@@ -56,41 +54,42 @@ def pinned(requirements: Path) -> list[str]:
     return names
 
 
-def git() -> dict[str, Any] | None:
-    """The commit, and whether anything that decides results differs from it; None outside a
-    repository or without git.
+def commit_state() -> dict[str, Any] | None:
+    """The commit, and whether anything that decides results differs from it (dirty).
+
+    None outside a repository or without git.
     """
     try:
-        commit = _git("rev-parse", "HEAD").strip()
-        return {
-            "commit": commit,
-            "dirty": bool(_git("status", "--porcelain", "--", *DECIDES).strip()),
-        }
+        commit = _run_git("rev-parse", "HEAD").strip()
+        changes = _run_git("status", "--porcelain", "--", *DECIDES).strip()
     except (FileNotFoundError, subprocess.CalledProcessError):
         return None
+    return {"commit": commit, "dirty": bool(changes)}
 
 
 def cpu_model() -> str:
-    """As the kernel names it, where it has /proc/cpuinfo."""
+    """The processor's name in /proc/cpuinfo, or Python's name for it where there is none."""
     path = Path("/proc/cpuinfo")
-    found = (
-        re.search(r"^model name\s*:\s*(.+)$", path.read_text(), re.M) if path.is_file() else None
-    )
-    return found.group(1) if found else platform.processor() or platform.machine()
+    if path.is_file():
+        model = re.search(r"^model name\s*:\s*(.+)$", path.read_text(), re.M)
+        if model:
+            return model.group(1)
+    return platform.processor() or platform.machine()
 
 
-def gpus() -> list[str]:
+def gpu_names() -> list[str]:
     import torch
 
     return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
 
 
-def version(name: str) -> str | None:
+def package_version(name: str) -> str | None:
+    """None for a distribution that is not installed."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
 
 
-def _git(*arguments: str) -> str:
+def _run_git(*arguments: str) -> str:
     return subprocess.run(["git", *arguments], check=True, capture_output=True, text=True).stdout
