@@ -1,5 +1,6 @@
-"""A page built by its stages from the synthetic study, every static figure a small one: drawing
-them is tested elsewhere.
+"""A page that its stages build from the synthetic study.
+
+One small picture stands for every static figure: drawing them is tested elsewhere.
 """
 
 import json
@@ -35,9 +36,11 @@ def build(root: Path) -> Path:
     return tree.reports
 
 
-def render(reports: Path) -> Path:
-    _stage("page", reports, ROOT / "dvc.yaml", reports / "index.html")
-    return reports / "index.html"
+def render(reports: Path, page: Path | None = None) -> Path:
+    """The page of a report's folder, in that folder or elsewhere."""
+    page = page or reports / "index.html"
+    _stage("page", reports, ROOT / "dvc.yaml", page)
+    return page
 
 
 def _stage(name: str, *arguments: Path) -> None:
@@ -60,11 +63,23 @@ def _one_for_all(study, folder: Path) -> None:
 
 
 def _write_costs(tree: Tree) -> None:
-    rows = [
-        {"model": run.model, "method": run.method, "seed": run.seed, "grid": run.grid, "seconds": 36.0, "cpu_seconds": 30.0,
-         "peak_memory_bytes": 2**30, "device": "cpu" if run.model == "mlp" else "NVIDIA H200", "num_epochs": 5,
-         "peak_device_memory_bytes": None if run.model == "mlp" else 2**31}
-        for run in config.runs(path=tree.root / "params.yaml")
-    ]  # fmt: skip
+    rows = [_cost(run) for run in config.runs(path=tree.root / "params.yaml")]
     (tree.reports / "cost").mkdir()
     pd.DataFrame(rows).to_csv(tree.reports / "cost" / "cost.csv", index=False)
+
+
+def _cost(run: config.Run) -> dict:
+    """Of one training: the MLP's ran on the CPU, all others on a GPU."""
+    on_cpu = run.model == "mlp"
+    return {
+        "model": run.model,
+        "method": run.method,
+        "seed": run.seed,
+        "grid": run.grid,
+        "seconds": 36.0,
+        "cpu_seconds": 30.0,
+        "peak_memory_bytes": 2**30,
+        "device": "cpu" if on_cpu else "NVIDIA H200",
+        "num_epochs": 5,
+        "peak_device_memory_bytes": None if on_cpu else 2**31,
+    }

@@ -1,6 +1,4 @@
-"""index.html in a real Chromium: drawn, interactive, readable on a phone, on a wide screen, in the
-dark and on paper, and accessible.
-"""
+"""index.html in a real Chromium: drawn, interactive and accessible on every screen and on paper."""
 
 import os
 import shutil
@@ -28,9 +26,8 @@ def address(tmp_path_factory):
 @pytest.fixture(scope="module")
 def browser():
     with sync_api.sync_playwright() as playwright:
-        arguments = (
-            ["--no-sandbox"] if os.geteuid() == 0 else []
-        )  # Chromium refuses its sandbox to root
+        # Chromium refuses its sandbox to root.
+        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
         yield browser
         browser.close()
@@ -87,8 +84,9 @@ def test_every_chart_is_drawn_inside_the_window_without_a_complaint(browser, add
             "getComputedStyle(document.querySelector('[data-chart] .role-axis-label text')).fill"
         )
         assert (ground, ink) == {
-            "light": ("rgb(253, 253, 251)", "rgb(27, 30, 35)"), "dark": ("rgb(20, 23, 27)", "rgb(230, 231, 228)")
-        }[scheme]  # fmt: skip
+            "light": ("rgb(253, 253, 251)", "rgb(27, 30, 35)"),
+            "dark": ("rgb(20, 23, 27)", "rgb(230, 231, 228)"),
+        }[scheme]
         assert view.complaints == []
         assert [
             url
@@ -162,6 +160,18 @@ def test_without_scripts_the_static_figures_are_there(browser, address):
             and view.page.locator("#fig-training img").is_visible()
         )
         assert view.page.locator(".tiles").is_visible()
+
+
+def test_a_browser_that_cannot_decompress_keeps_the_static_figures(browser, address):
+    context = browser.new_context(viewport=WIDE)
+    context.add_init_script("delete window.DecompressionStream")
+    page = context.new_page()
+    errors = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(address)
+    assert page.locator("#fig-training img").is_visible() and errors == []
+    assert not page.locator("[data-chart=training]").is_visible()
+    context.close()
 
 
 def test_the_keyboard_reaches_the_verdict_first(browser, address):

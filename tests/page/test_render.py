@@ -1,20 +1,14 @@
-"""index.html: in one file, its numbers those of results.json, nothing of its inputs taken for
-markup; and the parts that it is made of.
-"""
+"""index.html as a whole: one small file whose numbers are those of results.json."""
 
 import json
 import re
 
-import pandas as pd
 import pytest
-import yaml
 from bs4 import BeautifulSoup
 from pages import build, render
 from synthetic import ROOT, TREE_METHODS, TREE_MODELS
 
-from momos.page import charts, dag
-from momos.page import render as page
-from momos.provenance import collect as provenance
+from momos.page.numbers import EMPTY
 
 HOSTILE = '</script><script>alert(1)</script><b class="x">&\'{{ 7 * 7 }}'
 
@@ -41,23 +35,45 @@ def count_of(results, name):
     return results
 
 
+def is_number(element):
+    """Whether an element says which of the results' numbers it is."""
+    return any(element.get(name) for name in ("data-id", "data-measure", "data-field"))
+
+
+def id_of(element):
+    """A number's id: its own, its row's with its measure, or what the row's header says."""
+    if element.get("data-id"):
+        return element["data-id"]
+    row = element.find_parent("tr")
+    if element.get("data-measure"):
+        return f"{row['data-row']}/{element['data-measure']}"
+    return row.th.text
+
+
+def tooltip(element):
+    """A title of the element or of the nearest one around it that has any, as browsers show it."""
+    return next(
+        outer["title"] for outer in (element, *element.parents) if outer.get("title") is not None
+    )
+
+
 def test_every_number_of_a_table_is_in_the_results(soup, results):
-    marked = soup.find_all(attrs={"data-id": True})
+    marked = soup.find_all(is_number)
     assert len(marked) > 1000
     cells = {cell["id"]: cell for cell in results["cells"]}
     for element in marked:
-        if element["data-id"].startswith("counts/"):
-            assert int(element.text) == count_of(results, element["data-id"])
+        if id_of(element).startswith("counts/"):
+            assert int(element.text) == count_of(results, id_of(element))
             continue
-        cell = cells[element["data-id"]]
-        value = cell[element["data-field"]]
-        assert element["title"] == f"{cell['source']} (stage {cell['stage']})"
+        cell = cells[id_of(element)]
+        value = cell[element.get("data-field", "value")]
+        assert tooltip(element) == f"{cell['source']} (stage {cell['stage']})"
         ends = value if isinstance(value, list) else [value]
         texts = element.text.replace("−", "-").replace(",", "").split(" to ")
         for text, end in zip(texts, ends, strict=True):
             digits = len(text.partition(".")[2])
             assert float(text) == pytest.approx(end, abs=0.5001 * 10**-digits), element
-    assert {element.get("data-field") for element in marked} >= {
+    assert {element.get("data-field", "value") for element in marked} >= {
         "value",
         "interval",
         "num_seeds",
@@ -67,12 +83,21 @@ def test_every_number_of_a_table_is_in_the_results(soup, results):
     }
 
 
+def test_the_last_table_has_every_number(soup, results):
+    rows = soup.select("section[aria-labelledby=numbers] tbody tr")
+    assert [row.th.text for row in rows] == [cell["id"] for cell in results["cells"]]
+    for row, cell in zip(rows, results["cells"], strict=True):
+        assert [part.text for part in row.find_all("td")[-2:]] == [cell["source"], cell["stage"]]
+        shown = [part["data-field"] for part in row.find_all("td") if part.get("data-field")]
+        assert shown == [name for name in ("value", "interval") if cell.get(name) is not None]
+
+
 def test_no_number_in_a_results_table_has_another_source(soup):
     cells = soup.select("td.num")
     strays = [
         cell
         for cell in cells
-        if not cell.get("data-id") and cell.text != page.EMPTY and not cell.find_parent(id="costs")
+        if not is_number(cell) and cell.text != EMPTY and not cell.find_parent(id="costs")
     ]
     assert len(cells) > 1000 and strays == []
     other = [
@@ -130,6 +155,12 @@ def test_nothing_is_loaded_from_elsewhere(soup, reports):
     style = "".join(element.text for element in soup.find_all("style"))
     assert "url(" not in style and "@import" not in style
     assert (reports / "index.html").stat().st_size < 4e6
+
+
+@pytest.mark.parametrize("profile", ["digits", "cifar10", "cifar10_resnet20"])
+def test_the_page_of_a_committed_report_is_small(profile, tmp_path):
+    page = render(ROOT / "reports" / profile, tmp_path / "index.html")
+    assert page.stat().st_size <= 3 * 2**20
 
 
 def test_links_lead_somewhere(soup, reports):
@@ -236,104 +267,3 @@ def test_a_missing_part_is_named(reports, name):
             render(reports)
     finally:
         (reports / name).write_bytes(whole)
-
-
-@pytest.mark.parametrize(("value", "digits", "signed", "text"), [
-    (1.005, 1, False, "1.0"), (-2.5, 2, False, "−2.50"), (-0.0001, 2, True, "0.00"), (3.0, 1, True, "+3.0"),
-    (12345.6, 1, False, "12,345.6"), ([-1.0, 2.0], 1, False, "−1.0 to 2.0"), (None, 2, False, "–"),
-])  # fmt: skip
-def test_numbers_as_readers_see_them(value, digits, signed, text):
-    assert page.shown({"value": value}, "value", digits, signed) == text
-    assert page.shown(None, "value", 2) == page.EMPTY
-
-
-def luminance(colour: str) -> float:
-    parts = [int(colour[index : index + 2], 16) / 255 for index in (1, 3, 5)]
-    linear = [
-        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
-    ]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
-@pytest.mark.parametrize("colour", charts.COLOURS)
-@pytest.mark.parametrize("ground", ["#fdfdfb", "#14171b"])
-def test_a_series_is_seen_on_light_and_dark(colour, ground):
-    high, low = sorted((luminance(colour), luminance(ground)), reverse=True)
-    assert (high + 0.05) / (low + 0.05) >= 3  # WCAG 1.4.11
-
-
-def test_a_large_zoo_is_drawn_against_the_number_of_weights():
-    pairs = pd.DataFrame(
-        {
-            "name": list("abcdef"),
-            "title": list("abcdef"),
-            "group": "timm",
-            "num_weights": range(1, 7),
-            "bdm_1d_ratio": 0.9,
-        }
-    )
-    many, few = charts.ratio_against_size(pairs), charts.ratio_against_size(pairs.head(3))
-    x = [
-        next(layer["encoding"]["x"]["field"] for layer in spec["layer"] if "x" in layer["encoding"])
-        for spec in (many, few)
-    ]
-    assert x == ["num_weights", "title"]
-
-
-def test_the_picture_has_each_stage_once_and_every_edge_goes_down():
-    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-    waits = dag.edges(stages)
-    picture = dag.layout(waits)
-    places = {box.name: box for box in picture.boxes}
-    assert set(places) == set(stages) and len(picture.boxes) == len(stages)
-    assert all(
-        places[other].y < places[name].y for name, others in waits.items() for other in others
-    )
-    assert len({(box.x, box.y) for box in picture.boxes}) == len(stages)
-    assert "prepare" in waits["train"] and waits["page"] == ["cost", "provenance"], (
-        "through provenance it waits for the report"
-    )
-
-
-def test_only_direct_edges_are_drawn():
-    stages = {"a": {"outs": ["x"]}, "b": {"deps": ["x"], "outs": ["y/${item.m}"]},
-              "c": {"deps": ["x", "y"], "outs": [{"z": {"cache": False}}]}, "d": {"deps": ["z/file"]}}  # fmt: skip
-    assert dag.edges(stages) == {"a": [], "b": ["a"], "c": ["b"], "d": ["c"]}
-
-
-def test_provenance(tmp_path, monkeypatch):
-    found = provenance.collect({"b": 1, "a": [2]}, ["numpy", "no-such-package"])
-    assert found["params_sha256"] == provenance.collect({"a": [2], "b": 1}, [])["params_sha256"]
-    assert found["packages"]["numpy"][0].isdigit() and found["packages"]["no-such-package"] is None
-    assert (
-        found["memory_bytes"] > 2**28
-        and found["cpu"]
-        and "torch" in provenance.pinned(ROOT / "requirements.txt")
-    )
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert provenance.git() is None
-    for command in (
-        ["init", "-q"],
-        [
-            "-c",
-            "user.name=t",
-            "-c",
-            "user.email=t@example.org",
-            "commit",
-            "-q",
-            "--allow-empty",
-            "-m",
-            "t",
-        ],
-    ):
-        provenance._git(*command)
-    assert (
-        re.fullmatch("[0-9a-f]{40}", provenance.git()["commit"])
-        and provenance.git()["dirty"] is False
-    )
-    (tmp_path / "params.yaml").write_text("a: 1\n")
-    assert provenance.git()["dirty"] is True
-    (tmp_path / "requirements.txt").write_text("# nothing\n")
-    with pytest.raises(ValueError, match="name==version"):
-        provenance.pinned(tmp_path / "requirements.txt")

@@ -1,5 +1,6 @@
-"""The pipeline as a picture: the stages of dvc.yaml in layers, an arrow from each to those that
-read what it writes.
+"""The pipeline as a picture: the stages of dvc.yaml in layers, with arrows between them.
+
+An arrow leads from a stage to each one that reads what it writes.
 """
 
 from collections.abc import Mapping
@@ -22,10 +23,10 @@ class Picture(NamedTuple):
 
 
 def edges(stages: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Stage -> the stages that it waits for, in the order of dvc.yaml, without those that another
-    of them waits for.
+    """Stage -> the stages that it waits for, in the order of dvc.yaml.
 
     A stage waits for another if one of its deps is, holds or lies in one of the other's outputs.
+    Those that another of them waits for are left out.
     """
     outs = {name: _paths(stage, "outs", "metrics", "plots") for name, stage in stages.items()}
     direct = {
@@ -38,14 +39,15 @@ def edges(stages: Mapping[str, Any]) -> dict[str, list[str]]:
         for name, stage in stages.items()
     }
     return {
-        name: [one for one in found if not any(_reaches(direct, two, one) for two in found)]
-        for name, found in direct.items()
+        name: [one for one in others if not any(_reaches(direct, two, one) for two in others)]
+        for name, others in direct.items()
     }
 
 
 def layout(waits: Mapping[str, list[str]]) -> Picture:
-    """Each stage one layer below the lowest that it waits for; a layer centred, its boxes near what
-    they come from.
+    """Place each stage one layer below the lowest stage that it waits for.
+
+    A layer is centred. Its boxes stand in the order of the middles of what they wait for.
     """
     layers: dict[int, list[str]] = {}
     for name in waits:
@@ -66,10 +68,12 @@ def layout(waits: Mapping[str, list[str]]) -> Picture:
 
 
 def _arrow(start: Box, end: Box) -> str:
-    """Out of the bottom of one box, into the top of another."""
+    """An SVG path out of the bottom of one box into the top of another."""
     top, bottom = start.y + HEIGHT, end.y - 3
     bend = (bottom - top) / 2
-    return f"M{start.x:.0f},{top:.0f}C{start.x:.0f},{top + bend:.0f} {end.x:.0f},{bottom - bend:.0f} {end.x:.0f},{bottom:.0f}"
+    points = (start.x, top), (start.x, top + bend), (end.x, bottom - bend), (end.x, bottom)
+    first, *others = (f"{x:.0f},{y:.0f}" for x, y in points)
+    return f"M{first}C{' '.join(others)}"
 
 
 def _middle(names: list[str], places: Mapping[str, Box], default: float) -> float:
@@ -86,8 +90,9 @@ def _reaches(direct: Mapping[str, list[str]], start: str, goal: str) -> bool:
 
 
 def _paths(stage: Mapping[str, Any], *keys: str) -> list[tuple[str, ...]]:
-    """Entries of dvc.yaml, plain paths or paths with options, part by part; * for a part that a
-    matrix fills in.
+    """The paths of a stage's entries, part by part, without their options.
+
+    A part that a matrix fills in is *.
     """
     entries = [
         next(iter(entry)) if isinstance(entry, Mapping) else entry

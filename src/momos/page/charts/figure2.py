@@ -1,0 +1,63 @@
+"""Figure 2: BDM of trained weights relative to their initialisation, by the model's size."""
+
+from typing import Any
+
+import altair as alt
+import pandas as pd
+
+from momos.page import chart_parts as parts
+from momos.page.report_folder import ReportFolder
+
+CAPTION = (
+    "Figure 2. 1-D BDM of trained weights relative to the same architecture at initialisation; "
+    "each mark is one trained model."
+)
+MOST_COLUMNS = 5  # models up to which each has a column of its own
+
+
+def chart(report: ReportFolder) -> parts.Spec:
+    return draw_ratio_against_size(surveyed_pairs(report.table("tables/survey.csv")))
+
+
+def surveyed_pairs(rows: pd.DataFrame) -> pd.DataFrame:
+    """The pairs that could be measured: name, source, title, group, num_weights, bdm_1d_ratio."""
+    columns = ["name", "source", "title", "group", "num_weights", "bdm_1d_ratio"]
+    return rows.loc[rows.error.isna(), columns].round({"bdm_1d_ratio": 6})
+
+
+def draw_ratio_against_size(pairs: pd.DataFrame) -> parts.Spec:
+    """A few models each in a column of its own, by size; many against their number of weights.
+
+    pairs: as `surveyed_pairs`.
+    """
+    group = parts.select("method", pairs.group, every=True)
+    chosen = alt.Chart(pairs).transform_filter("method === 'all' || datum.group === method")
+    y = alt.Y("bdm_1d_ratio:Q", title="BDM trained / BDM initial (1-D)")
+    tips = [
+        parts.tip("name", "Model"),
+        parts.tip("group", "Group"),
+        parts.tip("num_weights", "Weights", ",d"),
+        parts.tip("bdm_1d_ratio", "BDM ratio", ".4f"),
+    ]
+    marks = chosen.mark_point(size=48, opacity=0.9, strokeWidth=1.6).encode(
+        **_across(pairs),
+        y=y.scale(zero=False, padding=8),
+        color=parts.colour(pairs.group),
+        shape=parts.shape(pairs.group),
+        tooltip=tips,
+    )
+    return parts.spec(alt.layer(_line_at_one(), marks).add_params(group), height=320)
+
+
+def _across(pairs: pd.DataFrame) -> dict[str, Any]:
+    if pairs.title.nunique() > MOST_COLUMNS:
+        x = alt.X("num_weights:Q", title="Number of weights")
+        return {"x": x.scale(type="log", nice=False, padding=10)}
+    order = list(pairs.drop_duplicates("title").sort_values("num_weights").title)
+    x = alt.X("title:N", sort=order, title="Model, by number of weights")
+    return {"x": x.axis(labelAngle=0), "xOffset": alt.XOffset("group:N")}
+
+
+def _line_at_one() -> alt.Chart:
+    level = alt.Chart(pd.DataFrame({"one": [1.0]}))
+    return level.mark_rule(strokeDash=[6, 3], color="currentColor").encode(y="one:Q")

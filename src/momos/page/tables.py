@@ -1,0 +1,110 @@
+"""Which rows and columns the page's tables have."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from momos.page.numbers import EMPTY
+
+Results = Mapping[str, Any]  # results.json
+
+# measure, title, digits
+COMPLEXITY = (
+    ("bdm_1d_ratio", "1-D ratio", 3),
+    ("bdm_1d_normalized", "1-D normalised", 3),
+    ("bdm_1d_against_shuffled", "1-D / shuffled", 3),
+    ("bdm_2d_ratio", "2-D ratio", 3),
+    ("bdm_2d_normalized", "2-D normalised", 3),
+    ("bdm_2d_against_shuffled", "2-D / shuffled", 3),
+    ("sparsity", "Zeros (%)", 1),
+    ("l2_norm", "L2 norm", 1),
+    ("distinct_blocks", "Distinct blocks", 0),
+)
+# without loss, ordinary files first; lossy ones and what else there is come after
+PACKING = (
+    "safetensors_bytes",
+    "gzip_bytes",
+    "bz2_bytes",
+    "lzma_bytes",
+    "zstd_bytes",
+    "bound_bytes",
+    "fixed_bytes",
+    "entropy_bytes",
+)
+OTHERWISE_SHOWN = "rac_measured"  # of packing: a column of Tables 1 and 2
+
+
+def paper_tables(results: Results) -> list[dict[str, Any]]:
+    """Tables 1 and 2, one per model: table, model, title, methods, and run (whether any was)."""
+    tables: dict[tuple[str, str], dict[str, Any]] = {}
+    for cell in results["cells"]:
+        if cell["table"] in ("table1", "table2"):
+            table, model = cell["table"], cell["model"]
+            title = results["names"]["models"][model]
+            empty = {"table": table, "model": model, "methods": [], "run": False, "title": title}
+            entry = tables.setdefault((table, model), empty)
+            entry["methods"] += [cell["method"]] if cell["method"] not in entry["methods"] else []
+            entry["run"] |= cell["value"] is not None
+    return list(tables.values())
+
+
+def num_seeds(results: Results) -> int:
+    """The most seeds of a number of Tables 1 and 2."""
+    return max(
+        cell["num_seeds"] for cell in results["cells"] if cell["table"] in ("table1", "table2")
+    )
+
+
+def methods_by_model(results: Results, table: str) -> dict[str, list[str]]:
+    methods: dict[str, dict[str, None]] = {}
+    for cell in results["cells"]:
+        if cell["table"] == table:
+            methods.setdefault(cell["model"], {})[cell["method"]] = None
+    return {model: list(names) for model, names in methods.items()}
+
+
+def measures_of(results: Results, table: str) -> list[str]:
+    """In the order of the numbers."""
+    return list(
+        dict.fromkeys(cell["measure"] for cell in results["cells"] if cell["table"] == table)
+    )
+
+
+def metrics(results: Results) -> list[str]:
+    """Measures of momos.metrics, those of the latent weights left out."""
+    names = measures_of(results, "metrics")
+    return list(dict.fromkeys(name.removesuffix("_latent") for name in names))
+
+
+def packing_measures(results: Results) -> list[str]:
+    """Sizes of files, ordinary ones first; each lossy one's accuracy after its bytes."""
+    names = measures_of(results, "packing")
+    first = [name for name in PACKING if name in names]
+    return first + [name for name in names if name not in (*PACKING, OTHERWISE_SHOWN)]
+
+
+def cost_rows(costs: pd.DataFrame) -> list[dict[str, Any]]:
+    """What training cost by stage and model, and in all.
+
+    costs: cost.csv, a row per run. Returns texts: runs, hours, median (seconds), gpu_hours, and
+    the peaks memory and gpu_memory (GiB).
+    """
+    stage = costs.grid.map({"main": "train", "ablation": "ablation"})
+    parts = [(*key, part) for key, part in costs.groupby([stage, costs.model], sort=False)]
+    return [_cost_row(*part) for part in [*parts, ("all", "all", costs)]]
+
+
+def _cost_row(stage: str, model: str, part: pd.DataFrame) -> dict[str, Any]:
+    on_gpu = part[~part.device.isin(["cpu", "mps"])]
+    gpu_memory = part.peak_device_memory_bytes.max()
+    return {
+        "stage": stage,
+        "model": model,
+        "runs": len(part),
+        "hours": f"{part.seconds.sum() / 3600:.2f}",
+        "median": f"{part.seconds.median():,.1f}",
+        "gpu_hours": f"{on_gpu.seconds.sum() / 3600:.2f}",
+        "memory": f"{part.peak_memory_bytes.max() / 2**30:.2f}",
+        "gpu_memory": EMPTY if pd.isna(gpu_memory) else f"{gpu_memory / 2**30:.2f}",
+    }
