@@ -1,4 +1,4 @@
-"""Classifiers by name, how they lie in memory, and how well they do."""
+"""Image classifiers by name, their layout in memory, and their evaluation."""
 
 from momos.models.classifiers import MLP, TIMM_NAMES, BasicBlock, ResNet20, build, restore
 

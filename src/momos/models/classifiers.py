@@ -1,4 +1,4 @@
-"""The models of the paper by name, and any timm model by its own (method A9)."""
+"""Image classifiers by name: those of the paper, and any timm model (method A9)."""
 
 import difflib
 from collections.abc import Mapping
@@ -8,10 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-TIMM_NAMES = {
-    "tiny_vit": "tiny_vit_5m_224",
-    "mobilevit": "mobilevit_s",
-}  # which MobileViT was meant is assumed
+# timm's names of models in the paper; which MobileViT is meant there is an assumption
+TIMM_NAMES = {"tiny_vit": "tiny_vit_5m_224", "mobilevit": "mobilevit_s"}
 
 
 def build(
@@ -23,11 +21,12 @@ def build(
     image_size: int = 32,
     kwargs: Mapping[str, Any] | None = None,
 ) -> nn.Module:
-    """A freshly initialised model on the CPU: its weights depend on the seed alone, the global RNG
-    state stays as it was.
+    """A new model on the CPU, with initial weights from the seed; the global RNG state stays.
 
-    name: mlp, resnet20, tiny_vit, mobilevit, or a timm architecture; kwargs go to its constructor.
-    Raises ValueError for an unknown name or kwargs that the architecture does not take.
+    name: mlp, resnet20, tiny_vit, mobilevit, or a timm architecture. image_size: height and width
+    in pixels. kwargs: for the architecture's constructor.
+
+    Raises ValueError for an unknown name, and for kwargs that the architecture does not take.
     """
     kwargs = dict(kwargs or {})
     with torch.random.fork_rng(devices=[]):
@@ -47,9 +46,9 @@ def build(
 
 
 def restore(about: Mapping[str, Any], state: Mapping[str, Tensor]) -> nn.Module:
-    """The model that a run's run.json (`about`) describes, with the weights `state`.
+    """The model that run.json (`about`) describes, with the weights `state`.
 
-    Raises ValueError naming the run if they do not fit.
+    Raises ValueError naming the architecture if they do not fit.
     """
     shape = {key: about[key] for key in ("num_classes", "in_channels", "image_size")}
     model = build(about["arch"], kwargs=about["arch_kwargs"], **shape)
@@ -65,13 +64,14 @@ def restore(about: Mapping[str, Any], state: Mapping[str, Tensor]) -> nn.Module:
 def _build_timm(
     name: str, num_classes: int, in_channels: int, image_size: int, kwargs: dict
 ) -> nn.Module:
-    import timm  # seconds to import: only where it is needed
+    import timm  # takes seconds to import
 
     if not timm.is_model(name):
         names = ["mlp", "resnet20", *TIMM_NAMES, *timm.list_models()]
         close = ", ".join(difflib.get_close_matches(name, names, n=3)) or "none is close"
         raise ValueError(
-            f"models: unknown architecture {name!r}; expected mlp, resnet20, tiny_vit, mobilevit or a timm name ({close})"
+            f"models: unknown architecture {name!r}; expected mlp, resnet20, tiny_vit, mobilevit "
+            f"or a timm name ({close})"
         )
     fixed = (timm.models.get_pretrained_cfg(name) or timm.models.PretrainedCfg()).fixed_input_size
     if fixed:  # positional tables are sized at construction
@@ -82,8 +82,9 @@ def _build_timm(
 
 
 class MLP(nn.Module):
-    """Hidden layers of equal width with ReLU, on flattened images (the paper: five of 256; the
-    authors' code: four).
+    """Hidden layers of equal width with ReLU, on flattened images.
+
+    The paper has five layers of 256, the authors' code four.
     """
 
     def __init__(
@@ -105,8 +106,9 @@ class MLP(nn.Module):
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions around a shortcut without parameters: stride, then zero channels (He et
-    al. 2016, option A).
+    """Two 3x3 convolutions beside a shortcut without parameters (He et al. 2016, option A).
+
+    The shortcut takes every stride-th pixel, and pads missing channels with zeros.
     """
 
     def __init__(self, in_channels: int, channels: int, stride: int):
@@ -129,24 +131,20 @@ class BasicBlock(nn.Module):
 
 
 class ResNet20(nn.Module):
-    """The CIFAR ResNet of He et al. (2016), Sec. 4.2: 269,722 parameters at 3 channels and 10
-    classes.
+    """The CIFAR ResNet of He et al. (2016), Sec. 4.2.
+
+    It has 269,722 parameters at 3 channels and 10 classes.
     """
 
     def __init__(self, num_classes: int, *, in_channels: int = 3):
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
-        widths, blocks = [16, 16, 32, 64], []
-        for stage in range(3):
-            for block in range(3):
-                first = block == 0
-                stride = 2 if first and stage > 0 else 1
-                blocks.append(
-                    BasicBlock(
-                        widths[stage] if first else widths[stage + 1], widths[stage + 1], stride
-                    )
-                )
+        blocks, width = [], 16
+        for channels in (16, 32, 64):
+            for _ in range(3):
+                blocks.append(BasicBlock(width, channels, stride=channels // width))
+                width = channels
         self.blocks = nn.Sequential(*blocks)
         self.linear = nn.Linear(64, num_classes)
         for module in self.modules():

@@ -1,9 +1,8 @@
-"""Linear layers through oneDNN on the CPU: the same function and gradients, up to twice as fast as
-torch's default (MKL).
+"""Linear layers through oneDNN on the CPU, up to twice as fast as torch's default (MKL).
 
-torch calls oneDNN for float32 linear layers only inside compiled graphs; here the same operator is
-called directly. That pays on AMD with AVX-512, which MKL does not use there. With AVX2 alone MKL is
-the faster one, by a quarter of an MLP's step.
+Function and gradients are the same. torch calls oneDNN for float32 linear layers only inside
+compiled graphs; here the same operator is called directly. This pays on AMD with AVX-512, which MKL
+does not use there. With AVX2 alone MKL is faster, by a quarter of an MLP's step.
 """
 
 from typing import Any
@@ -12,14 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-MIN_PRODUCTS = (
-    2**21
-)  # rows x weights of a call; below, calling an autograd function costs more than it saves
+# Rows x weights of a call. Below this, calling an autograd function costs more than it saves.
+MIN_PRODUCTS = 2**21
 
 
 def speed_up_(model: nn.Module) -> nn.Module:
-    """Every plain `nn.Linear` of the model computes through oneDNN from now on, where that pays;
-    weights and names stay.
+    """Let every plain `nn.Linear` of the model compute through oneDNN, where that pays.
+
+    Weights and names stay.
     """
     if available() and pays():
         for module in model.modules():
@@ -29,29 +28,32 @@ def speed_up_(model: nn.Module) -> nn.Module:
 
 
 def available() -> bool:
+    """Whether torch has oneDNN and the operator that is used here."""
     return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def pays() -> bool:
-    """By what the processor has, not by a measurement: the same machine computes the same bytes."""
+    """Whether this processor is faster with it.
+
+    It is decided by the processor's instructions, not by a measurement, so that a machine always
+    computes the same bytes.
+    """
     return torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 class Linear(nn.Linear):
-    """Large float32 products on the CPU through oneDNN; small ones, any other type or device, and
-    autocast, as `nn.Linear`.
+    """A linear layer that computes large float32 products on the CPU through oneDNN.
+
+    Small products, other dtypes and devices, and autocast are left to `nn.Linear`.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """(.., in_features) -> (.., out_features)"""
-        plain = x.device.type == "cpu" and x.dtype == self.weight.dtype == torch.float32
-        if (
-            not plain
-            or x.numel() * self.out_features < MIN_PRODUCTS
-            or torch.is_autocast_enabled("cpu")
-        ):
-            return super().forward(x)
-        return _Linear.apply(x, self.weight, self.bias)
+        is_plain = x.device.type == "cpu" and x.dtype == self.weight.dtype == torch.float32
+        is_large = x.numel() * self.out_features >= MIN_PRODUCTS
+        if is_plain and is_large and not torch.is_autocast_enabled("cpu"):
+            return _Linear.apply(x, self.weight, self.bias)
+        return super().forward(x)
 
 
 class _Linear(torch.autograd.Function):
@@ -74,5 +76,5 @@ class _Linear(torch.autograd.Function):
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """(.., in), (out, in), (out,) -> x weight^T + bias"""
+    """x weight^T + bias: x (.., in), weight (out, in), bias (out,) -> (.., out)."""
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")

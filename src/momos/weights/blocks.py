@@ -1,8 +1,7 @@
-"""Weights <-> blocks: the slicing operator and its inverse (MoMos, Eq. 4 and 5).
+"""Weights as blocks and back: the slicing operator and its inverse (MoMos, Eq. 4 and 5).
 
-`slicing="tensor"` pads and cuts each tensor by itself, as the authors' code does: num_blocks is a
-sum of per-tensor ceilings. `slicing="model"` flattens all tensors into one vector first, as the
-paper writes it.
+`slicing="tensor"` pads and cuts each tensor by itself, as the authors' code does. num_blocks is then
+a sum of ceilings. `slicing="model"` flattens all tensors into one vector first, as the paper does.
 """
 
 import math
@@ -16,26 +15,25 @@ SLICINGS = ("tensor", "model")
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The weights that both papers speak of: name -> trainable parameter in model order, a tied one
-    once.
-    """
+    """Trainable parameters by name, in model order, a tied one once: the weights of both papers."""
     return {
         name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
     }
 
 
 def num_blocks(sizes: Sequence[int], block_size: int, slicing: str = "tensor") -> int:
-    """Blocks needed for tensors of the given numbers of weights (n). Raises ValueError as
-    `to_blocks` does.
+    """Number of blocks (n) for tensors of the given numbers of weights.
+
+    Raises ValueError as `to_blocks` does.
     """
     return sum(-(-size // block_size) for size in _pieces(sizes, block_size, slicing))
 
 
 def num_motifs(num_blocks: int, capacity: float) -> int:
-    """k = floor(capacity * num_blocks), at least 1 and at most num_blocks (MoMos, Sec. 4).
+    """Number of motifs (k): floor(capacity * num_blocks), in 1..num_blocks (MoMos, Sec. 4).
 
-    The product is taken on the decimal number that was written: 0.07 * 100 is 7. Raises ValueError
-    for num_blocks below 1 and for a capacity outside (0, 1].
+    The product is taken of the decimal number that was written, so that 0.07 * 100 is 7. Raises
+    ValueError for num_blocks below 1 and for a capacity outside (0, 1].
     """
     if num_blocks < 1:
         raise ValueError(f"num_blocks must be 1 or more, got {num_blocks}")
@@ -46,10 +44,10 @@ def num_motifs(num_blocks: int, capacity: float) -> int:
 
 
 def to_blocks(tensors: Sequence[Tensor], block_size: int, slicing: str = "tensor") -> Tensor:
-    """tensors of any shapes -> (num_blocks, block_size), each piece's last block padded with zeros.
+    """Cut tensors of any shapes into blocks (num_blocks, block_size).
 
-    Raises ValueError for a block size below 1 or above the number of weights, and for an unknown
-    slicing.
+    The last block of each piece is padded with zeros. Raises ValueError for a block size below 1 or
+    above the number of weights, and for an unknown slicing.
     """
     pieces = _pieces([tensor.numel() for tensor in tensors], block_size, slicing)
     flat = torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
@@ -58,8 +56,9 @@ def to_blocks(tensors: Sequence[Tensor], block_size: int, slicing: str = "tensor
 
 
 def from_blocks(blocks: Tensor, like: Sequence[Tensor], slicing: str = "tensor") -> list[Tensor]:
-    """(num_blocks, block_size) -> tensors shaped and typed as `like`; the padding is dropped. The
-    inverse of `to_blocks`.
+    """The inverse of `to_blocks`: tensors with the shapes and dtypes of `like`, without padding.
+
+    blocks: (num_blocks, block_size).
     """
     block_size = blocks.shape[1]
     flat = blocks.reshape(-1)[
@@ -73,9 +72,13 @@ def from_blocks(blocks: Tensor, like: Sequence[Tensor], slicing: str = "tensor")
 
 
 def real_weights(
-    sizes: Sequence[int], block_size: int, slicing: str = "tensor", *, device=None
+    sizes: Sequence[int],
+    block_size: int,
+    slicing: str = "tensor",
+    *,
+    device: torch.device | None = None,
 ) -> Tensor:
-    """(num_blocks * block_size,) bool: true for a weight, false for padding."""
+    """Mask (num_blocks * block_size,) bool: true for a weight, false for padding."""
     pieces = _pieces(sizes, block_size, slicing)
     mask = torch.ones(
         sum(size + -size % block_size for size in pieces), dtype=torch.bool, device=device
@@ -88,7 +91,7 @@ def real_weights(
 
 
 def _pieces(sizes: Sequence[int], block_size: int, slicing: str) -> list[int]:
-    """Numbers of weights that are cut together."""
+    """Numbers of weights that are cut together. Raises ValueError as `to_blocks` does."""
     if slicing not in SLICINGS:
         raise ValueError(f"mosaic.slicing must be one of {', '.join(SLICINGS)}, got {slicing!r}")
     total = sum(sizes)
