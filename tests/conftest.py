@@ -1,5 +1,7 @@
-"""Hypothesis without its deadline of 200 ms: a first call may compile or import, and machines are
-shared. And what several files use.
+"""Fixtures that several files use, and the order of files.
+
+Hypothesis runs without its deadline of 200 ms: a first call may compile or import, and machines are
+shared.
 """
 
 import time
@@ -11,12 +13,16 @@ settings.register_profile("shared_machine", deadline=None)
 settings.load_profile("shared_machine")
 
 
+# Files that take minutes begin first: else one core idles at the end.
 LONGEST_FIRST = [
     "test_pipeline",
+    "test_trainings",
     "test_benchmarks",
+    "test_recipes",
     "test_tracking",
     "test_stress",
-]  # else one core idles at the end
+    "test_sweep",
+]
 
 
 def pytest_collection_modifyitems(items):
@@ -25,7 +31,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="module")
 def one_thread():
-    """Small tensors: more threads only wait for one another."""
+    """Computation in one thread: with small tensors, more of them only wait for one another."""
     import torch  # two seconds that collecting tests need not take
 
     before = torch.get_num_threads()
@@ -36,7 +42,7 @@ def one_thread():
 
 @pytest.fixture(scope="session")
 def micro_serial(tmp_path_factory):
-    """The micro profile by plain `dvc repro`, and its seconds."""
+    """A clone in which plain `dvc repro` has run the micro profile, and the seconds it took."""
     from spread import micro
 
     clone = micro(tmp_path_factory.mktemp("micro_serial"))
