@@ -21,17 +21,8 @@ COMPLEXITY = (
     ("l2_norm", "L2 norm", 1),
     ("distinct_blocks", "Distinct blocks", 0),
 )
-# without loss, ordinary files first; lossy ones and what else there is come after
-PACKING = (
-    "safetensors_bytes",
-    "gzip_bytes",
-    "bz2_bytes",
-    "lzma_bytes",
-    "zstd_bytes",
-    "bound_bytes",
-    "fixed_bytes",
-    "entropy_bytes",
-)
+# of packing, without loss: ordinary files come before, lossy ones after
+MOMOS_FILES = ("bound_bytes", "fixed_bytes", "entropy_bytes")
 OTHERWISE_SHOWN = "rac_measured"  # of packing: a column of Tables 1 and 2
 
 
@@ -79,9 +70,10 @@ def metrics(results: Results) -> list[str]:
 
 def packing_measures(results: Results) -> list[str]:
     """Sizes of files, ordinary ones first; each lossy one's accuracy after its bytes."""
-    names = measures_of(results, "packing")
-    first = [name for name in PACKING if name in names]
-    return first + [name for name in names if name not in (*PACKING, OTHERWISE_SHOWN)]
+    names = [name for name in measures_of(results, "packing") if name != OTHERWISE_SHOWN]
+    lossy = [name for name in names if f"{name.rpartition('_')[0]}_accuracy" in names]
+    ordinary = [name for name in names if name not in (*MOMOS_FILES, *lossy)]
+    return [*ordinary, *(name for name in MOMOS_FILES if name in names), *lossy]
 
 
 def cost_rows(costs: pd.DataFrame) -> list[dict[str, Any]]:
