@@ -187,7 +187,7 @@ class Slurm(repro.Hand):
             self.fail(stage, job, "" if error is None else self.reason(error))
 
     def reason(self, error: Exception) -> str:
-        """What a user can do something about."""
+        """Why a job ended, in terms of the settings that a user can change."""
         if "timed-out too many times" in str(error):  # submitit's words
             return (
                 f"its job reached its limit {self.settings.attempts} times"

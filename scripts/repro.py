@@ -44,7 +44,7 @@ def dvc(*arguments: str, wait: bool = True) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """Stage commands are `python stages/...`: this Python's folder comes first in PATH."""
+    """An environment in which `python`, with which stage commands begin, is this one."""
     return {
         **os.environ,
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
