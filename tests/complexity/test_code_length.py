@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from momos.complexity import code_length
+from momos.methods.method import parse
 
 PAPER = Path(__file__).parents[2] / "data" / "paper"
 TINY_VIT_1000 = 5_392_764  # tiny_vit_5m_224 with its 1000-class head
@@ -173,11 +174,17 @@ def test_qat_bits_out_of_range(bits):
         code_length.qat_rac(bits)
 
 
-def test_describe_is_the_formula_of_each_kind_of_model():
+def described(num_weights: int, entry: dict, **about) -> dict:
+    """The columns of a model that a method of these settings trained."""
+    stored = parse(entry, "methods.m").stored({"num_weights": num_weights} | about)
+    return code_length.describe_stored(num_weights, stored)
+
+
+def test_columns_are_the_formula_of_each_kind_of_model():
     """ResNet20 at s=2, C=10 %, by hand: L = k s q + n ceil(log2 k), n = 134,861, k = 13,486."""
-    momos = code_length.describe(
-        269_722, bits=32, block_size=2, num_blocks=134_861, num_motifs=13_486
-    )
+    mosaic = {"block_size": 2, "capacity": 0.1}
+    counts = {"num_blocks": 134_861, "num_motifs": 13_486}
+    momos = described(269_722, {"bits": 32} | mosaic, **counts)
     length = 13_486 * 2 * 32 + 134_861 * 14
     assert momos == {
         "rac": 269_722 * 32 / length,
@@ -185,20 +192,21 @@ def test_describe_is_the_formula_of_each_kind_of_model():
         "trivial_bits": 269_722 * 32,
         "lower_complexity": True,
     }
-    assert (
-        code_length.describe(269_722, bits=8, block_size=2, num_blocks=134_861, num_motifs=13_486)
-        == momos
-    ), "latent weights are 32-bit"
-    none = {"block_size": None, "num_blocks": None, "num_motifs": None}
-    qat = code_length.describe(100, bits=4, **none)
-    assert qat == {
+    latent = described(269_722, {"bits": 8} | mosaic, **counts)
+    assert latent == momos, "latent weights are 32-bit"
+    assert described(100, {"bits": 4}) == {
         "rac": 8.0,
         "description_bits": 400,
         "trivial_bits": 3200,
         "lower_complexity": True,
     }
-    assert code_length.describe(100, bits=32, **none) == {
-        "rac": 1.0, "description_bits": 3200, "trivial_bits": 3200, "lower_complexity": False
-    }  # fmt: skip
-    whole = code_length.describe(100, bits=32, block_size=2, num_blocks=50, num_motifs=50)
+    assert described(100, {"bits": 32}) == {
+        "rac": 1.0,
+        "description_bits": 3200,
+        "trivial_bits": 3200,
+        "lower_complexity": False,
+    }
+    whole = described(
+        100, {"bits": 32, "block_size": 2, "capacity": 1.0}, num_blocks=50, num_motifs=50
+    )
     assert not whole["lower_complexity"] and whole["rac"] < 1

@@ -64,38 +64,6 @@ def qat_rac(bits: int) -> float:
     return 32 / bits
 
 
-def describe(
-    num_weights: int,
-    *,
-    bits: int,
-    block_size: int | None,
-    num_blocks: int | None,
-    num_motifs: int | None,
-) -> dict[str, float]:
-    """Columns rac, description_bits, trivial_bits and lower_complexity (Cor. 3.4) of a model.
-
-    A model with a block size is a mosaic, one without is described weight by weight. The lengths of
-    a quantised mosaic are those of its latent 32-bit weights: a scale per tensor breaks the sharing
-    of motifs in the deployed weights (method A4).
-    """
-    trivial = trivial_bits(num_weights)
-    if block_size is None:
-        return {
-            "rac": qat_rac(bits),
-            "description_bits": num_weights * bits,
-            "trivial_bits": trivial,
-            "lower_complexity": num_weights * bits < trivial,
-        }
-    if num_blocks is None or num_motifs is None:
-        raise ValueError("a mosaic's description length needs num_blocks and num_motifs")
-    return {
-        "rac": rac(num_weights, num_blocks, block_size, num_motifs),
-        "description_bits": momos_bits(num_blocks, block_size, num_motifs),
-        "trivial_bits": trivial,
-        "lower_complexity": lower_complexity(num_weights, num_blocks, block_size, num_motifs),
-    }
-
-
 def stored_bits(stored: Stored) -> int:
     """Return the description length in bits of what a method stores (Eq. 8).
 
