@@ -96,9 +96,9 @@ KILLS = [
     Moment("final save", "momos.files.run_folder:save_weights", 3, 0.01),
 ]
 TERMS = {
-    "survey": Moment("survey", "momos.survey.run:measured", len(SURVEYED), 0.5),
+    "survey": Moment("survey", "momos.survey.run:measure_candidate", len(SURVEYED), 0.5),
     "llc@neox-1": Moment("llc", "momos.slt.llc.estimator:_Run.chain", 4 * CHAINS, 0.1),
-    "language@neox-1": Moment("language model", "momos.language.neox:_update", LM_STEPS, 0.02),
+    "language@neox-1": Moment("language model", "momos.language.training:_update", LM_STEPS, 0.02),
 }
 
 
