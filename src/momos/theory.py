@@ -2,11 +2,11 @@
 and how large each is.
 """
 
-import math
 from collections.abc import Iterator, Sequence
-from fractions import Fraction
 from itertools import product
 from typing import NamedTuple
+
+from momos.weights.blocks import num_motifs
 
 
 class Counterexample(NamedTuple):
@@ -21,17 +21,16 @@ class Counterexample(NamedTuple):
 
 
 def stirling2(n: int, j: int) -> int:
-    """Ways to partition n objects into j non-empty sets. Raises ValueError for negative arguments."""
+    """Count partitions of n objects into j non-empty sets. Raises ValueError below zero."""
     if n < 0 or j < 0:
         raise ValueError(f"stirling2 needs n >= 0 and j >= 0, got n={n}, j={j}")
     return _stirling_row(n, j)[j]
 
 
 def num_components(num_blocks: int, num_motifs: int) -> int:
-    """N(n, k) = sum over j = 1 .. min(n, k) of Stirling2(n, j): distinct linear components (Eq.
-    17).
+    """Count distinct linear components: N(n, k) = sum of Stirling2(n, j) for j = 1 .. min(n, k).
 
-    Raises ValueError unless both are at least 1.
+    Raises ValueError unless both are at least 1. Source: MoMos, Eq. 17.
     """
     _at_least_one(num_blocks=num_blocks, num_motifs=num_motifs)
     return sum(_stirling_row(num_blocks, min(num_blocks, num_motifs))[1:])
@@ -124,9 +123,7 @@ def _blocks_and_motifs(num_weights: int, block_size: int, capacity: float) -> tu
         expected = f"block_size must be in 1..{num_weights} and capacity in (0, 1]"
         raise ValueError(f"{expected}, got block_size={block_size}, capacity={capacity}")
     blocks = -(-num_weights // block_size)
-    return blocks, max(
-        math.floor(Fraction(repr(float(capacity))) * blocks), 1
-    )  # the decimal as written: 0.07 * 100 is 7
+    return blocks, num_motifs(blocks, capacity)
 
 
 def _stirling_row(n: int, width: int) -> list[int]:

@@ -143,8 +143,7 @@ def load_method(name: str, *, path: Path | None = None) -> Method:
     Raises ValueError as `load` does.
     """
     values = check(path)
-    where = f"{METHODS}.{name}"
-    return parse(_entry(values, METHODS, name), where, shared_settings(values))
+    return parse(_entry(values, METHODS, name), f"{METHODS}.{name}", shared_settings(values))
 
 
 def shared_settings(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -192,10 +191,8 @@ def profile(path: Path | None = None) -> str:
 def _entry(values: Mapping[str, Any], section: str, name: str) -> Any:
     entries = values[section]
     if name not in entries:
-        expected = f"expected one of {', '.join(entries)}"
-        raise ValueError(
-            f"{section}: unknown entry {name!r}{suggestion(name, entries)}; {expected}"
-        )
+        meant = f"{suggestion(name, entries)}; expected one of {', '.join(entries)}"
+        raise ValueError(f"{section}: unknown entry {name!r}{meant}")
     return entries[name]
 
 

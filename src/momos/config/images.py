@@ -171,12 +171,8 @@ class Mosaic(Settings):
     def check(self, where: str) -> None:
         every = self.projection_every
         valid = every in ("epoch", "step") if isinstance(every, str) else every >= 1
-        require(
-            valid,
-            f"{where}.projection_every",
-            "epoch, step, or a number of steps of 1 or more",
-            every,
-        )
+        expected = "epoch, step, or a number of steps of 1 or more"
+        require(valid, f"{where}.projection_every", expected, every)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -382,12 +378,8 @@ class Report(Settings):
     def check(self, where: str) -> None:
         require(self.picture_size >= 1, f"{where}.picture_size", "1 or more", self.picture_size)
         for name in self.imported or ():
-            require(
-                Path(name).name == name and name not in (".", ".."),
-                f"{where}.imported",
-                "names of folders in data/imported",
-                name,
-            )
+            plain = Path(name).name == name and name not in (".", "..")
+            require(plain, f"{where}.imported", "names of folders in data/imported", name)
 
 
 def require_compressors(names: tuple[str, ...], where: str) -> None:

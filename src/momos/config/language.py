@@ -10,12 +10,8 @@ from momos.settings import Settings, fits, not_empty_and_distinct, require
 def rising(values: tuple, where: str) -> None:
     """Raises ValueError unless the numbers are positive and rise, at least one of them."""
     not_empty_and_distinct(values, where)
-    require(
-        min(values) > 0 and list(values) == sorted(values),
-        where,
-        "positive and rising",
-        list(values),
-    )
+    valid = min(values) > 0 and list(values) == sorted(values)
+    require(valid, where, "positive and rising", list(values))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,9 +73,8 @@ class Language(Settings):
 
     def check(self, where: str) -> None:
         for key in ("batch_size", "num_held_out"):
-            require(
-                getattr(self, key) >= 1, f"{where}.{key}", "1 or more sequences", getattr(self, key)
-            )
+            number = getattr(self, key)
+            require(number >= 1, f"{where}.{key}", "1 or more sequences", number)
         require(self.warmup_steps >= 0, f"{where}.warmup_steps", "0 or more", self.warmup_steps)
         require(0 <= self.final_lr <= 1, f"{where}.final_lr", "in [0, 1]", self.final_lr)
         require(self.weight_decay >= 0, f"{where}.weight_decay", "0 or more", self.weight_decay)

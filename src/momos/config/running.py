@@ -25,9 +25,8 @@ class Sweep(Settings):
         require(self.gpus >= 0, f"{where}.gpus", "0 or more", self.gpus)
         require(self.memory_gb > 0, f"{where}.memory_gb", "positive", self.memory_gb)
         for key in ("remote", "partition"):
-            require(
-                getattr(self, key) != "", f"{where}.{key}", "a name or null", getattr(self, key)
-            )
+            name = getattr(self, key)
+            require(name != "", f"{where}.{key}", "a name or null", name)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -64,11 +64,10 @@ def load_weights(folder: Path, which: str) -> dict[str, Tensor]:
 
 def save_history(folder: Path, columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> None:
     """Save one row per epoch with every digit; None becomes an empty cell."""
-    lines = [",".join(columns)]
-    lines += [
-        ",".join("" if row[column] is None else repr(row[column]) for column in columns)
-        for row in rows
+    cells = [
+        ["" if row[column] is None else repr(row[column]) for column in columns] for row in rows
     ]
+    lines = [",".join(line) for line in [list(columns), *cells]]
     write_text(folder / HISTORY, "\n".join(lines) + "\n")
 
 

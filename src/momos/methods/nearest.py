@@ -59,10 +59,7 @@ _compared = 0
 
 
 def _worth_compiling(pairs: int) -> bool:
-    """Whether numba is loaded, or brute force has used up what loading it costs.
-
-    So a short process with a small model never loads it.
-    """
+    """Say whether numba is loaded, or brute force has used up what loading it costs."""
     global _compared
     _compared += pairs + PER_CALL
     return _compared > PATIENCE or "numba" in sys.modules
@@ -127,10 +124,7 @@ def _settle(
 
 
 def _first_of_each(rows: np.ndarray) -> np.ndarray:
-    """Return the index of the first of every distinct row, ascending.
-
-    Equal motifs would all have to be settled.
-    """
+    """Return the index of the first of every distinct row, ascending."""
     whole = np.ascontiguousarray(rows + 0.0)  # both zeros get the same bytes
     keys = whole.view(f"V{rows.itemsize * rows.shape[1]}")[:, 0]
     return np.sort(np.unique(keys, return_index=True)[1])
@@ -214,10 +208,7 @@ def _fused_kernel(blocks, motifs, nearest, n, k, s, ROWS: tl.constexpr, COLUMNS:
 
 
 def tiles(blocks: Tensor, motifs: Tensor) -> Tensor:
-    """Find the nearest motifs tile by tile, in bounded memory: (n, s), (k, s) -> (n,) int64.
-
-    A block's own tile bounds its distance, and few other tiles come closer.
-    """
+    """Find the nearest motifs tile by tile, in bounded memory: (n, s), (k, s) -> (n,) int64."""
     first = _first_rows(motifs)
     cut = _Tiles(motifs[first].double())
     return torch.cat([first[cut.search(chunk.double())] for chunk in blocks.split(CHUNK)])
