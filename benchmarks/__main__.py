@@ -1,14 +1,14 @@
-"""Measures the hot paths of momos against plain baselines and prints `name ratio N.N (ours .. /
-baseline ..)`, a line per job.
+"""Measure the hot paths of momos against plain baselines.
 
-A ratio is one of median CPU times, of processes with one thread each that take turns. Nothing is
-asserted. All repeats go to results.json and a figure of cost against size per family to figures/,
-in benchmarks/ or where --out says; a quick run, or one of some families only, writes nothing
-without --out.
+It prints a line per job: `name ratio N.N (ours .. / baseline ..)`. A ratio compares median CPU
+times of processes with one thread each, which take turns. Nothing is asserted. All repeats go to
+results.json, and a figure of cost against size per family goes to figures/, in benchmarks/ or
+where --out says. A quick run, or one of some families only, writes nothing without --out.
 """
 
 import argparse
 import contextlib
+import functools
 import json
 import statistics
 from collections.abc import Callable
@@ -26,8 +26,9 @@ Workers = dict[str, Worker]  # by side
 
 
 class Pool:
-    """Processes with `num_threads`: new ones for every family, or (reuse) the same, which saves
-    their start in a quick run.
+    """Processes with `num_threads`: new ones for every family, or with `reuse` the same.
+
+    A quick run reuses them, which saves their start.
     """
 
     def __init__(self, num_threads: int, *, reuse: bool, stack: contextlib.ExitStack):
@@ -62,7 +63,10 @@ class Pool:
 def measure(
     family: Family, point: Point, workers: Workers, rounds: int
 ) -> tuple[dict[str, list[Repeat]], dict[str, int]]:
-    """Repeats and rise of the peak memory, by side; the sides take turns, in alternating order."""
+    """Repeats and rise of the peak memory in bytes, by side.
+
+    The sides take turns, in alternating order.
+    """
     sides = {label: side for label, side in family.sides.items() if point.size <= side.up_to}
     rise = {}
     for label, side in sides.items():
@@ -79,7 +83,7 @@ def measure(
 
 
 def measure_family(family: Family, pool: Pool, rounds: int) -> dict:
-    """For the results: settings and seconds of every repeat, by point and side."""
+    """A family's entry in the results: settings and seconds of every repeat, by point and side."""
     points = []
     with pool.workers(family) as workers:
         for point in family.points:
@@ -91,8 +95,8 @@ def measure_family(family: Family, pool: Pool, rounds: int) -> dict:
 
 
 def measure_two_threads(family: Family, pool: Pool, rounds: int) -> dict:
-    """Median wall seconds per item with two threads, by size and side; for what a user waits."""
-    found = {}
+    """Median wall seconds per item with two threads, by size and side: what a user waits for."""
+    medians = {}
     with pool.workers(family) as workers:
         for point in family.points:
             if any(job.size == point.size for job in family.jobs):
@@ -101,33 +105,34 @@ def measure_two_threads(family: Family, pool: Pool, rounds: int) -> dict:
                     label: statistics.median(repeat.wall for repeat in some) / point.items
                     for label, some in repeats.items()
                 }
-                found[str(point.size)] = wall
-    return found
+                medians[str(point.size)] = wall
+    return medians
 
 
 def judge(job: Job, family: dict) -> dict:
     """Medians per item of the two sides, their ratio, and the quartiles of the rounds' ratios."""
     (point,) = (point for point in family["points"] if point["size"] == job.size)
     items = point["items"] if family["per"] else 1
-    found = {
+    judged = {
         "size": job.size,
         "per": family["per"],
         "ours": statistics.median(point["seconds"][job.ours]) / items,
     }
     if job.baseline is None:
-        return found | {"peak_memory_rise_bytes": point["peak_memory_rise_bytes"][job.ours]}
+        return judged | {"peak_memory_rise_bytes": point["peak_memory_rise_bytes"][job.ours]}
     ours, baseline = point["seconds"][job.ours], point["seconds"][job.baseline]
-    found["baseline"] = statistics.median(baseline) / items
-    found["ratio"] = found["baseline"] / found["ours"]
-    found["ratio_quartiles"] = np.quantile(np.divide(baseline, ours), [0.25, 0.75]).tolist()
-    return found
+    judged["baseline"] = statistics.median(baseline) / items
+    judged["ratio"] = judged["baseline"] / judged["ours"]
+    judged["ratio_quartiles"] = np.quantile(np.divide(baseline, ours), [0.25, 0.75]).tolist()
+    return judged
 
 
 def line(name: str, job: dict) -> str:
     ours = cost(job["ours"], job["per"])
     if "ratio" not in job:
         return f"{name} value {ours} and {job['peak_memory_rise_bytes'] / 1e6:.0f} MB (ours)"
-    return f"{name} ratio {job['ratio']:.1f} (ours {ours} / baseline {cost(job['baseline'], job['per'])})"
+    baseline = cost(job["baseline"], job["per"])
+    return f"{name} ratio {job['ratio']:.1f} (ours {ours} / baseline {baseline})"
 
 
 def cost(seconds: float, per: str) -> str:
@@ -136,7 +141,8 @@ def cost(seconds: float, per: str) -> str:
         ((scale, unit) for scale, unit in PREFIXES if seconds >= scale), PREFIXES[-1]
     )
     value = seconds / scale
-    return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2}f} {unit}{'/' + per if per else ''}"
+    digits = 0 if value >= 100 else 1 if value >= 10 else 2
+    return f"{value:.{digits}f} {unit}{'/' + per if per else ''}"
 
 
 def rate(family: dict, labels: list[str]) -> float:
@@ -149,7 +155,7 @@ def rate(family: dict, labels: list[str]) -> float:
 
 
 def peaks(measured: dict[str, dict]) -> dict[str, float]:
-    """What one core does at most."""
+    """The most that one core does."""
     product = measured["machine_product"]
     return {
         "float32_gflops": rate(product, ["float32 MKL", "float32 oneDNN"]) / 1e9,
@@ -162,7 +168,7 @@ def shares(name: str, family: dict, once: Callable[..., float], peak: dict[str, 
     """How near the optimiser steps of a model come to the peak, at the best batch size."""
     model = name.removeprefix("step_")
     flops = once("ours.flops", {"model": model})
-    found: dict[str, float | dict[str, float]] = {"flops_per_image": flops}
+    by_side: dict[str, float | dict[str, float]] = {"flops_per_image": flops}
     for side, precision in (
         ("plain loop", "float32"),
         ("ours float32", "float32"),
@@ -170,12 +176,12 @@ def shares(name: str, family: dict, once: Callable[..., float], peak: dict[str, 
     ):
         images = rate(family, [side])
         share = flops * images / 1e9 / peak[f"{precision}_gflops"]
-        found[side] = {"images_per_second": images, f"share_of_{precision}_peak": share}
-    return found
+        by_side[side] = {"images_per_second": images, f"share_of_{precision}_peak": share}
+    return by_side
 
 
 def wrong_blocks(name: str, family: dict, once: Callable[..., float]) -> dict[str, float]:
-    """Of the inexact baseline, by number of motifs."""
+    """Blocks to which the inexact baseline gives a farther motif, by number of motifs."""
     case = {"method": "expanded"}
     return {
         str(point["size"]): once("baselines.wrong_blocks", point["arguments"] | case)
@@ -185,30 +191,20 @@ def wrong_blocks(name: str, family: dict, once: Callable[..., float]) -> dict[st
 
 def bench(chosen: list[Family], *, quick: bool, report: Callable[[str], None]) -> dict:
     """All results. `report` is given each line as soon as it is known."""
-    settings = {
-        "threads": 1,
-        "quick": quick,
-        "seconds_in_a_repeat_at_least": AT_LEAST,
-        "clock": "CPU time of the process",
-    }
     results = {
         "machine": machine.describe(),
-        "settings": settings,
+        "settings": {
+            "threads": 1,
+            "quick": quick,
+            "seconds_in_a_repeat_at_least": AT_LEAST,
+            "clock": "CPU time of the process",
+        },
         "jobs": {},
         "two_threads_wall_seconds": {},
         "families": {},
     }
     with contextlib.ExitStack() as stack:
         one, two = (Pool(threads, reuse=quick, stack=stack) for threads in (1, 2))
-
-        def once(case: str, arguments: dict) -> float:
-            """The value of a function that is no measurement."""
-            with one.workers(
-                Family(name="", axis="", sides={"": Side(case)}, points=[])
-            ) as workers:
-                workers[""].prepare(case, arguments, warm=False)
-                return workers[""].run().value
-
         for family in chosen:
             measured = measure_family(family, one, 2 if quick else family.rounds)
             results["families"][family.name] = measured
@@ -216,24 +212,39 @@ def bench(chosen: list[Family], *, quick: bool, report: Callable[[str], None]) -
                 results["jobs"][job.name] = judge(job, measured)
                 report(line(job.name, results["jobs"][job.name]))
             if family.two_threads:
-                results["two_threads_wall_seconds"][family.name] = measure_two_threads(
-                    family, two, 1 if quick else 3
-                )
-            if family.name == "machine_memory":
-                results["peaks"] = peaks(results["families"])
-                report(
-                    "machine value "
-                    + ", ".join(f"{name} {value:.1f}" for name, value in results["peaks"].items())
-                )
-            if family.name.startswith("projection_"):
-                results.setdefault("wrong_blocks", {})[family.name] = wrong_blocks(
-                    family.name, measured, once
-                )
-            if family.name.startswith("step_"):
-                results.setdefault("compute", {})[family.name] = shares(
-                    family.name, measured, once, results["peaks"]
-                )
+                rounds = 1 if quick else 3
+                wall = measure_two_threads(family, two, rounds)
+                results["two_threads_wall_seconds"][family.name] = wall
+            add_derived(results, family.name, measured, functools.partial(once, one), report)
     return results
+
+
+def once(pool: Pool, case: str, arguments: dict) -> float:
+    """The value of a function that is no measurement."""
+    alone = Family(name="", axis="", sides={"": Side(case)}, points=[])
+    with pool.workers(alone) as workers:
+        workers[""].prepare(case, arguments, warm=False)
+        return workers[""].run().value
+
+
+def add_derived(
+    results: dict,
+    name: str,
+    measured: dict,
+    compute: Callable[..., float],
+    report: Callable[[str], None],
+) -> None:
+    """Add to the results what follows from a family: peaks, wrong blocks, shares of the peak."""
+    if name == "machine_memory":
+        results["peaks"] = peaks(results["families"])
+        values = (f"{peak} {value:.1f}" for peak, value in results["peaks"].items())
+        report("machine value " + ", ".join(values))
+    if name.startswith("projection_"):
+        wrong = wrong_blocks(name, measured, compute)
+        results.setdefault("wrong_blocks", {})[name] = wrong
+    if name.startswith("step_"):
+        of_peak = shares(name, measured, compute, results["peaks"])
+        results.setdefault("compute", {})[name] = of_peak
 
 
 def write(results: dict, folder: Path) -> None:

@@ -1,8 +1,7 @@
-"""What one would write without momos, as ordinary code: torchvision per image, a plain loop, brute
-force, scipy, pybdm.
+"""What one would write without momos: torchvision per image, a plain loop, brute force, pybdm.
 
-Each function prepares one piece of work and returns it as a function without arguments: `worker`
-times its calls.
+Each function prepares one piece of work and returns it as a function without arguments, whose calls
+`worker` times.
 """
 
 import warnings
@@ -22,20 +21,17 @@ from benchmarks.worker import threads
 from momos import config, models
 from momos.methods.mosaic import assign
 
-PAIRS = (
-    2**18
-)  # differences held at once by brute force: in the cache; four times as many take twice as long
+# Differences that brute force holds at once: what the cache takes. With four times as many it is
+# half as fast.
+PAIRS = 2**18
 
 
 class Images(Dataset):
     """As torchvision's CIFAR10: a PIL image per item, transformed."""
 
     def __init__(self, images: Tensor, labels: Tensor, transform: Callable):
-        self.images, self.labels, self.transform = (
-            images.permute(0, 2, 3, 1).numpy(),
-            labels.tolist(),
-            transform,
-        )
+        self.images = images.permute(0, 2, 3, 1).numpy()
+        self.labels, self.transform = labels.tolist(), transform
 
     def __len__(self) -> int:
         return len(self.images)
@@ -75,47 +71,36 @@ def augment(*, images: int, image_size: int, batch_size: int) -> Callable[[], No
     return run
 
 
-def optimizer_of(model: nn.Module, recipe: config.Model) -> torch.optim.Optimizer:
-    if recipe.optimizer == "sgd":
+def optimizer_of(model: nn.Module, about: config.Model) -> torch.optim.Optimizer:
+    if about.optimizer == "sgd":
         return torch.optim.SGD(
             model.parameters(),
-            lr=recipe.lr,
-            momentum=recipe.momentum,
-            weight_decay=recipe.weight_decay,
+            lr=about.lr,
+            momentum=about.momentum,
+            weight_decay=about.weight_decay,
         )
-    return torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+    return torch.optim.AdamW(model.parameters(), lr=about.lr, weight_decay=about.weight_decay)
 
 
 def train(*, model: str, images: int, batch_size: int) -> Callable[[], None]:
     """An epoch over `images` images, images loaded and augmented one by one."""
-    recipe, settings, data = (
-        inputs.settings(config.Model, model),
-        inputs.settings(config.Augment),
-        inputs.settings(config.Data),
-    )
+    about = inputs.settings(config.Model, model)
+    settings, data = inputs.settings(config.Augment), inputs.settings(config.Data)
     batches = loader(
-        images, image_size=recipe.image_size, batch_size=batch_size, settings=settings, data=data
+        images, image_size=about.image_size, batch_size=batch_size, settings=settings, data=data
     )
-    return _epoch(
-        models.build(recipe.arch, 10, image_size=recipe.image_size, kwargs=recipe.kwargs),
-        recipe,
-        batches,
-    )
+    return _epoch(about, batches)
 
 
 def step(*, model: str, images: int, batch_size: int) -> Callable[[], None]:
     """The same without the loader: batches that lie ready."""
-    recipe = inputs.settings(config.Model, model)
-    batches = inputs.batches(images, recipe.image_size, batch_size)
-    return _epoch(
-        models.build(recipe.arch, 10, image_size=recipe.image_size, kwargs=recipe.kwargs),
-        recipe,
-        batches,
-    )
+    about = inputs.settings(config.Model, model)
+    return _epoch(about, inputs.batches(images, about.image_size, batch_size))
 
 
-def _epoch(model: nn.Module, recipe: config.Model, batches) -> Callable[[], None]:
-    optimizer = optimizer_of(model, recipe)
+def _epoch(about: config.Model, batches) -> Callable[[], None]:
+    model = models.build(about.arch, 10, image_size=about.image_size, kwargs=about.kwargs)
+    optimizer = optimizer_of(model, about)
 
     def run() -> None:
         model.train()

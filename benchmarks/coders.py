@@ -1,11 +1,12 @@
-"""Which coder for the mosaic?   codecs/bin/python -m benchmarks.coders RUNS_DIR OUT.csv, with an
-environment as other_codecs.py says (and constriction==0.5.0, zstandard, pandas in it),
-PYTHONPATH=src
+"""Which coder for the mosaic?
 
-RUNS_DIR: runs/digits. A row per model and MoMos method, in bytes: the indices at fixed width, their
-entropy, what the file has (byte codes of ranks by zstandard, and bits that follow), and
-constriction's range coder with the exact counts as its model, without what those counts would take
-(at their own entropy, the column `counts`: the file needs none).
+usage: PYTHONPATH=src codecs/bin/python -m benchmarks.coders RUNS_DIR OUT.csv
+
+RUNS_DIR: runs/digits. The environment `codecs` is that of other_codecs.py, with
+constriction==0.5.0, zstandard and pandas. A row per model and MoMos method, in bytes: the indices
+at fixed width, their entropy, what the file has (byte codes of ranks by zstandard, and bits that
+follow), and constriction's range coder with the exact counts as its model. What those counts would
+take is not in it; the column `counts` has it, at their own entropy. The file needs none.
 """
 
 import sys

@@ -1,10 +1,11 @@
-"""Does a mosaic's coder gain by counting each tensor for itself?   python -m benchmarks.contexts
-RUNS_DIR OUT.csv
+"""Does a mosaic's coder gain by counting each tensor for itself?
+
+usage: python -m benchmarks.contexts RUNS_DIR OUT.csv
 
 RUNS_DIR: runs/digits. A row per model and MoMos method, in bytes: the entropy of all indices
-together, and what an ideal adaptive coder takes (Dirichlet prior, the better of two
-concentrations), which learns its counts as it goes, so that nothing else is stored: with one table
-for the whole mosaic, and with one for each tensor.
+together, and what an ideal adaptive coder takes with one table for the whole mosaic, and with one
+for each tensor. The coder has a Dirichlet prior, the better of two concentrations. It learns its
+counts as it goes, so that nothing else is stored.
 """
 
 import sys
@@ -26,13 +27,13 @@ def indices(folder: Path, block_size: int) -> list[np.ndarray]:
     model = models.restore(run_folder.load_run(folder), run_folder.load_weights(folder, "last"))
     tensors = list(blocks.trainable(model).values())
     whole = blocks.to_blocks(tensors, block_size).numpy()
-    _, found = np.unique(whole, axis=0, return_inverse=True)
+    _, mosaic = np.unique(whole, axis=0, return_inverse=True)
     counts = [blocks.num_blocks([tensor.numel()], block_size) for tensor in tensors]
-    return np.split(found.ravel(), np.cumsum(counts)[:-1])
+    return np.split(mosaic.ravel(), np.cumsum(counts)[:-1])
 
 
 def adaptive_bytes(parts: list[np.ndarray], num_motifs: int) -> float:
-    """Of an ideal coder whose counts start anew with each part."""
+    """Bytes of an ideal coder whose counts start anew with each part."""
     usages = [np.bincount(part, minlength=num_motifs) for part in parts]
     return (
         min(sum(_adaptive_nats(usage, prior) for usage in usages) for prior in PRIORS)

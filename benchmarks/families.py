@@ -1,5 +1,6 @@
-"""What is measured. A family is one kind of work at several sizes, done by several sides; a job is
-one ratio out of it.
+"""What is measured.
+
+A family is one kind of work at several sizes, done by several sides. A job is one ratio out of it.
 """
 
 from dataclasses import dataclass, field, replace
@@ -18,7 +19,9 @@ CAPACITIES = (0.005, 0.01, 0.05, 0.1)  # Table 1's
 
 
 class Side(NamedTuple):
-    """case: module.function. warm: one run before the measured ones. up_to: the largest size that
+    """One way to do a family's work.
+
+    case: module.function. warm: one run before the measured ones. up_to: the largest size that
     this side is bearable at.
     """
 
@@ -124,8 +127,9 @@ def augmentation(quick: bool) -> list[Family]:
 
 
 def training(model: str, quick: bool) -> list[Family]:
-    """An epoch with augmentation, and the optimiser steps alone; of Tiny-ViT the steps alone, which
-    are nearly all of it.
+    """An epoch with augmentation, and the optimiser steps alone.
+
+    Tiny-ViT has the steps alone, which are nearly all of its epoch.
     """
     images = {"mlp": 2560, "resnet20": 256, "tiny_vit": 16}[model]
     sizes = {"mlp": (32, 128, 512), "resnet20": (32, 128, 256), "tiny_vit": (4, 16)}[model]
@@ -163,8 +167,9 @@ def training(model: str, quick: bool) -> list[Family]:
 
 
 def sampling(quick: bool) -> list[Family]:
-    """Draws of the LLC's sampler against the gradients alone, which are its limit; devinterp where
-    it is installed.
+    """Draws of the LLC's sampler against the gradients alone, which are its limit.
+
+    devinterp is measured where it is installed.
     """
     num_draws, sizes = (10, (32,)) if quick else (50, (32, 128, 512))
     sides = {"ours": Side("sampling.draws"), "forward and backward": Side("sampling.gradients")}

@@ -12,8 +12,9 @@ from momos.report.shared.plots import COLOURS, LINES, MARKERS
 
 
 def draw(name: str, family: dict, folder: Path) -> None:
-    """folder/name.svg of a family as the results hold it. The legend gives the power of size by
-    which a cost grows at its end.
+    """Write folder/name.svg of a family as the results hold it.
+
+    The legend gives the power of size by which a cost grows at its end.
     """
     with style():
         figure = Figure(figsize=(6.4, 4.2))

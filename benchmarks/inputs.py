@@ -1,6 +1,4 @@
-"""What is computed on: images, weights, blocks and bits that behave like real ones, the same in
-every process.
-"""
+"""Images, weights, blocks and bits that behave like real ones, the same in every process."""
 
 import math
 from pathlib import Path
@@ -16,16 +14,16 @@ NUM_LAYERS = 20  # of the blocks that belong to no model
 
 
 def images(count: int, size: int) -> Tensor:
-    """(count, 3, size, size) uint8 with the spectrum of natural images, amplitude 1 / frequency;
-    contrast and brightness vary.
+    """(count, 3, size, size) uint8 with the spectrum of natural images: amplitude 1 / frequency.
+
+    Contrast and brightness vary.
     """
     generator = torch.Generator().manual_seed(0)
     rows, columns = torch.fft.fftfreq(size)[:, None], torch.fft.rfftfreq(size)
     amplitude = 1 / (rows.square() + columns.square()).sqrt().clamp(min=1 / size)
     noise = torch.randn(count, 3, size, size // 2 + 1, dtype=torch.complex64, generator=generator)
-    field = torch.fft.irfft2(
-        (noise + 2 * noise[:, :1]) * amplitude, s=(size, size)
-    )  # channels go together
+    # Channels go together.
+    field = torch.fft.irfft2((noise + 2 * noise[:, :1]) * amplitude, s=(size, size))
     field = (field - field.mean((1, 2, 3), keepdim=True)) / field.std((1, 2, 3), keepdim=True)
     contrast, brightness = (
         torch.rand(2, count, 1, 1, 1, generator=generator)
@@ -40,8 +38,9 @@ def labels(count: int) -> Tensor:
 
 @torch.no_grad()
 def trained_(model: nn.Module) -> nn.Module:
-    """Weights as after training, in place: heavy-tailed in every layer, scaled by its fan-in; norms
-    near one, biases near zero.
+    """Set weights as after training: heavy-tailed in every layer, scaled by its fan-in.
+
+    Norms are near one, biases near zero.
     """
     generator = torch.Generator().manual_seed(2)
     for name, weight in model.named_parameters():
@@ -58,8 +57,9 @@ def trained_(model: nn.Module) -> nn.Module:
 
 
 def blocks(count: int, block_size: int) -> Tensor:
-    """(count, block_size) float32 of a model with NUM_LAYERS layers, whose weights differ in scale
-    up to 100 times.
+    """(count, block_size) float32 of a model with NUM_LAYERS layers.
+
+    Their weights differ in scale up to 100 times.
     """
     generator = torch.Generator().manual_seed(3)
     scale = torch.logspace(-2.5, -0.5, NUM_LAYERS)[torch.arange(count) * NUM_LAYERS // count]
@@ -75,8 +75,9 @@ def motifs(blocks: Tensor, capacity: float) -> Tensor:
 
 
 def bits(count: int) -> np.ndarray:
-    """(count,) bool, fair and independent. Made without scratch memory, which would hide the peak
-    of what comes after.
+    """(count,) bool, fair and independent.
+
+    They are made without scratch memory, which would hide the peak of what comes after.
     """
     return np.random.default_rng(0).integers(0, 2, count, dtype=np.bool_)
 
@@ -93,8 +94,9 @@ def settings(kind: type[config.Settings], name: str | None = None):
 
 
 def batches(count: int, image_size: int, batch_size: int) -> list[tuple[Tensor, Tensor]]:
-    """Network inputs (batch_size, 3, image_size, image_size) float32 and labels, `count` images in
-    all.
+    """Network inputs (batch_size, 3, image_size, image_size) float32 and labels.
+
+    count: images in all.
     """
     generator = torch.Generator().manual_seed(5)
     inputs = torch.randn(count, 3, image_size, image_size, generator=generator)

@@ -1,12 +1,13 @@
-"""Other people's codecs, run by an interpreter that has them: nncodec (ISO/IEC 15938-17, DeepCABAC)
-and zipnn; neither is needed elsewhere.
+"""Other people's codecs: nncodec (ISO/IEC 15938-17, DeepCABAC) and zipnn.
 
-    python -m venv codecs && codecs/bin/pip install nncodec==2.1.3 zipnn==0.5.4     nncodec wants numpy below 2: an environment of its own
+They are needed nowhere else. nncodec wants numpy below 2, so they get an environment of their own:
+
+    python -m venv codecs && codecs/bin/pip install nncodec==2.1.3 zipnn==0.5.4
     codecs/bin/python benchmarks/other_codecs.py MODEL.safetensors OUT_DIR QP [QP ..]
 
-Prints a line of JSON per file: codec, setting, bytes, seconds to encode and decode. Decoded models:
-OUT_DIR/<codec>_<setting>.safetensors. nncodec gets all floating-point tensors but scalars, which it
-refuses; what it does not get is copied to the decoded model for nothing.
+Prints a line of JSON per file: codec, setting, bytes, seconds to encode and decode. The decoded
+models are OUT_DIR/<codec>_<setting>.safetensors. nncodec refuses scalars, and gets all other
+floating-point tensors. What it does not get is copied to the decoded model for nothing.
 """
 
 import contextlib

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-import numba  # noqa: F401 (loaded as in a training from its fourth projection on: a short process puts that off, and then pays for it once)
+# A training loads numba from its fourth projection on. A short process would put that off.
+import numba  # noqa: F401
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -11,19 +12,18 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import inputs
 from benchmarks.worker import threads
 from momos import config, models
-from momos.complexity import bdm as complexity
+from momos.complexity.bdm import bdm as our_bdm
 from momos.compute.device import prepare_device
-from momos.images import augment as augmentation
+from momos.images.augment import apply
 from momos.images.dataset import Dataset
 from momos.images.draws import draw
 from momos.images.inputs import Batches
 from momos.methods import mosaic
 from momos.models.layout import arrange_, layout_of
-from momos.training import loop as training
 from momos.training import stacked
+from momos.training.loop import CHUNK_BYTES, Training, cpu_state
+from momos.training.recipe import Recipe
 from momos.training.step import Step, make_optimizer
-
-METHOD = config.Method(bits=32, block_size=None, capacity=None, num_motifs=None)
 
 
 def augment(*, images: int, image_size: int, batch_size: int) -> Callable[[], None]:
@@ -35,32 +35,28 @@ def augment(*, images: int, image_size: int, batch_size: int) -> Callable[[], No
         "crop_padding": settings.crop_padding,
         "rand_augment_ops": settings.rand_augment_ops,
     }
-    how = {
+    applied = {
         "crop_padding": settings.crop_padding,
         "image_size": image_size,
         "magnitude": settings.rand_augment_magnitude,
     }
-    chunk = (
-        max(training.CHUNK_BYTES["cpu"] // (3 * image_size**2) // batch_size, 1) * batch_size
-    )  # as training does
+    # as training does
+    chunk = max(CHUNK_BYTES["cpu"] // (3 * image_size**2) // batch_size, 1) * batch_size
 
     def run() -> None:
         order = torch.randperm(images, generator=generator)
         draws = draw(images, generator=generator, **drawn)
         for part in (slice(start, start + chunk) for start in range(0, images, chunk)):
-            for batch in augmentation.apply(
-                source, draws.at(part), indices=order[part], **how
-            ).split(batch_size):
+            augmented = apply(source, draws.at(part), indices=order[part], **applied)
+            for batch in augmented.split(batch_size):
                 batches.to_input(batch)
 
     return run
 
 
 def _batches(image_size: int, settings: config.Train) -> Batches:
-    data, device = (
-        inputs.settings(config.Data),
-        prepare_device(settings.device, settings.num_threads, settings.precision),
-    )
+    data = inputs.settings(config.Data)
+    device = prepare_device(settings.device, settings.num_threads, settings.precision)
     return Batches(settings.batch_size, image_size, data.mean, data.std, device)
 
 
@@ -73,7 +69,7 @@ def _settings(**changes) -> config.Train:
 def train(*, model: str, images: int, **changes) -> Callable[[], None]:
     """The steps of an epoch, without validation. changes: of the paper's settings of `train`."""
     run = _training(model, images, 0, _settings(**changes))
-    step = Step(run.model, run.optimizer, settings=run.settings, bits=32, quantized=())
+    step = Step(run.model, run.optimizer, run.method.forward, settings=run.recipe.loop)
     return lambda: run.steps(step)
 
 
@@ -81,55 +77,50 @@ def stack(*, model: str, images: int, stacked_seeds: int, **changes) -> Callable
     """The steps of an epoch of several seeds together, without validation."""
     settings = _settings(**changes, stacked_seeds=stacked_seeds)
     runs = {seed: _training(model, images, seed, settings) for seed in range(stacked_seeds)}
-    pattern = _network(inputs.settings(config.Model, model)).to(runs[0].batches.device).train()
+    device = runs[0].recipe.batches.device
+    pattern = _network(inputs.settings(config.Model, model)).to(device).train()
     together = stacked._Stack(runs, pattern)
     return lambda: together.steps(lambda seed: runs[seed].after_step())
 
 
-def _training(model: str, images: int, seed: int, settings: config.Train) -> training.Training:
-    recipe = inputs.settings(config.Model, model)
-    indices, nothing = torch.arange(images), torch.arange(0)
-    return training.Training(
-        model=_network(recipe),
-        dataset=Dataset(
-            inputs.images(images, 32),
-            inputs.labels(images),
-            indices,
-            nothing,
-            nothing,
-            tuple("0123456789"),
-            "synthetic",
-        ),
-        batches=_batches(recipe.image_size, settings),
-        settings=settings,
-        recipe=recipe,
+def _training(model: str, images: int, seed: int, settings: config.Train) -> Training:
+    about = inputs.settings(config.Model, model)
+    recipe = Recipe(
+        model=about,
+        loop=settings,
         augmentation=inputs.settings(config.Augment),
-        method=METHOD,
-        mosaic=inputs.settings(config.Mosaic),
-        quantized=(),
-        seed=seed,
+        method=config.load_method("baseline", path=inputs.PROFILE),
+        batches=_batches(about.image_size, settings),
     )
+    return Training(_network(about), _dataset(images), recipe, seed)
 
 
-def _network(recipe: config.Model) -> nn.Module:
-    return models.build(recipe.arch, 10, image_size=recipe.image_size, kwargs=recipe.kwargs)
+def _dataset(count: int) -> Dataset:
+    """All of the images for training."""
+    nothing, classes = torch.arange(0), tuple("0123456789")
+    images, labels = inputs.images(count, 32), inputs.labels(count)
+    return Dataset(images, labels, torch.arange(count), nothing, nothing, classes, "synthetic")
+
+
+def _network(about: config.Model) -> nn.Module:
+    return models.build(about.arch, 10, image_size=about.image_size, kwargs=about.kwargs)
+
+
+def _plain_forward(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    return model(images)
 
 
 def step(*, model: str, images: int, batch_size: int, precision: str) -> Callable[[], None]:
-    recipe, device = (
-        inputs.settings(config.Model, model),
-        prepare_device("cpu", threads(), precision),
-    )
-    network = arrange_(_network(recipe), device, precision).train()
+    about = inputs.settings(config.Model, model)
+    device = prepare_device("cpu", threads(), precision)
+    network = arrange_(_network(about), device, precision).train()
     layout = layout_of(network)
     batches = [
         (batch.contiguous(memory_format=layout), some)
-        for batch, some in inputs.batches(images, recipe.image_size, batch_size)
+        for batch, some in inputs.batches(images, about.image_size, batch_size)
     ]
     settings = _settings(batch_size=batch_size, precision=precision)
-    update = Step(
-        network, make_optimizer(network, recipe), settings=settings, bits=32, quantized=()
-    )
+    update = Step(network, make_optimizer(network, about), _plain_forward, settings=settings)
 
     def run() -> None:
         for batch, some in batches:
@@ -144,17 +135,12 @@ def flops(*, model: str) -> Callable[[], int]:
     Three times the forward pass's, less the gradient with respect to the images. (torch miscounts
     the backward pass of grouped convolutions, so that one is not counted directly.)
     """
-    recipe = inputs.settings(config.Model, model)
-    network = _network(recipe)
-    ((image, _),) = inputs.batches(1, recipe.image_size, 1)
-    first, of_first = (
-        next(
-            module
-            for module in network.modules()
-            if getattr(module, "weight", torch.empty(0)).ndim > 1
-        ),
-        [],
-    )
+    about = inputs.settings(config.Model, model)
+    network = _network(about)
+    ((image, _),) = inputs.batches(1, about.image_size, 1)
+    with_weights = (module for module in network.modules() if hasattr(module, "weight"))
+    first = next(module for module in with_weights if module.weight.ndim > 1)
+    of_first: list[int] = []
     first.register_forward_hook(
         lambda module, _, output: of_first.append(2 * output.numel() * module.weight[0].numel())
     )
@@ -177,7 +163,7 @@ def assign(*, count: int, block_size: int, capacity: float) -> Callable[[], None
 
 def project(*, model: str, block_size: int, capacity: float) -> Callable[[], None]:
     network = inputs.trained_(models.build(model, 10)).to(prepare_device("cpu", threads()))
-    trained, generator = training.state_of(network), torch.Generator().manual_seed(0)
+    trained, generator = cpu_state(network), torch.Generator().manual_seed(0)
 
     def run() -> None:
         network.load_state_dict(trained)
@@ -188,4 +174,4 @@ def project(*, model: str, block_size: int, capacity: float) -> Callable[[], Non
 
 def bdm(*, count: int) -> Callable[[], float]:
     bits = inputs.bits(count)
-    return lambda: complexity.bdm(bits)
+    return lambda: our_bdm(bits)

@@ -1,13 +1,14 @@
-"""Is a .momos file smaller than what others make of the same model?   python -m benchmarks.packing
-PROFILE_ROOT OUT.csv [--other PYTHON]
+"""Is a .momos file smaller than what others make of the same model?
+
+usage: python -m benchmarks.packing PROFILE_ROOT OUT.csv [--other PYTHON]
 
 PROFILE_ROOT: a folder where the `digits` profile was run (data/prepared, runs). PYTHON: an
-interpreter that has the other codecs, see other_codecs.py; without it their rows stay as OUT.csv
-has them. A row per model, method, codec and setting: bytes of the whole model, and test accuracy
-after decoding. Both lossy codecs get a ladder of settings: nncodec its quantisation parameter; ours
-motifs at 2 to 8 bits, as they were trained and refitted on the training images (as stage `pack`
-does). Prints, for each model, the smallest file of each codec whose accuracy is at most half a
-point below that of the model as it was.
+interpreter that has the other codecs (other_codecs.py); without it their rows stay as OUT.csv has
+them. OUT has a row per model, method, codec and setting: bytes of the whole model, and test
+accuracy after decoding. Both lossy codecs get a ladder of settings: nncodec its quantisation
+parameter; ours motifs at 2 to 8 bits, as they were trained and refitted on the training images, as
+stage `pack` does it. Printed is, for each model, the smallest file of each codec whose accuracy is
+at most half a point below that of the model as it was.
 """
 
 import argparse
@@ -25,10 +26,8 @@ from momos import config, models, packing
 from momos.files import atomic, run_folder
 from momos.images.dataset import Dataset, load_dataset
 from momos.images.inputs import Batches
-from momos.methods import quantize
-from momos.models.evaluate import loss_and_accuracy
-from momos.packing import levels as packed
-from momos.packing import lossy
+from momos.models.evaluate import test_accuracy
+from momos.packing import levels, lossy
 
 METHODS = (
     "baseline",
@@ -76,17 +75,13 @@ def measured(
     """theirs: rows of the other codecs, if they are known."""
     folder = root / "runs" / "digits" / about["model"] / about["method"] / str(about["seed"])
     model = models.restore(about, run_folder.load_weights(folder, "last"))
-    model = quantize.deployed(model, about["bits"], about["exclude"], about["arch"])
-    batches = Batches(
-        64, about["image_size"], tuple(about["mean"]), tuple(about["std"]), torch.device("cpu")
-    )
+    model = config.load_method(about["method"]).deployed(model, arch=about["arch"])
+    batches = Batches.of_run(about, 64, torch.device("cpu"))
 
     def accuracy(module) -> float:
-        return loss_and_accuracy(
-            module, dataset.images[dataset.test], dataset.labels[dataset.test], batches
-        )[1]
+        return test_accuracy(module, dataset, batches)
 
-    for row in packed.ordinary(model, accuracy, COMPRESSORS):
+    for row in levels.ordinary(model, accuracy, COMPRESSORS):
         yield {
             "codec": row["coding"],
             "setting": "",
@@ -95,7 +90,7 @@ def measured(
         }
     yield from others(model, about, accuracy, python) if theirs is None else theirs
     block_size, slicing = about["block_size"] or 2, "tensor"
-    for row in packed.lossless(model, accuracy, block_size=block_size, slicing=slicing):
+    for row in levels.lossless(model, accuracy, block_size=block_size, slicing=slicing):
         yield {
             "codec": "momos",
             "setting": row["coding"],
@@ -144,7 +139,7 @@ def ladder(
     for name, mosaic in (("motifs", start), ("refitted", refitted)):
         for bits in BITS:
             lossy.put_(model, lossy.quantised(mosaic, bits), slicing)
-            row = packed.row(
+            row = levels.row(
                 f"{name}{bits}",
                 model,
                 accuracy,
@@ -161,8 +156,9 @@ def ladder(
 
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
-    """Per model: lossless files in kB; the smallest of each lossy codec within SLACK of the model's
-    own accuracy; ours over nncodec's.
+    """A row per model: file sizes in kB, and ours over nncodec's.
+
+    Of a lossy codec it is the smallest file within SLACK of the model's own accuracy.
     """
     rows = []
     for (model, method), part in frame.groupby(["model", "method"], sort=False):

@@ -1,8 +1,9 @@
-"""How fast a .momos file is written and read, and a forward pass by lookup.   python -m
-benchmarks.packing_speed OUT.csv
+"""How fast a .momos file is written and read, and a forward pass by lookup.
 
-One thread, CPU seconds (the smallest of three), 25 million weights as a mosaic of blocks of 4 with
-1 % capacity in ten tensors, and as noise; MB/s are of the float32 weights. Safetensors writes and
+usage: python -m benchmarks.packing_speed OUT.csv
+
+One thread, CPU seconds (the smallest of three). The 25 million weights are a mosaic of blocks of 4
+with 1 % capacity in ten tensors, or noise. MB/s are of the float32 weights. Safetensors writes and
 reads the same tensors. Lookup: a batch of 64 images, the model's own weights against weights
 gathered from motifs and mosaic at every call.
 """
@@ -33,18 +34,19 @@ class Weights(nn.Module):
 
 
 def fastest(action: Callable[[], object], times: int = 3) -> float:
-    """CPU seconds"""
-    found = []
+    """CPU seconds of the fastest run."""
+    seconds = []
     for _ in range(times):
         start = time.process_time()
         action()
-        found.append(time.process_time() - start)
-    return min(found)
+        seconds.append(time.process_time() - start)
+    return min(seconds)
 
 
 def copied(path: Path) -> dict:
-    """As `unpack` leaves them: in memory of their own, where load_file maps the file and reads
-    nothing yet.
+    """The file's tensors in memory of their own, as `unpack` leaves them.
+
+    load_file alone maps the file and reads nothing yet.
     """
     return {name: tensor.clone() for name, tensor in load_file(path).items()}
 

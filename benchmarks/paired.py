@@ -1,15 +1,18 @@
-"""Does the fast path train as well as the plain one?   python -m benchmarks.paired DATA.safetensors
-OUT.csv [--epochs 20] [--seeds 0 1 2]
+"""Does the fast path train as well as the plain one?
 
-Both train the paper's MLP on the same images in the same order with the same draws of augmentation:
-the plain one image by image through PIL, with torch's own linear layers and optimiser. For each
-seed and epoch: training loss, validation loss and accuracy of both; at the end the paired
-difference of the last epoch's validation accuracy, and of the test accuracy, with 95 % t intervals.
+usage: python -m benchmarks.paired DATA.safetensors OUT.csv [--epochs 20] [--seeds 0 1 2]
+
+Both train the paper's MLP on the same images in the same order with the same draws of augmentation.
+The plain path goes image by image through PIL, with torch's own linear layers and optimiser. OUT
+has the training loss, validation loss and accuracy of both by seed and epoch. Printed are the
+paired differences of the last epoch's validation accuracy and of the test accuracy, with 95 % t
+intervals.
 """
 
 import argparse
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -21,13 +24,14 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from oracles.plain_augmentation import plain  # noqa: E402
 
 from momos import config, models
-from momos.compute.device import prepare_device  # noqa: E402
+from momos.compute.device import prepare_device
 from momos.compute.seeds import generator_for
 from momos.images.dataset import Dataset, load_dataset
 from momos.images.draws import Draws, draw
 from momos.images.inputs import Batches
-from momos.models.evaluate import loss_and_accuracy
-from momos.training import loop  # noqa: E402
+from momos.models.evaluate import loss_and_accuracy, test_accuracy
+from momos.training.loop import train
+from momos.training.recipe import Recipe
 
 PROFILE = Path(__file__).parents[1] / "profiles" / "cifar10.yaml"
 
@@ -37,33 +41,22 @@ def settings(kind: type, name: str | None = None):
 
 
 def fast(dataset: Dataset, seed: int, epochs: int) -> Iterator[dict]:
-    rows = []
-    loop.train(
-        network := build(seed),
-        dataset,
-        batches(),
-        **setting(epochs),
-        seed=seed,
-        on_epoch=rows.append,
-    )
+    network, rows = build(seed), []
+    train(network, dataset, recipe(epochs), seed=seed, on_epoch=rows.append)
     for row in rows:
         yield {key: row[key] for key in ("epoch", "train_loss", "val_loss", "val_accuracy")}
     yield {"epoch": epochs, "test_accuracy": accuracy(network, dataset)}
 
 
 def plainly(dataset: Dataset, seed: int, epochs: int) -> Iterator[dict]:
-    network, recipe, changes, how = (
-        build(seed),
-        settings(config.Model, "mlp"),
-        settings(config.Augment),
-        batches(),
-    )
+    network, about = build(seed), settings(config.Model, "mlp")
+    changes, inputs = settings(config.Augment), batches()
     optimizer = torch.optim.AdamW(
-        network.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, foreach=False
+        network.parameters(), lr=about.lr, weight_decay=about.weight_decay, foreach=False
     )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=epochs)
     order, chance = generator_for("order", seed), generator_for("augment", seed)
-    mean, std = (torch.tensor(values)[:, None, None] for values in (how.mean, how.std))
+    mean, std = (torch.tensor(values)[:, None, None] for values in (inputs.mean, inputs.std))
     for epoch in range(1, epochs + 1):
         network.train()
         indices = dataset.train[torch.randperm(len(dataset.train), generator=order)]
@@ -74,7 +67,7 @@ def plainly(dataset: Dataset, seed: int, epochs: int) -> Iterator[dict]:
         }
         draws = draw(len(indices), generator=chance, **options)
         total = 0.0
-        for positions in torch.arange(len(indices)).split(how.size):
+        for positions in torch.arange(len(indices)).split(inputs.size):
             chosen = indices[positions]
             images = torch.stack(
                 [
@@ -91,7 +84,7 @@ def plainly(dataset: Dataset, seed: int, epochs: int) -> Iterator[dict]:
             total += loss.item() * len(chosen)
         schedule.step()
         val_loss, val_accuracy = loss_and_accuracy(
-            network, dataset.images[dataset.validation], dataset.labels[dataset.validation], how
+            network, dataset.images[dataset.validation], dataset.labels[dataset.validation], inputs
         )
         yield {
             "epoch": epoch,
@@ -118,30 +111,24 @@ def build(seed: int) -> nn.Module:
 
 
 def batches() -> Batches:
-    images, loop = settings(config.Data), settings(config.Train)
-    return Batches(loop.batch_size, 32, images.mean, images.std, torch.device("cpu"))
+    data, size = settings(config.Data), settings(config.Train).batch_size
+    return Batches(size, 32, data.mean, data.std, torch.device("cpu"))
 
 
-def setting(epochs: int) -> dict:
-    loop = config.Train(
-        **vars(settings(config.Train)) | {"epochs": epochs, "patience": None, "device": "cpu"}
+def recipe(epochs: int) -> Recipe:
+    """The paper's, on the CPU, with another number of epochs and to their end."""
+    changes = {"epochs": epochs, "patience": None, "device": "cpu"}
+    return Recipe(
+        model=settings(config.Model, "mlp"),
+        loop=replace(settings(config.Train), **changes),
+        augmentation=settings(config.Augment),
+        method=config.load_method("baseline", path=PROFILE),
+        batches=batches(),
     )
-    found = {
-        "settings": loop,
-        "recipe": settings(config.Model, "mlp"),
-        "augmentation": settings(config.Augment),
-    }
-    return found | {
-        "method": settings(config.Method, "baseline"),
-        "mosaic": settings(config.Mosaic),
-        "quantized": (),
-    }
 
 
 def accuracy(network: nn.Module, dataset: Dataset) -> float:
-    return loss_and_accuracy(
-        network, dataset.images[dataset.test], dataset.labels[dataset.test], batches()
-    )[1]
+    return test_accuracy(network, dataset, batches())
 
 
 def interval(differences: pd.Series) -> str:
@@ -178,8 +165,11 @@ def main() -> None:
         ("test_accuracy", table),
     ):
         by_path = last.dropna(subset=metric).pivot(index="seed", columns="path", values=metric)
-        print(f"{metric}: fast {100 * by_path.fast.mean():.2f} %, plain {100 * by_path.plain.mean():.2f} %, "
-              f"fast - plain {interval(by_path.fast - by_path.plain)} (n = {len(by_path)})")  # fmt: skip
+        fast_mean, plain_mean = 100 * by_path.fast.mean(), 100 * by_path.plain.mean()
+        print(
+            f"{metric}: fast {fast_mean:.2f} %, plain {plain_mean:.2f} %, "
+            f"fast - plain {interval(by_path.fast - by_path.plain)} (n = {len(by_path)})"
+        )
 
 
 if __name__ == "__main__":

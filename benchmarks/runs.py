@@ -7,8 +7,9 @@ import pandas as pd
 
 
 def write_table(runs: Path, out: Path, row: Callable[[Path, int], dict]) -> None:
-    """row(folder of a run, its block size) -> columns. runs: runs/<profile>. Written to `out` as
-    CSV, and printed.
+    """Write the table to `out` as CSV, and print it.
+
+    runs: runs/<profile>. row: folder of a run and its block size -> columns.
     """
     rows = []
     for folder in sorted(runs.glob("*/momos_s*_c*/0")):

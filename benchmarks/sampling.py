@@ -66,7 +66,7 @@ def devinterp_draws(*, num_draws: int, batch_size: int) -> Callable[[], None]:
 
 
 class Bigram(nn.Module):
-    """The next token from the last one: 1.05 M weights, of the kind that devinterp's `llc()` takes."""
+    """The next token from the last one, as devinterp's `llc()` takes models: 1.05 M weights."""
 
     def __init__(self, width: int = 512):
         super().__init__()

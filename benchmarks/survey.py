@@ -1,10 +1,9 @@
-"""What a survey costs: measured on local weight files of real timm architectures, reckoned up for
-the models of profile cifar10.
+"""What a survey costs, reckoned up for the models of profile cifar10.
 
 usage: python -m benchmarks.survey [OUT.json]
 
-CPU seconds of one core, as the stage measures a model. Downloads come on top, at the speed of the
-connection.
+Measured on local weight files of real timm architectures: CPU seconds of one core, as the stage
+measures a model. Downloads come on top, at the speed of the connection.
 """
 
 import sys

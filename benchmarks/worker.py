@@ -1,8 +1,7 @@
-"""A process of its own for each side of a comparison, so that neither gains from how the other sets
-itself up.
+"""A process of its own for each side of a comparison.
 
-`Worker` starts one and talks to it in lines of JSON. The process prepares a piece of work and runs
-it once per request.
+So neither side gains from how the other sets itself up. `Worker` starts a process and talks to it
+in lines of JSON. The process prepares a piece of work and runs it once per request.
 """
 
 import gc
@@ -33,7 +32,7 @@ class Worker:
     """Context manager: the child process ends with it."""
 
     def __init__(self, num_threads: int):
-        # without what the caller's shell sets for threads and malloc
+        # What the caller's shell sets for threads and malloc is left out.
         environment = {
             key: value
             for key, value in os.environ.items()
@@ -63,8 +62,9 @@ class Worker:
         self.process.wait()
 
     def prepare(self, case: str, arguments: dict[str, Any], *, warm: bool = True) -> int:
-        """Make `case` ("baselines.train") the work of this process; warm: run it too. Returns by
-        how many bytes the peak memory rose.
+        """Make `case` ("baselines.train") the work of this process; with `warm`, run it once.
+
+        Returns by how many bytes the peak memory rose.
         """
         return self._ask({"case": case, "arguments": arguments, "warm": warm})
 
@@ -79,8 +79,9 @@ class Worker:
         _pipe(self.process.stdin).write(json.dumps(request) + "\n")
         reply = _pipe(self.process.stdout).readline()
         if not reply:
+            status = self.process.wait()
             raise RuntimeError(
-                f"the benchmark process ended with {self.process.wait()} at {request}; its message is above"
+                f"the benchmark process ended with {status} at {request}; its message is above"
             )
         return json.loads(reply)
 
@@ -92,7 +93,7 @@ def _pipe(stream: IO[str] | None) -> IO[str]:
 
 
 def threads() -> int:
-    """Of this process, as its Worker set it."""
+    """Number of threads of this process, as its Worker set it."""
     return int(os.environ["OMP_NUM_THREADS"])
 
 
@@ -118,7 +119,7 @@ def main() -> None:
 
 
 def warm_up(work) -> tuple[int, int]:
-    """(bytes by which the peak memory rose, how often to do the work in one repeat)"""
+    """Run the work: by how many bytes the peak memory rose, and how often to do it in a repeat."""
     unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     work()

@@ -1,5 +1,6 @@
-"""The benchmarks run and say what they should; how fast anything is stays untested. Baselines give
-the right answers.
+"""The benchmarks run and say what they should, and baselines give the right answers.
+
+How fast anything is stays untested.
 """
 
 import json
@@ -23,7 +24,7 @@ from oracles.nearest import squared_distances  # noqa: E402
 from benchmarks import __main__ as bench  # noqa: E402
 from benchmarks import baselines, inputs, machine, ours, worker  # noqa: E402
 from benchmarks.families import RESNET20, families  # noqa: E402
-from momos import config, models
+from momos import config, models  # noqa: E402
 from momos.weights import blocks  # noqa: E402
 
 COST = r"[\d.]+ (s|ms|us|ns)(/image|/draw)?"
