@@ -158,6 +158,14 @@ def test_the_momos_commands_of_a_page_work(name, tmp_path, monkeypatch, capsys):
             assert re.search(rf"^{line.split()[0]} ", shown, re.M), line
 
 
+def test_the_measure_that_a_page_adds_measures():
+    """The tour of tests/test_pipeline.py adds it to a whole study."""
+    (code,) = blocks(ROOT / "docs" / "extending.md", "python")
+    names: dict = {}
+    exec(code, names)
+    assert names["metric"]({"a": torch.tensor([1.0, -2.0]), "b": torch.tensor([[-6.0]])}) == 3.0
+
+
 def test_python_blocks_are_python():
     for page in PAGES:
         for code in blocks(page, "python"):

@@ -36,6 +36,30 @@ claims.JUDGES.require_same_claims(
     claim for claim in read_claims(Path("data/paper")) if claim.paper == claims.PAPER)
 print(json.dumps(claims.judge_claim(claim, evidence)._asdict()))
 """
+# A report and its page by the clone's code, of the synthetic study with one method more.
+REPORT = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import pages, synthetic
+from momos import config
+
+class Study(synthetic.Tree):
+    def _rows(self, run):
+        if run.settings.family != "pruning":
+            return super()._rows(run)
+        cell = synthetic.published().iloc[0].copy()
+        cell["model"], cell["accuracy_mean"] = run.model, 66.0
+        row = synthetic._row(cell, run.seed, float(run.seed), "deployed")
+        return [row | {"method": run.method, "grid": run.grid}]
+
+settings = config.profile_settings("digits", synthetic.ROOT / "profiles")
+settings["methods"]["pruned50"] = {"bits": 32, "pruned_share": 0.5}
+config.profile_settings = lambda *_: settings
+synthetic.TREE_METHODS = (*synthetic.TREE_METHODS, "pruned50")
+pages.Tree = Study
+pages.build(Path(sys.argv[2]))
+"""
 
 
 class Recipe(NamedTuple):
@@ -122,8 +146,17 @@ def test_a_new_kind_of_method_is_one_file_and_a_line(clone):
     pruned, baseline = runs.loc[("pruned50", 0)], runs.loc[("baseline", 0)]
     assert 0.4 < pruned.sparsity < 0.5 and baseline.sparsity == 0
     assert 1.8 < pruned.rac < 32 / 17 + 0.01 and pruned.lower_complexity
-    label = "from momos import config; print(config.load_method('pruned50').label)"
-    assert clone.run("python", "-c", label).strip() == "Pruned 50 %"
+
+
+def test_a_new_kind_of_method_is_in_every_table_and_on_the_page(clone, tmp_path):
+    """It needs the recipe before."""
+    clone.run("python", "-c", REPORT, str(ROOT / "tests"), str(tmp_path))
+    reports = tmp_path / "reports" / "digits"
+    for name in ("tables/table1.md", "tables/complexity.md", "tables/packing.md", "index.html"):
+        assert "Pruned 50 %" in (reports / name).read_text(), name
+    cells = json.loads((reports / "results.json").read_text())["cells"]
+    values = {cell["id"]: cell["value"] for cell in cells}
+    assert values["table1/mlp/pruned50/test_accuracy_last"] == pytest.approx(66.5)
 
 
 def test_a_claim_is_an_entry_and_a_function(clone):
