@@ -27,7 +27,7 @@ HARDWARE = ("device", "num_threads", "precision", "compile", "cuda_graphs")
 
 def tables(profile: str, runs: list[config.Run]) -> dict[str, pd.DataFrame]:
     """File name -> rows of these runs alone. Raises ValueError naming a file that is missing."""
-    costs = imported.read(Path("reports") / profile / "cost" / "cost.csv")
+    costs = imported.read_table(Path("reports") / profile / "cost" / "cost.csv")
     exported = {imported.COST: _rows_of(costs, runs)}
     for model in dict.fromkeys(run.model for run in runs):
         exported |= model_tables(profile, model, [run for run in runs if run.model == model])
@@ -38,12 +38,13 @@ def model_tables(profile: str, model: str, runs: list[config.Run]) -> dict[str, 
     """The tables of one model: each stage's, training histories, and measures of complexity."""
     results, measured = Path("results") / profile / model, Path("slt") / profile / "images"
     exported = {
-        f"{model}/{name}": _rows_of(imported.read(results / name), runs) for name in imported.STAGES
+        f"{model}/{name}": _rows_of(imported.read_table(results / name), runs)
+        for name in imported.STAGES
     }
     main_runs = [run for run in runs if run.grid == "main"]
     exported[f"{model}/{imported.HISTORY}"] = histories(Path("runs") / profile, main_runs)
     if (measured / f"{model}.csv").is_file():
-        exported[f"{model}/{imported.COMPLEXITY}"] = imported.read(measured / f"{model}.csv")
+        exported[f"{model}/{imported.COMPLEXITY}"] = imported.read_table(measured / f"{model}.csv")
     return exported
 
 

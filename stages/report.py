@@ -1,17 +1,28 @@
-"""Stage `report`: what people read.   usage: report.py PAPER_DIR IMPORTED_DIR DATA_JSON RUNS_DIR
-RESULTS_DIR REPORTS_DIR
+"""Stage `report`: what people read about the MoMos study.
+
+usage: report.py PAPER_DIR IMPORTED_DIR DATA_JSON RUNS_DIR RESULTS_DIR REPORTS_DIR
 """
 
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 from momos import config
 from momos.files import atomic
-from momos.report.momos import cells as numbers
-from momos.report.momos import packing as sizes
-from momos.report.momos import study as report
-from momos.report.shared import claims, imported, published, results
+from momos.report.momos import document, figure_list, page, study, table_list
+from momos.report.shared import figures, imported
+
+SECTIONS = (
+    config.Data,
+    config.Augment,
+    config.Train,
+    config.Mosaic,
+    config.Quantize,
+    config.Grid,
+    config.Ablation,
+    config.Evaluate,
+    config.Survey,
+    config.Report,
+)
 
 
 def main(
@@ -23,90 +34,40 @@ def main(
     reports_dir: Path,
 ) -> None:
     runs = config.runs()
-    data, train, mosaic = (
-        config.load(config.Data),
-        config.load(config.Train),
-        config.load(config.Mosaic),
+    imports = imported.load(imported_dir, config.load(config.Report).imported or (), runs)
+    shown = study.build(
+        reports_dir.name,
+        settings=read_settings(imports),
+        data=atomic.read_json(data_json),
+        runs=runs,
+        imports=imports,
+        paper_dir=paper_dir,
+        runs_dir=runs_dir,
+        results_dir=results_dir,
     )
-    evaluate, shown = config.load(config.Evaluate), config.load(config.Report)
-    grid, ablation, quantize = (
-        config.load(config.Grid),
-        config.load(config.Ablation),
-        config.load(config.Quantize),
+    numbers = document.document(
+        shown, paper_dir=paper_dir.as_posix(), results_dir=results_dir.as_posix()
     )
-    sections = (
-        data,
-        config.load(config.Augment),
-        train,
-        mosaic,
-        quantize,
-        grid,
-        ablation,
-        evaluate,
-        config.load(config.Survey),
-        shown,
-    )
-    settings = {section.section: asdict(section) for section in sections}
-    imports, summary = (
-        imported.load(imported_dir, shown.imported or (), runs),
-        atomic.read_json(data_json),
-    )
-    other = [run for each in imports for run in each.runs]
-    models = {
-        name: asdict(config.load(config.Model, name))
-        for name in dict.fromkeys([*grid.models, *(run.model for run in other)])
-    }
-    named = dict.fromkeys([*grid.methods, *(run.method for run in other if run.grid == "main")])
-    methods = {name: asdict(config.load(config.Method, name)) for name in named}
-    imported.check(imports, summary["sha256"], settings, models, methods)
-    departures = published.departures(settings, models) + imported.departures(imports)
+    tables, drawings = table_list.tables(shown), figure_list.drawings(shown)
+    atomic.write_text(reports_dir / "results.json", document.text(numbers))
+    table_list.write_all(tables, reports_dir / "tables")
+    table_list.write_rows(shown, reports_dir / "tables")
+    figures.write_all(drawings, reports_dir / "figures")
+    atomic.write_text(reports_dir / "claims.md", page.claims_page(shown))
+    atomic.write_json(reports_dir / "metrics.json", document.family_means(shown))
+    atomic.write_text(reports_dir / "README.md", page.page(shown, tables, drawings))
 
-    measured = results.read(results_dir, runs_dir, runs, imports)
-    measured = measured._replace(
-        evaluation=sizes.with_measured_rac(measured.evaluation, measured.packing)
-    )
-    check = report.read_published(paper_dir, measured.evaluation)
-    evidence = claims.Evidence(
-        evaluation=measured.evaluation,
-        distortion=measured.distortion,
-        survey=measured.survey,
-        published=check,
-        source=data.source,
-        epochs=train.epochs,
-        departures=departures,
-        singular=claims.read_singular(results_dir / "slt_verdicts.json"),
-    )
-    pictures = report.pictures(runs_dir, runs, shown, evaluate.checkpoint)
-    method = config.load(config.Method, shown.picture_method)
-    cut = (
-        method.block_size if mosaic.slicing == "tensor" else None
-    )  # cut from the whole model, blocks do not begin with the tensor
-    repeats = (
-        {title: report.repeats(matrix, cut) for title, matrix in pictures.items()} if cut else None
-    )
-    study = report.Study(
-        name=reports_dir.name,
-        results=measured,
-        check=check,
-        comparison=claims.compare_accuracy(evidence),
-        verdicts=claims.judge(published.read_claims(paper_dir), evidence),
-        pictures=report.crop(pictures, shown.picture_size),
-        repeats=report.crop(repeats, shown.picture_size) if repeats else None,
-        data=summary,
-        settings=settings | {"models": models, "methods": methods},
-        imported=[imported.origin(each) for each in imports],
-        departures=departures,
-    )
-    written = numbers.document(
-        study, paper_dir=paper_dir.as_posix(), results_dir=results_dir.as_posix()
-    )
-    atomic.write_text(reports_dir / "results.json", numbers.text(written))
-    report.write_tables(study, reports_dir / "tables")
-    report.write_figures(study, reports_dir / "figures")
-    atomic.write_text(reports_dir / "claims.md", report.claims_page(study))
-    atomic.write_json(reports_dir / "metrics.json", report.metrics(study))
-    atomic.write_text(reports_dir / "README.md", report.page(study))
+
+def read_settings(imports: list[imported.Import]) -> dict[str, dict]:
+    """Section of params.yaml -> its settings; those of the models and methods that are shown."""
+    grid = config.load(config.Grid)
+    models, methods = study.names_shown(grid.models, grid.methods, imports)
+    sections = {section.section: vars(config.load(section)) for section in SECTIONS}
+    return sections | {
+        "models": {name: vars(config.load(config.Model, name)) for name in models},
+        "methods": {name: config.load_method(name).settings for name in methods},
+    }
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))
+    main(*map(Path, sys.argv[1:7]))

@@ -10,10 +10,20 @@ import pandas as pd
 
 from momos import config
 from momos.files import atomic
-from momos.report.shared import imported, published
-from momos.report.slt import cells as singular_numbers
-from momos.report.slt import claims as singular
-from momos.report.slt import page as singular_report
+from momos.report.shared import imported
+from momos.report.shared.claims import read_claims
+from momos.report.slt import cells, claims, page
+from momos.report.slt.results import read_complexity, read_results
+from momos.report.slt.study import SltStudy
+
+SECTIONS = (
+    config.Slt,
+    config.Text,
+    config.Language,
+    config.Compressibility,
+    config.Llc,
+    config.Complexity,
+)
 
 
 def main(
@@ -24,30 +34,21 @@ def main(
     numbers_csv: Path,
     out_dir: Path,
 ) -> None:
-    slt, images = config.load(config.Slt), config.load(config.Complexity)
-    others = (
-        config.load(config.Text),
-        config.load(config.Language),
-        config.load(config.Compressibility),
-        config.load(config.Llc),
-    )
-    results = singular.read(slt_dir, slt)
-    wanted = [claim for claim in published.read_claims(paper_dir) if claim["id"] in singular.CLAIMS]
-    models = config.load(config.Grid).models
+    results = read_results(slt_dir, config.load(config.Slt))
     imports = imported.load(imported_dir, config.load(config.Report).imported or ())
-    measured = [singular.read_complexity(slt_dir / "images", models), imported.complexity(imports)]
-    study = singular_report.Study(
+    own = read_complexity(slt_dir / "images", config.load(config.Grid).models)
+    study = SltStudy(
         name=out_dir.parent.name,
         results=results,
-        complexity=pd.concat(measured, ignore_index=True),
-        verdicts=singular.judge(wanted, results),
+        complexity=pd.concat([own, imported.complexity(imports)], ignore_index=True),
+        verdicts=claims.judge(read_claims(paper_dir), results),
         text=atomic.read_json(slt_dir / "text.json"),
-        settings=(slt, *others, images),
+        settings=tuple(config.load(section) for section in SECTIONS),
     )
-    singular_report.write(study, out_dir)
-    atomic.write_text(verdicts_json, singular.verdicts_json(study.verdicts))
-    found = singular_numbers.numbers(results, study.complexity, slt_dir, out_dir)
-    atomic.write_text(numbers_csv, found.to_csv(index=False))
+    page.write(study, out_dir)
+    atomic.write_text(verdicts_json, claims.verdicts_json(study.verdicts))
+    numbers = cells.numbers(results, study.complexity, slt_dir, out_dir)
+    atomic.write_text(numbers_csv, numbers.to_csv(index=False))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 from synthetic import ROOT, Tree
 
 from momos import config
-from momos.report.momos import study as report
 from momos.report.shared import figures
 
 
@@ -23,7 +22,7 @@ def build(root: Path) -> Path:
     tree = Tree(root)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        patch.setattr(report, "write_figures", _one_for_all)
+        patch.setattr(figures, "write_all", _one_for_all)
         _stage("report", *tree.arguments)
     _write_costs(tree)
     _stage(
@@ -47,8 +46,7 @@ def _stage(name: str, *arguments: Path) -> None:
     runpy.run_path(str(ROOT / "stages" / f"{name}.py"))["main"](*arguments)
 
 
-def _one_for_all(study, folder: Path) -> None:
-    drawn = report.drawings(study)
+def _one_for_all(drawn, folder: Path) -> None:
     figure = Figure(figsize=(4, 2))
     figure.subplots().plot([1, 2])
     figures.save(figure, folder, "blank")

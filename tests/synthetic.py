@@ -1,8 +1,7 @@
-"""Results of runs that never happened: rows like those of the measuring stages, built so that every
-verdict is known.
+"""Results of runs that never happened: rows like those of the measuring stages.
 
-By default each configuration of the paper has the accuracy, RAC and BDM ratio that the paper
-printed for it.
+They are built so that every verdict is known. By default each configuration of the paper has the
+accuracy, RAC and BDM ratio that the paper printed for it.
 """
 
 import csv
@@ -17,6 +16,7 @@ from safetensors.torch import save_file
 
 from momos import config
 from momos.files import run_folder
+from momos.methods.method import Method, parse, percent
 from momos.report.shared import results
 
 ROOT = Path(__file__).parents[1]
@@ -40,66 +40,109 @@ TREE_METHODS = (
 
 
 def published() -> pd.DataFrame:
+    """Both published tables as they are in data/paper."""
     return pd.concat(
         [pd.read_csv(PAPER / name) for name in ("table1.csv", "table2.csv")], ignore_index=True
     )
 
 
 def method_name(row) -> str:
+    """The profiles' name of a published cell's method."""
     if row.method == "baseline":
         return "baseline"
-    return (
-        f"qat{row.bits}"
-        if row.method == "qat"
-        else f"momos_s{row.block_size:.0f}_c{results.percent(row.capacity).replace('.', '_')}"
-    )
+    if row.method == "qat":
+        return f"qat{row.bits}"
+    return f"momos_s{row.block_size:.0f}_c{percent(row.capacity).replace('.', '_')}"
 
 
 def evaluation(*, models=MODELS, seeds=SEEDS) -> pd.DataFrame:
-    """Main grid at the published numbers; the seeds of a cell lie one point apart around its mean."""
+    """Main grid at the published numbers; a cell's seeds lie one point apart around its mean."""
     cells = published()
     rows = []
     for row in cells[cells.model.isin(models)].itertuples():
         for index, seed in enumerate(seeds):
             offset = index - (len(seeds) - 1) / 2
-            views = ["deployed"] if row.bits == 32 else ["deployed", "latent"]
+            views = ["deployed", "latent"] if row.method == "qat" else ["deployed"]
             rows += [_row(row, seed, offset, view) for view in views]
     return described(pd.DataFrame(rows))
 
 
 def _row(cell, seed: int, offset: float, view: str) -> dict:
-    accuracy = (cell.accuracy_mean + offset) / 100
-    simple = 2.0 if cell.method == "momos" else 1.1
+    """A row of evaluation.csv. offset: points of accuracy beside the cell's mean."""
     return {
-        "model": cell.model, "method": method_name(cell), "seed": seed, "grid": "main", "weights": view, "bits": cell.bits,
-        "block_size": cell.block_size, "capacity": cell.capacity, "num_motifs": np.nan, "num_blocks": np.nan,
-        "num_weights": WEIGHTS[cell.model], "num_epochs": EPOCHS, "best_epoch": EPOCHS, "val_accuracy_best": accuracy + 0.01,
-        "val_accuracy_last": accuracy, "test_accuracy_best": accuracy + 0.005, "test_accuracy_last": accuracy, "rac": cell.rac,
-        "description_bits": 1, "trivial_bits": 2, "lower_complexity": float(cell.method != "baseline"),
-        "bdm_1d": 1e5 * cell.bdm_ratio, "bdm_1d_initial": 1e5, "bdm_1d_ratio": cell.bdm_ratio, "bdm_1d_normalized": 0.5,
-        "bdm_1d_shuffled": 1e5, "bdm_2d": 9e4, "bdm_2d_initial": 1e5, "bdm_2d_ratio": 0.9, "bdm_2d_normalized": 0.4, "bdm_2d_shuffled": 1e5,
-        **{name: simple for name in COMPRESSORS}, **{f"{name}_binary": 1.0 for name in COMPRESSORS},
-        "sparsity": 0.25, "l2_norm": 30.0, "distinct_blocks": np.nan if cell.method != "momos" else 700,
-    }  # fmt: skip
+        "model": cell.model,
+        "method": method_name(cell),
+        "seed": seed,
+        "grid": "main",
+        "weights": view,
+        "bits": cell.bits,
+        "block_size": cell.block_size,
+        "capacity": cell.capacity,
+        "num_motifs": np.nan,
+        "num_blocks": np.nan,
+        "num_weights": WEIGHTS[cell.model],
+        "num_epochs": EPOCHS,
+        "best_epoch": EPOCHS,
+        **_accuracies((cell.accuracy_mean + offset) / 100),
+        "rac": cell.rac,
+        "description_bits": 1,
+        "trivial_bits": 2,
+        "lower_complexity": float(cell.method != "baseline"),
+        **_complexity(cell.bdm_ratio),
+        **dict.fromkeys(COMPRESSORS, 2.0 if cell.method == "momos" else 1.1),
+        **{f"{name}_binary": 1.0 for name in COMPRESSORS},
+        "sparsity": 0.25,
+        "l2_norm": 30.0,
+        "distinct_blocks": np.nan if cell.method != "momos" else 700,
+    }
+
+
+def _accuracies(accuracy: float) -> dict[str, float]:
+    return {
+        "val_accuracy_best": accuracy + 0.01,
+        "val_accuracy_last": accuracy,
+        "test_accuracy_best": accuracy + 0.005,
+        "test_accuracy_last": accuracy,
+    }
+
+
+def _complexity(ratio: float) -> dict[str, float]:
+    return {
+        "bdm_1d": 1e5 * ratio,
+        "bdm_1d_initial": 1e5,
+        "bdm_1d_ratio": ratio,
+        "bdm_1d_normalized": 0.5,
+        "bdm_1d_shuffled": 1e5,
+        "bdm_2d": 9e4,
+        "bdm_2d_initial": 1e5,
+        "bdm_2d_ratio": 0.9,
+        "bdm_2d_normalized": 0.4,
+        "bdm_2d_shuffled": 1e5,
+    }
 
 
 def described(frame: pd.DataFrame) -> pd.DataFrame:
-    """With title, family and label, as `results.read` returns them."""
-    settings = [(row.bits, row.block_size, row.capacity) for row in frame.itertuples()]
+    """The rows with title, family and label, as `results.read_results` returns them."""
+    methods = [_method(row) for row in frame.itertuples()]
     measured = {"rac_measured": 1.1 * frame.rac} if "rac" in frame else {}
     return (results.with_control(frame) if "bdm_1d" in frame else frame).assign(
         **measured,
         imported="",
         title=[results.TITLES[name] for name in frame.model],
-        family=[results.family(bits, size) for bits, size, _ in settings],
-        label=[results.label(*setting) for setting in settings],
+        family=[method.family for method in methods],
+        label=[method.label for method in methods],
     )
 
 
+def _method(row) -> Method:
+    entry = {"bits": int(row.bits)}
+    if pd.notna(row.block_size):
+        entry |= {"block_size": int(row.block_size), "capacity": row.capacity}
+    return parse(entry, "a synthetic row")
+
+
 def ablation(drops: dict[int, float], *, model: str = "mlp") -> pd.DataFrame:
-    """Validation accuracy falls by drops[block_size] points from the largest to the smallest
-    capacity.
-    """
+    """An ablation. Accuracy falls by drops[block_size] points down to the smallest capacity."""
     base = evaluation(models=(model,), seeds=(0,)).iloc[[0]]
     parts = []
     for size, drop in drops.items():
@@ -118,9 +161,7 @@ def ablation(drops: dict[int, float], *, model: str = "mlp") -> pd.DataFrame:
 
 
 def distortion(evaluation: pd.DataFrame, *, first: float = 0.3, last: float = 0.02) -> pd.DataFrame:
-    """Relative distortion falls from first to last in a straight line, and so does validation loss,
-    from 2 to 1.
-    """
+    """Relative distortion falls in a straight line, and so does validation loss, from 2 to 1."""
     runs = evaluation[
         (evaluation.family.isin(["momos", "momos+qat"])) & (evaluation.weights == "deployed")
     ]
@@ -163,8 +204,9 @@ def survey(ratios, *, source: str = results.OWN_SOURCE) -> pd.DataFrame:
 
 
 def packed(run: config.Run) -> list[dict]:
-    """Files of a run: MoMos at half of its bound, compressors and lossy levels of the first seed
-    alone.
+    """Files of a run: MoMos at half of its bound.
+
+    Compressors and lossy levels are those of the first seed alone.
     """
     codings = {"safetensors": 1_200_000, "fixed": 300_000, "entropy": 200_000 + 1000 * run.seed}
     codings |= {"gzip": 500_000, "zstd": 400_000} if run.seed == 0 else {}
@@ -188,25 +230,39 @@ def packed(run: config.Run) -> list[dict]:
 
 
 def history() -> list[dict]:
-    fractions = np.linspace(0, 1, EPOCHS)
+    """Rows of history.csv, a training that gets better in a straight line."""
+    missing = dict.fromkeys(
+        (
+            "distortion",
+            "distortion_per_weight",
+            "relative_distortion",
+            "num_changed",
+            "motifs_used",
+        )
+    )
     return [
-        {"epoch": index + 1, "lr": 0.1, "train_loss": 2 - done, "train_accuracy": 0.5 + done / 3, "val_loss": 2 - 0.9 * done,
-         "val_accuracy": 0.4 + done / 2, "distortion": None, "distortion_per_weight": None, "relative_distortion": None,
-         "num_changed": None, "motifs_used": None}
-        for index, done in enumerate(fractions.tolist())
-    ]  # fmt: skip
+        {
+            "epoch": index + 1,
+            "lr": 0.1,
+            "train_loss": 2 - done,
+            "train_accuracy": 0.5 + done / 3,
+            "val_loss": 2 - 0.9 * done,
+            "val_accuracy": 0.4 + done / 2,
+        }
+        | missing
+        for index, done in enumerate(np.linspace(0, 1, EPOCHS).tolist())
+    ]
 
 
 class Tree:
-    """A project folder with params.yaml and all that the report reads: seeds 0 and 1, part of the
-    grid, a small ablation.
+    """A project folder with params.yaml and all that the report reads.
+
+    It has seeds 0 and 1, part of the grid, and a small ablation.
     """
 
     def __init__(self, root: Path):
-        self.root, self.params = (
-            root,
-            config.profile_settings("digits", ROOT / "profiles"),
-        )
+        self.root = root
+        self.params = config.profile_settings("digits", ROOT / "profiles")
         self.params["grid"] = {
             "models": list(TREE_MODELS),
             "methods": list(TREE_METHODS),
@@ -215,16 +271,15 @@ class Tree:
         self.params["ablation"] |= {"block_sizes": list(SIZES), "capacities": list(CAPACITIES)}
         self.params["report"]["picture_size"] = 8
         self.write_params()
-        self.results, self.runs, self.reports = (
-            root / "results" / "digits",
-            root / "runs" / "digits",
-            root / "reports" / "digits",
-        )
+        self.results = root / "results" / "digits"
+        self.runs = root / "runs" / "digits"
+        self.reports = root / "reports" / "digits"
         self._write_measurements()
         (root / "digits.json").write_text(json.dumps(self._summary()))
 
     @property
     def arguments(self) -> tuple[Path, ...]:
+        """The arguments of stages/report.py."""
         return (
             PAPER,
             self.root / "data" / "imported",
@@ -275,12 +330,11 @@ class Tree:
 
     def _rows(self, run: config.Run) -> list[dict]:
         settings = run.settings
-        base = {"baseline": 80.0, "qat": 70.0, "momos": 75.0, "momos+qat": 74.0}[
-            results.family(settings.bits, settings.block_size)
-        ]
+        accuracies = {"baseline": 80.0, "qat": 70.0, "momos": 75.0, "momos+qat": 74.0}
         cell = published().iloc[0].copy()
-        cell["model"], cell["bits"], cell["accuracy_mean"] = run.model, settings.bits, base
-        views = ["deployed"] if settings.bits == 32 else ["deployed", "latent"]
+        cell["model"], cell["bits"] = run.model, settings.bits
+        cell["accuracy_mean"] = accuracies[settings.family]
+        views = ["deployed", "latent"] if settings.changes_forward else ["deployed"]
         own = {
             "method": run.method,
             "grid": run.grid,

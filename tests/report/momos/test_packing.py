@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 from synthetic import described
 
-from momos.report.momos import packing as sizes
+from momos.methods.method import parse
+from momos.report.momos import packing as packing_tables
 from momos.report.shared import tables
 
 
@@ -31,8 +32,12 @@ def packing() -> pd.DataFrame:
                 {"zstd": 3000} if seed == 0 else {}
             )
             codings |= {"motifs4": 900, "combined": 800} if seed == 0 and size == 4 else {}
-            rows += [run | {"coding": name, "file_bytes": n, "test_accuracy": 0.5 + 0.1 * seed - 0.2 * (name == "motifs4")}
-                     | ({"stored_bytes": n - 100} if name in ("fixed", "entropy") else {}) for name, n in codings.items()]  # fmt: skip
+            for name, num_bytes in codings.items():
+                row = run | {"coding": name, "file_bytes": num_bytes}
+                row["test_accuracy"] = 0.5 + 0.1 * seed - 0.2 * (name == "motifs4")
+                rows.append(row)
+                if name in ("fixed", "entropy"):
+                    row["stored_bytes"] = num_bytes - 100
     return described(pd.DataFrame(rows))
 
 
@@ -46,12 +51,12 @@ def test_rac_on_disk_is_of_the_weights_alone():
         {"model": "mlp", "method": method, "seed": seed, "weights": view}
         for method, seed, view in keys
     ]
-    found = sizes.with_measured_rac(pd.DataFrame(rows), packing()).rac_measured
+    found = packing_tables.with_measured_rac(pd.DataFrame(rows), packing()).rac_measured
     assert found[:2].tolist() == pytest.approx([4000 / 1400, 4000 / 1900]) and np.isnan(found[2])
 
 
 def test_tables_have_means_over_the_seeds_that_were_packed_so():
-    rows = sizes.lossless_table(packing())
+    rows = packing_tables.lossless_table(packing())
     assert list(rows.columns) == [
         "Model",
         "Method",
@@ -62,18 +67,22 @@ def test_tables_have_means_over_the_seeds_that_were_packed_so():
         ".momos, entropy",
     ]
     assert rows.iloc[1].tolist() == ["MLP", "MoMos s=4, C=10 %", "4.2", "3.0", "2.0", "2.1", "1.8"]
-    shown = sizes.lossy_table(packing())
+    shown = packing_tables.lossy_table(packing())
     assert shown.to_numpy().tolist() == [
         ["MLP", "MoMos s=4, C=10 %", "1.5 (50.00)", "0.9 (30.00)", "0.8 (50.00)"]
     ]
     assert list(shown.columns)[2:] == [".momos, entropy", "Motifs at 4 bits", "All three"]
     assert "0.9 (30.00)" in tables.markdown(shown)
-    assert sizes.lossy_table(packing()[packing().method == "baseline"]) is None
+    assert packing_tables.lossy_table(packing()[packing().method == "baseline"]) is None
 
 
 def test_the_figure_has_entropy_coded_files_and_the_last_lossy_level():
-    points = sizes.points(packing())
-    assert points.series.tolist() == ["Baseline", "MoMos s=4", sizes.LOSSY_SERIES]
+    methods = {
+        "baseline": parse({"bits": 32}, "baseline"),
+        "momos_s4_c10": parse({"bits": 32, "block_size": 4, "capacity": 0.1}, "momos_s4_c10"),
+    }
+    points = packing_tables.accuracy_points(packing(), methods)
+    assert points.series.tolist() == ["Baseline", "MoMos s=4", packing_tables.LOSSY_SERIES]
     assert points.kilobytes.tolist() == [
         1.75,
         1.75,
@@ -84,7 +93,7 @@ def test_the_figure_has_entropy_coded_files_and_the_last_lossy_level():
 def test_numbers_name_their_seeds():
     found = {
         (method, name): (values, seeds)
-        for _, method, name, _, values, seeds in sizes.measures(packing())
+        for _, method, name, _, values, seeds in packing_tables.measures(packing())
     }
     assert found["momos_s4_c10", "motifs4_accuracy"] == ([pytest.approx(30)], [0])
     assert found["baseline", "zstd_bytes"] == ([3000], [0]) and found[

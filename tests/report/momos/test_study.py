@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from synthetic import CAPACITIES, COMPRESSORS, ROOT, SIZES, TREE_METHODS, TREE_MODELS, Tree
 
-from momos.report.momos import study as report
+from momos.report.momos import pictures, points
 
 STAGE = ROOT / "stages" / "report.py"
 
@@ -263,12 +263,14 @@ def test_an_unknown_picture_tensor_is_an_error(tree, tmp_path, monkeypatch):
 def test_repeats_counts_equal_blocks():
     matrix = np.array([[1.0, 2, 1, 2], [3, 4, 0, 0], [1, 2, 0, 0]])
     np.testing.assert_array_equal(
-        report.repeats(matrix, 2), [[3, 3, 3, 3], [1, 1, 2, 2], [3, 3, 2, 2]]
+        pictures.count_repeats(matrix, 2), [[3, 3, 3, 3], [1, 1, 2, 2], [3, 3, 2, 2]]
     )
 
 
 def test_repeats_pads_the_last_block_with_zeros():
-    np.testing.assert_array_equal(report.repeats(np.array([[5.0, 0, 0, 5]]), 3), [[2, 2, 2, 2]])
+    np.testing.assert_array_equal(
+        pictures.count_repeats(np.array([[5.0, 0, 0, 5]]), 3), [[2, 2, 2, 2]]
+    )
 
 
 def test_curves_end_where_the_first_seed_stopped():
@@ -284,7 +286,7 @@ def test_curves_end_where_the_first_seed_stopped():
     rows = [common | {"seed": 0, "epoch": epoch, "loss": 1.0} for epoch in (1, 2, 3)] + [
         common | {"seed": 1, "epoch": 1, "loss": 3.0}
     ]
-    found = report.curves(pd.DataFrame(rows), ["loss"])
+    found = points.curves(pd.DataFrame(rows), ["loss"])
     assert found[["epoch", "loss", "num_seeds"]].to_numpy().tolist() == [[1, 2, 2]]
 
 

@@ -4,12 +4,12 @@ import pytest
 from scipy import stats
 from synthetic import survey
 
-from momos.report.momos import survey as zoo_tables
+from momos.report.momos import survey as survey_statistics
 from momos.report.shared import results
 
 
 def zoo(num_models: int = 40) -> pd.DataFrame:
-    """timm's models of two families, of sizes from 10^5 to 10^8, more complex the larger they are."""
+    """timm's models of two families, of 10^5 to 10^8 weights; the larger, the more complex."""
     place = np.arange(num_models)
     frame = survey(0.8 + 0.3 * place / num_models, source="timm")
     families, tags = (
@@ -32,7 +32,7 @@ def row(frame: pd.DataFrame, by: str, group: str, source: str = "timm") -> pd.Se
 
 def test_groups_hold_medians_shares_and_counts():
     models = zoo()
-    found = zoo_tables.groups(models, seed=0)
+    found = survey_statistics.group_statistics(models, seed=0)
     for by, group, part in (
         ("all", "all", models),
         ("family", "resnet", models[models.family == "resnet"]),
@@ -51,9 +51,11 @@ def test_groups_hold_medians_shares_and_counts():
 
 
 def test_the_share_has_wilsons_interval():
-    """180 of 200: 0.851 to 0.934, as printed in textbooks and by R's prop.test without correction."""
+    """180 of 200: 0.851 to 0.934, as by R's prop.test without correction."""
     found = row(
-        zoo_tables.groups(survey([0.9] * 180 + [1.1] * 20, source="timm"), seed=0), "all", "all"
+        survey_statistics.group_statistics(survey([0.9] * 180 + [1.1] * 20, source="timm"), seed=0),
+        "all",
+        "all",
     )
     assert (found.share_below_low, found.share_below_high) == pytest.approx(
         (0.8506, 0.9343), abs=2e-4
@@ -62,29 +64,29 @@ def test_the_share_has_wilsons_interval():
 
 def test_the_bootstrap_interval_is_scipys():
     values = np.random.default_rng(1).normal(size=60)
-    low, high = zoo_tables.median_interval(values, 0)
+    low, high = survey_statistics.median_interval(values, 0)
     theirs = stats.bootstrap(
         (values,), np.median, method="percentile", n_resamples=20_000, random_state=5
     ).confidence_interval
     assert (low, high) == pytest.approx((theirs.low, theirs.high), abs=0.06) and low < np.median(
         values
     ) < high
-    assert zoo_tables.median_interval(values, 0) == (low, high), "seeded"
-    assert all(np.isnan(zoo_tables.median_interval(values[:1], 0)))
+    assert survey_statistics.median_interval(values, 0) == (low, high), "seeded"
+    assert all(np.isnan(survey_statistics.median_interval(values[:1], 0)))
 
 
 def test_own_runs_are_grouped_by_model_and_method_and_the_control_not_at_all():
     models = pd.concat(
         [survey([0.9, 1.1]), survey([1.0], source=results.CONTROL)], ignore_index=True
     )
-    found = zoo_tables.groups(models, seed=0)
+    found = survey_statistics.group_statistics(models, seed=0)
     assert found[found.source == results.OWN_SOURCE].by.tolist() == ["all", "model", "method"]
     assert found[found.source == results.CONTROL].by.tolist() == ["all"]
 
 
 def test_small_groups_are_pooled():
     models = zoo(7).assign(family=["a", "a", "a", "b", "b", "c", "c"])
-    found = zoo_tables.groups(models, seed=0)
+    found = survey_statistics.group_statistics(models, seed=0)
     assert found[found.by == "family"].set_index("group").num_models.to_dict() == {
         "a": 3,
         "others": 4,
@@ -101,7 +103,7 @@ def test_small_groups_are_pooled():
     ("clip_laion2b_ft_in12k_in1k", "clip", "laion2b, in12k, in1k"),
 ])  # fmt: skip
 def test_tags_name_recipe_and_data(tag, recipe, data):
-    assert (zoo_tables.recipe(tag), zoo_tables.data(tag)) == (recipe, data)
+    assert (survey_statistics.recipe(tag), survey_statistics.training_data(tag)) == (recipe, data)
 
 
 def test_agreement_is_spearmans_within_a_source():
@@ -112,7 +114,9 @@ def test_agreement_is_spearmans_within_a_source():
         gzip=generator.normal(2, 0.1, 30),
         lzma=np.exp(-models.bdm_1d_ratio),
     )
-    found = zoo_tables.agreement(pd.concat([models, survey([1.0, 2.0, 3.0])], ignore_index=True))
+    found = survey_statistics.agreement(
+        pd.concat([models, survey([1.0, 2.0, 3.0])], ignore_index=True)
+    )
     matrix = found[found.source == "timm"].set_index("measure")
     assert matrix.loc["BDM 1-D", "BDM 2-D"] == pytest.approx(1)
     assert matrix.loc["BDM 1-D", "lzma, weights"] == pytest.approx(1), (
@@ -129,7 +133,11 @@ def test_agreement_is_spearmans_within_a_source():
 
 
 def test_tables_say_intervals_and_missing_values():
-    shown = zoo_tables.groups_table(zoo_tables.groups(survey([0.9], source="timm"), seed=0))
+    shown = survey_statistics.group_table(
+        survey_statistics.group_statistics(survey([0.9], source="timm"), seed=0)
+    )
     assert shown["1-D ratio"][0] == "0.900" and shown["Share below 1"][0] == "1.00 (0.21 to 1.00)"
-    agreement = zoo_tables.agreement_table(zoo_tables.agreement(survey([0.9, 0.8], source="timm")))
+    agreement = survey_statistics.agreement_table(
+        survey_statistics.agreement(survey([0.9, 0.8], source="timm"))
+    )
     assert set(agreement["BDM 2-D"]) == {"–"}

@@ -1,6 +1,4 @@
-"""Runs split between a report of its own and an import must give the report that all of them give
-together.
-"""
+"""Runs split between a report and an import must give the report of all of them together."""
 
 import json
 import runpy
@@ -16,8 +14,7 @@ from spread import Repository
 from synthetic import ROOT, TREE_METHODS, TREE_MODELS, Tree
 
 from momos import config
-from momos.report.momos import study as report
-from momos.report.shared import imported
+from momos.report.shared import figures, imported
 
 MACHINE = {
     "cpu": "Some CPU",
@@ -29,13 +26,16 @@ MACHINE = {
 MACHINE |= {"git": {"commit": "0123456789abcdef", "dirty": False}}
 
 
-class Study:
-    """A tree with all runs; seed 1 exported as `gpu`; `params` then asks for seed 0 and the import."""
+class SplitTree:
+    """A tree with all runs, seed 1 exported as `gpu`.
+
+    params.yaml then asks for seed 0 and the import.
+    """
 
     def __init__(self, root: Path, patch):
         self.tree, self.root = Tree(root), root
         patch.chdir(root)
-        patch.setattr(report, "write_figures", lambda study, folder: None)  # the slow part
+        patch.setattr(figures, "write_all", lambda drawings, folder: None)  # the slow part
         self.whole = self.report("whole")
         self.tree.reports.mkdir(parents=True)
         pages._write_costs(self.tree)
@@ -67,7 +67,7 @@ class Study:
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        yield Study(tmp_path_factory.mktemp("imported"), patch)
+        yield SplitTree(tmp_path_factory.mktemp("imported"), patch)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,10 @@ def test_the_report_says_which_runs_are_imported_and_from_where(study, joined):
     assert sorted(found["runs"]) == sorted(
         [model, method, 1] for model in TREE_MODELS for method in TREE_METHODS
     )
-    text = "gpu: 14 runs (mlp, seed 1; resnet20, seed 1), Some CPU, 8 cores, NVIDIA H200, 2026-01-02, commit 0123456. Trained in an hour."
+    text = (
+        "gpu: 14 runs (mlp, seed 1; resnet20, seed 1), Some CPU, 8 cores, NVIDIA H200,"
+        " 2026-01-02, commit 0123456. Trained in an hour."
+    )
     assert found["text"] == text and text in (study.root / "joined" / "README.md").read_text()
     rows = pd.read_csv(study.root / "joined" / "tables" / "runs.csv", keep_default_na=False)
     assert set(rows.seed[rows.imported == "gpu"]) == {1} and set(
@@ -137,7 +140,8 @@ def test_a_report_without_any_runs_is_refused(study):
     study.ask(models=[], names=[])
     with pytest.raises(
         ValueError,
-        match=r"grid.models must be given, unless report.imported names runs from elsewhere, got \[\]",
+        match=r"grid.models must be given, unless report.imported names runs from elsewhere,"
+        r" got \[\]",
     ):
         config.check()
     study.ask(seeds=[0], ablation=["mlp"], names=["gpu"])
@@ -199,18 +203,27 @@ def put(section, key, value):
     return lambda values: values["settings"][section].__setitem__(key, value)
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    (put("train", "epochs", 7), ["other", "train.epochs", "7"]),
-    (put("train", "precision", "bf16"), ["other has mlp with train.precision", "'bf16'", "'float32'", "this profile"]),
-    (put("augment", "flip", "no"), ["augment.flip", "'no'"]),
-    (put("data", "mean", [0.1]), ["data.mean", "[0.1]"]),
-    (put("evaluate", "checkpoint", "best"), ["evaluate.checkpoint", "'best'", "'last'"]),
-    (put("models", "mlp", None), ["models.mlp", "None"]),
-    (put("methods", "qat4", {"bits": 3}), ["methods.qat4", "3"]),
-    (lambda values: values["data"].__setitem__("sha256", "f" * 64), ["data.sha256", "f" * 64, "0" * 64]),
-    (lambda values: values.pop("provenance"), ["about.json", "provenance"]),
-    (lambda values: values["settings"].pop("augment"), ["about.json", "settings.augment"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (put("train", "epochs", 7), ["other", "train.epochs", "7"]),
+        (
+            put("train", "precision", "bf16"),
+            ["other has mlp with train.precision", "'bf16'", "'float32'", "this profile"],
+        ),
+        (put("augment", "flip", "no"), ["augment.flip", "'no'"]),
+        (put("data", "mean", [0.1]), ["data.mean", "[0.1]"]),
+        (put("evaluate", "checkpoint", "best"), ["evaluate.checkpoint", "'best'", "'last'"]),
+        (put("models", "mlp", None), ["models.mlp", "None"]),
+        (put("methods", "qat4", {"bits": 3}), ["methods.qat4", "3"]),
+        (
+            lambda values: values["data"].__setitem__("sha256", "f" * 64),
+            ["data.sha256", "f" * 64, "0" * 64],
+        ),
+        (lambda values: values.pop("provenance"), ["about.json", "provenance"]),
+        (lambda values: values["settings"].pop("augment"), ["about.json", "settings.augment"]),
+    ],
+)
 def test_runs_of_other_images_or_settings_are_refused(study, other, change, words):
     other(change)
     study.ask(seeds=[0], ablation=["mlp"], names=["other"])
@@ -268,15 +281,41 @@ def test_a_run_that_is_there_twice_is_refused(study, other):
         study.report("refused")
 
 
-@pytest.mark.parametrize(("damage", "words"), [
-    (lambda folder: (folder / "about.json").unlink(), ["report.imported", "'other'", "gpu"]),
-    (lambda folder: (folder / "mlp" / "history.csv").unlink(), ["history.csv", "missing"]),
-    (lambda folder: (folder / "mlp" / "evaluation.csv").write_text("model,method\n"), ["evaluation.csv", "seed"]),
-    (lambda folder: (folder / "resnet20" / "packing.csv").write_text(""), ["packing.csv", "damaged"]),
-    (lambda folder: [shutil.rmtree(folder / model) for model in TREE_MODELS], ["other", "evaluation.csv"]),
-    (lambda folder: _rename(folder / "mlp" / "evaluation.csv", "qat8", "qat7"), ["evaluation.csv", "qat7", "did you mean"]),
-    (lambda folder: _rename(folder / "mlp" / "distortion.csv", "momos_s4_c1,1", "momos_s4_c1,9"), ["distortion.csv", "momos_s4_c1"]),
-])  # fmt: skip
+def unlink(name):
+    return lambda folder: (folder / name).unlink()
+
+
+def write(name, text):
+    return lambda folder: (folder / name).write_text(text)
+
+
+def rename(name, old, new):
+    return lambda folder: _rename(folder / name, old, new)
+
+
+def remove_models(folder):
+    for model in TREE_MODELS:
+        shutil.rmtree(folder / model)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (unlink("about.json"), ["report.imported", "'other'", "gpu"]),
+        (unlink("mlp/history.csv"), ["history.csv", "missing"]),
+        (write("mlp/evaluation.csv", "model,method\n"), ["evaluation.csv", "seed"]),
+        (write("resnet20/packing.csv", ""), ["packing.csv", "damaged"]),
+        (remove_models, ["other", "evaluation.csv"]),
+        (
+            rename("mlp/evaluation.csv", "qat8", "qat7"),
+            ["evaluation.csv", "qat7", "did you mean"],
+        ),
+        (
+            rename("mlp/distortion.csv", "momos_s4_c1,1", "momos_s4_c1,9"),
+            ["distortion.csv", "momos_s4_c1"],
+        ),
+    ],
+)
 def test_a_damaged_import_is_named(study, other, damage, words):
     other(lambda values: None)
     damage(study.root / "data" / "imported" / "other")
@@ -305,16 +344,17 @@ def test_an_export_says_how_its_runs_were_trained_not_how_they_were_measured(stu
     gpu = json.loads(before) | {"device": "cuda", "precision": "bf16", "cuda_graphs": True}
     try:
         paths[-1].write_text(json.dumps(gpu))
-        named = f"{paths[-1].relative_to(study.root)} has device 'cuda', expected 'cpu' as in runs/digits/mlp/"
+        last = paths[-1].relative_to(study.root)
+        named = f"{last} has device 'cuda', expected 'cpu' as in runs/digits/mlp/"
         with pytest.raises(ValueError, match=named):
             script("export").main("mixed", "")
         for path in paths:
             path.write_text(json.dumps(gpu))
         script("export").main("h200", "")
         (found,) = imported.load(study.root / "data" / "imported", ["h200"])
-        assert found.about["settings"]["train"] == json.loads((study.root / "whole" / "results.json").read_text())["settings"]["train"] | {
-            "device": "cuda", "precision": "bf16", "cuda_graphs": True,
-        }  # fmt: skip
+        whole = json.loads((study.root / "whole" / "results.json").read_text())
+        on_gpu = {"device": "cuda", "precision": "bf16", "cuda_graphs": True}
+        assert found.about["settings"]["train"] == whole["settings"]["train"] | on_gpu
         assert {text.split(" in ")[0] for text in imported.departures([found])} == {
             "models.mlp.precision",
             "models.resnet20.precision",

@@ -257,7 +257,12 @@ def test_two_processes_draw_the_same_bytes(tmp_path):
     for run, seed in (("a", "1"), ("b", "2")):
         command = [sys.executable, "-c", SCRIPT, str(Path(__file__).parent), str(tmp_path / run)]
         subprocess.run(
-            command, check=True, env={"PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT / 'tests'}", "PYTHONHASHSEED": seed}
+            command,
+            check=True,
+            env={
+                "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT / 'tests'}",
+                "PYTHONHASHSEED": seed,
+            },
         )
     first, second = (
         {path.name: path.read_bytes() for path in (tmp_path / run).iterdir()} for run in "ab"

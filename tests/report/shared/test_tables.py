@@ -193,9 +193,17 @@ def test_markdown_keeps_its_columns_whatever_is_in_the_cells():
 
 def test_rac_table_shows_both_numbers():
     check = pd.DataFrame(
-        {"title": ["T"], "label": ["MoMos"], "rac": [4.7], "num_weights": [5392764], "rac_expected": [4.469], "agrees": [False],
-         "num_weights_here": [np.nan], "rac_here": [np.nan]}
-    )  # fmt: skip
+        {
+            "title": ["T"],
+            "label": ["MoMos"],
+            "rac": [4.7],
+            "num_weights": [5392764],
+            "rac_expected": [4.469],
+            "agrees": [False],
+            "num_weights_here": [np.nan],
+            "rac_here": [np.nan],
+        }
+    )
     assert tables.rac_table(check).iloc[0].to_list() == [
         "T",
         "MoMos",

@@ -1,13 +1,11 @@
-"""Fits against scipy and the textbook; every claim of the second paper on results built so that its
-verdict is known.
-"""
+"""Every claim of the second paper on results whose verdict is known; fits against scipy."""
 
+import dataclasses
 import json
 import math
 import re
 import runpy
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -16,17 +14,18 @@ import yaml
 from scipy import stats
 
 from momos import config
-from momos.report.momos import cells as numbers
-from momos.report.shared import claims, published
-from momos.report.shared.results import singular_numbers
-from momos.report.slt import claims as singular
-from momos.report.slt import figures as singular_figures
+from momos.report.momos import document
+from momos.report.momos.claims import read_singular
+from momos.report.shared import verdicts
+from momos.report.shared.claims import read_claims
+from momos.report.shared.results import read_singular_numbers
+from momos.report.slt import claims, figures
+from momos.report.slt.fits import fit, rise_at_knee
+from momos.report.slt.results import RUN, SltResults
 from momos.slt.compressibility.schemes import CRITICAL
 
 ROOT = Path(__file__).parents[3]
-WANTED = [
-    claim for claim in published.read_claims(ROOT / "data" / "paper") if claim["id"].startswith("S")
-]
+WANTED = read_claims(ROOT / "data" / "paper")
 STEPS = [100, 200, 300, 400, 600, 800, 1000, 1500]
 PARAMS = config.profile_settings("digits", ROOT / "profiles")
 
@@ -50,7 +49,7 @@ def knee_curve(eps: float, num: int = 30) -> pd.DataFrame:
     )
 
 
-def results(*, noise: float = 0.0, knee: float = 0.1, **changes) -> singular.Results:
+def results(*, noise: float = 0.0, knee: float = 0.1, **changes) -> SltResults:
     """All claims hold: n_q is linear in the LLC, which rises. noise: of critical values; a scheme's
     values: a function of the LLC.
     """
@@ -101,12 +100,12 @@ def results(*, noise: float = 0.0, knee: float = 0.1, **changes) -> singular.Res
                     knee_curve(knee).assign(model="neox", seed=seed, step=step, scheme=scheme)
                 )
     frames = (pd.concat(parts, ignore_index=True) for parts in (llc, critical, curve))
-    return singular.Results(*frames, pd.DataFrame(), here)
+    return SltResults(*frames, pd.DataFrame(), here)
 
 
-def verdict(name: str, found: singular.Results) -> claims.Judgement:
-    (row,) = singular.judge(WANTED, found).query("id == @name").itertuples()
-    return claims.Judgement(row.verdict, row.measured, row.note)
+def verdict(name: str, found: SltResults) -> verdicts.Judgement:
+    (row,) = claims.judge(WANTED, found).query("id == @name").itertuples()
+    return verdicts.Judgement(row.verdict, row.measured, row.note)
 
 
 # --- fits
@@ -116,7 +115,7 @@ def test_a_fit_equals_scipys():
     draws = np.random.default_rng(0)
     x = draws.uniform(0, 10, 12)
     y = 3 - 2 * x + draws.normal(size=12)
-    found, expected = singular.fit(x, y), stats.linregress(x, y)
+    found, expected = fit(x, y), stats.linregress(x, y)
     assert (found.slope, found.intercept, found.r2) == pytest.approx(
         (expected.slope, expected.intercept, expected.rvalue**2)
     )
@@ -139,12 +138,12 @@ def test_a_fit_equals_scipys():
     ("x", "y"), [([1, 2, 3], [1, 2, 3]), ([1, 1, 1, 1], [1, 2, 3, 4]), ([1, 2, 3, 4], [5, 5, 5, 5])]
 )
 def test_no_fit_where_there_is_nothing_to_fit(x, y):
-    assert singular.fit(x, y) is None
+    assert fit(x, y) is None
 
 
 @pytest.mark.parametrize("eps", [0.03, 0.1, 0.5])
 def test_the_knee_of_a_known_curve(eps):
-    assert singular.knee(knee_curve(eps, 500)) == pytest.approx(eps, rel=0.25)
+    assert rise_at_knee(knee_curve(eps, 500)) == pytest.approx(eps, rel=0.25)
 
 
 # --- claims
@@ -152,10 +151,10 @@ def test_the_knee_of_a_known_curve(eps):
 HOLD = results()
 
 
-@pytest.mark.parametrize("name", singular.CLAIMS)
+@pytest.mark.parametrize("name", claims.JUDGES.functions)
 def test_a_claim_that_holds(name):
     found = verdict(name, HOLD)
-    assert found.verdict == claims.SUPPORTED and "neox 1: " in found.measured
+    assert found.verdict == verdicts.SUPPORTED and "neox 1: " in found.measured
 
 
 @pytest.mark.parametrize(
@@ -188,7 +187,7 @@ def test_a_claim_that_holds(name):
     ],
 )
 def test_a_claim_that_does_not(name, changes):
-    assert verdict(name, results(**changes)).verdict == claims.NOT_SUPPORTED
+    assert verdict(name, results(**changes)).verdict == verdicts.NOT_SUPPORTED
 
 
 def test_the_mean_over_runs_is_judged_and_each_run_is_shown():
@@ -201,7 +200,7 @@ def test_the_mean_over_runs_is_judged_and_each_run_is_shown():
     [
         (
             {"seeds": [1, 2]},
-            list(singular.CLAIMS),
+            list(claims.JUDGES.functions),
             "Needs 3 runs on which no setting was chosen, has 2",
         ),
         ({"schemes": ["pruning"]}, ["S1", "S2", "S3", "S5", "S6", "S7", "S8"], "was not run"),
@@ -217,14 +216,14 @@ def test_what_was_not_run_is_not_judged(changes, names, message):
     found = results(**changes)
     for name in names:
         judged = verdict(name, found)
-        assert judged.verdict == claims.NOT_RUN and message in judged.note, name
+        assert judged.verdict == verdicts.NOT_RUN and message in judged.note, name
 
 
 def test_no_language_models():
-    nothing = singular.Results(
+    nothing = SltResults(
         pd.DataFrame(), pd.DataFrame(), pd.DataFrame(), pd.DataFrame(), settings(models=[])
     )
-    assert set(singular.judge(WANTED, nothing).verdict) == {claims.NOT_RUN}
+    assert set(claims.judge(WANTED, nothing).verdict) == {verdicts.NOT_RUN}
 
 
 @pytest.mark.parametrize("status", ["none", "all"])
@@ -235,7 +234,7 @@ def test_a_bound_or_nothing_is_no_critical_point(status):
     ] = [status, 999.0]
     judged = verdict("S1", found)
     assert (
-        judged.verdict == claims.SUPPORTED
+        judged.verdict == verdicts.SUPPORTED
         and "1 checkpoints without a critical point on the grid left out" in judged.note
     )
     assert found.points("quantization").query("step == 300 and seed == 2").value.isna().all()
@@ -244,18 +243,31 @@ def test_a_bound_or_nothing_is_no_critical_point(status):
 def test_steps_outside_the_range_take_no_part():
     found = results()
     found.critical.loc[found.critical.step == 100, "value"] = 1e6
-    assert verdict("S1", found).verdict == claims.SUPPORTED
+    assert verdict("S1", found).verdict == verdicts.SUPPORTED
 
 
 def test_claims_and_functions_must_be_the_same():
-    with pytest.raises(ValueError, match="singular_mdl must be S1, S2, .* got S2"):
-        singular.judge(WANTED[1:], HOLD)
+    without_s1 = [claim for claim in WANTED if claim.id != "S1"]
+    with pytest.raises(ValueError, match=r"no function: \[\], not in the file: \['S1'\]"):
+        claims.judge(without_s1, HOLD)
+
+
+@pytest.mark.parametrize("name", claims.JUDGES.functions)
+def test_the_threshold_of_the_file_decides(name):
+    (claim,) = [claim for claim in WANTED if claim.id == name]
+    for operator, expected in ((">=", verdicts.SUPPORTED), ("<", verdicts.NOT_SUPPORTED)):
+        changed = [
+            dataclasses.replace(condition, operator=operator, value=-math.inf, factor=1)
+            for condition in claim.conditions
+        ]
+        other = dataclasses.replace(claim, conditions=tuple(changed))
+        assert claims.judge_claim(other, HOLD).verdict == expected
 
 
 # --- the stage
 
 
-def write_tree(root: Path, found: singular.Results) -> None:
+def write_tree(root: Path, found: SltResults) -> None:
     """As the measuring stages do, below root/slt; params.yaml, too."""
     params = PARAMS | {
         "slt": PARAMS["slt"] | {"fit_steps": [200, 1500]},
@@ -265,9 +277,9 @@ def write_tree(root: Path, found: singular.Results) -> None:
         yaml.safe_dump(params | {"ablation": PARAMS["ablation"] | {"models": []}})
     )
     slt = root / "slt"
-    for (model, seed), llc in found.llc.groupby(singular.RUN):
+    for (model, seed), llc in found.llc.groupby(RUN):
         run = f"{model}/{seed}"
-        save(slt / "measures" / run / "llc" / "llc.csv", llc.drop(columns=singular.RUN))
+        save(slt / "measures" / run / "llc" / "llc.csv", llc.drop(columns=RUN))
         save(slt / "checkpoints" / run / "history.csv", llc[["step"]].assign(val_loss=1.0))
         for scheme in found.settings.schemes:
             for name, frame in (("critical", found.critical), ("curve", found.curve)):
@@ -276,7 +288,7 @@ def write_tree(root: Path, found: singular.Results) -> None:
                 ]
                 save(
                     slt / "measures" / run / scheme / f"{name}.csv",
-                    mine.drop(columns=[*singular.RUN, "scheme"]),
+                    mine.drop(columns=[*RUN, "scheme"]),
                 )
     (slt / "text.json").write_text(
         json.dumps(
@@ -368,9 +380,8 @@ def test_the_report_holds_all_that_it_links_to(tree):
 
 
 def test_its_numbers_stand_in_the_document_of_both_papers(tree):
-    rows = singular_numbers(tree / "slt_numbers.csv")
-    study = SimpleNamespace(results=SimpleNamespace(singular=rows))
-    cells = {cell["id"]: cell for cell in numbers._Builder.singular(SimpleNamespace(study=study))}
+    rows = read_singular_numbers(tree / "slt_numbers.csv")
+    cells = {cell["id"]: cell for cell in document.singular_cells(rows)}
     slope = cells["slt_fits/neox/quantization_on_llc_mean/slope"]
     assert (
         slope["values"] == pytest.approx([0.5] * 3)
@@ -386,12 +397,12 @@ def test_its_numbers_stand_in_the_document_of_both_papers(tree):
         cells["slt_images/mlp/m3/critical_n_q_eps0.1"]["value"] == 9
         and cells["slt_images/mlp/m3/llc_mean"]["num_seeds"] == 1
     )
-    assert singular_numbers(tree / "missing.csv").empty
+    assert read_singular_numbers(tree / "missing.csv").empty
 
 
 def test_bits_are_drawn_for_every_run():
     points = {name: HOLD.points("quantization") for name in ("quantization", "quantization bits")}
-    drawn = singular_figures.against(points, HOLD.runs, "llc_mean", [200, 1500])
+    drawn = figures.against(points, HOLD.runs, "llc_mean", [200, 1500])
     for place, ax in enumerate(drawn.axes):
         mine = points["quantization"][points["quantization"].seed == HOLD.runs[place % 3][1]]
         expected = mine["log2" if place >= 3 else "value"].max()
@@ -402,10 +413,10 @@ def test_bits_are_drawn_for_every_run():
 
 
 def test_the_first_papers_report_reads_the_verdicts(tree):
-    found = claims.read_singular(tree / "verdicts.json")
-    assert list(found) == list(claims.SINGULAR) == list(singular.CLAIMS)
+    found = read_singular(tree / "verdicts.json")
+    assert list(found) == [f"S{number}" for number in range(1, 9)] == list(claims.JUDGES.functions)
     assert found["S1"] == verdict("S1", HOLD)
-    assert claims.read_singular(tree / "missing.json") == {}
+    assert read_singular(tree / "missing.json") == {}
 
 
 def test_the_same_results_give_the_same_bytes(tree, tmp_path, monkeypatch):

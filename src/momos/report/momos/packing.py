@@ -1,17 +1,18 @@
-"""Bytes on disk for the report: what stage `pack` measured, as tables, points of a figure, and
-cells of results.json.
+"""Bytes on disk for the report: tables, points of a figure, and cells of results.json.
 
-`packing` is a row per run and coding (see `momos.packing.levels`), with `title`, `family` and
-`label` for readers.
+`packing` is what stage `pack` measured, a row per run and coding (`momos.packing.levels`), with
+`title`, `family` and `label` for readers.
 """
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import pandas as pd
 
+from momos.methods.method import Method
 from momos.report.shared import results, tables
 
-ORDINARY = ("safetensors", "gzip", "bz2", "lzma", "zstd")  # file and compressors of it
 LEVELS = ("fixed", "entropy")  # of the .momos file, without loss
 NAMES = {
     "safetensors": "safetensors",
@@ -24,22 +25,29 @@ LOSSY_SERIES = "MoMos, lossy"
 
 
 def with_measured_rac(evaluation: pd.DataFrame, packing: pd.DataFrame) -> pd.DataFrame:
-    """With rac_measured of the deployed weights: float32 bytes over those that they take in the
-    entropy-coded file (Eq. 21 on disk).
+    """Add rac_measured of the deployed weights, which is Eq. 21 on disk.
+
+    It is the weights' bytes in float32 over those that they take in the entropy-coded file.
     """
     rows = packing[packing.coding == "entropy"].assign(weights="deployed")
     ratios = rows[results.KEYS].assign(rac_measured=4 * rows.num_weights / rows.stored_bytes)
     return evaluation.merge(ratios, how="left", on=results.KEYS, validate="many_to_one")
 
 
-def lossy(packing: pd.DataFrame) -> list[str]:
-    """Codings that change weights, in the order in which they were made."""
-    return [name for name in dict.fromkeys(packing.coding) if name not in (*ORDINARY, *LEVELS)]
+def lossy_codings(packing: pd.DataFrame) -> list[str]:
+    """The codings that change weights, in the order in which they were made."""
+    return [name for name in dict.fromkeys(packing.coding) if _is_lossy(name)]
 
 
-def cells(packing: pd.DataFrame) -> pd.DataFrame:
-    """A row per model, method and coding: means over the seeds that have it, and the accuracy's
-    sample standard deviation.
+def _is_lossy(coding: str) -> bool:
+    """The names that `momos.packing.levels` gives; all others but LEVELS are ordinary files."""
+    return coding in LOSSY_NAMES or re.fullmatch(r"motifs\d+", coding) is not None
+
+
+def mean_sizes(packing: pd.DataFrame) -> pd.DataFrame:
+    """Average over the seeds that were packed so: a row per model, method and coding.
+
+    The accuracy has its sample standard deviation beside it.
     """
     keys = ["model", "title", "method", "label", "family", "bits", "block_size", "coding"]
     groups = packing.groupby(keys, sort=False, dropna=False)
@@ -50,9 +58,14 @@ def cells(packing: pd.DataFrame) -> pd.DataFrame:
 
 
 def lossless_table(packing: pd.DataFrame) -> pd.DataFrame:
-    """Kilobytes by method and coding, the bound between."""
-    frame = cells(packing)
-    codings = [name for name in ORDINARY if name in set(frame.coding)]
+    """Kilobytes by method and coding, with the bound of Eq. 8 between.
+
+    Columns: compressors of the safetensors file, the bound, and the codings without loss.
+    """
+    frame = mean_sizes(packing)
+    codings = [
+        name for name in dict.fromkeys(packing.coding) if name not in LEVELS and not _is_lossy(name)
+    ]
     rows = []
     for (title, label), part in frame.groupby(["title", "label"], sort=False):
         size = part.set_index("coding").file_bytes / 1000
@@ -71,24 +84,27 @@ def lossless_table(packing: pd.DataFrame) -> pd.DataFrame:
 
 
 def lossy_table(packing: pd.DataFrame) -> pd.DataFrame | None:
-    """Kilobytes and, in brackets, test accuracy (%) by method and level; without loss for
-    comparison. None if there are no lossy levels.
+    """Kilobytes and, in brackets, test accuracy (%) by method and level.
+
+    The coding without loss stands in front for comparison. None if there are no lossy levels.
     """
-    names = lossy(packing)
+    names = lossy_codings(packing)
     seeds = packing[packing.coding.isin(names)][["model", "method", "seed"]].drop_duplicates()
     if seeds.empty:
         return None
-    frame = cells(packing.merge(seeds, on=["model", "method", "seed"]))
+    frame = mean_sizes(packing.merge(seeds, on=["model", "method", "seed"]))
     rows = []
     for (title, label), part in frame.groupby(["title", "label"], sort=False):
         by_coding = part.set_index("coding")
-        shown = {name_of(name): _size_and_accuracy(by_coding, name) for name in ("entropy", *names)}
+        shown = {
+            coding_title(name): _size_and_accuracy(by_coding, name) for name in ("entropy", *names)
+        }
         rows.append({"Model": title, "Method": label} | shown)
     return pd.DataFrame(rows)
 
 
-def name_of(coding: str) -> str:
-    """motifs8 -> "Motifs at 8 bits"."""
+def coding_title(coding: str) -> str:
+    """A coding's name for readers: motifs8 -> "Motifs at 8 bits"."""
     known = NAMES | LOSSY_NAMES
     return known[coding] if coding in known else f"Motifs at {coding.removeprefix('motifs')} bits"
 
@@ -102,39 +118,49 @@ def _size_and_accuracy(by_coding: pd.DataFrame, name: str) -> str:
     )
 
 
-def points(packing: pd.DataFrame) -> pd.DataFrame:
-    """title, series, kilobytes, accuracy and accuracy_std in percent: entropy-coded files by group
-    of methods, and the last lossy level.
+def accuracy_points(packing: pd.DataFrame, methods: Mapping[str, Method]) -> pd.DataFrame:
+    """Accuracy against file size, a row per point of the figure. methods: `Results.methods`.
+
+    The points are entropy-coded files, by group of methods, and the last lossy level. The columns
+    are title, series, kilobytes, and accuracy and accuracy_std in percent.
     """
-    frame = cells(packing)
-    last = lossy(packing)[-1:]
+    frame = mean_sizes(packing)
+    last = lossy_codings(packing)[-1:]
     frame = frame[frame.coding.isin(["entropy", *last])]
-    groups = [results.group(row.bits, row.block_size) for row in frame.itertuples()]
     series = [
-        name if coding == "entropy" else LOSSY_SERIES
-        for name, coding in zip(groups, frame.coding, strict=True)
+        methods[row.method].group if row.coding == "entropy" else LOSSY_SERIES
+        for row in frame.itertuples()
     ]
-    accuracy = {
-        "accuracy": 100 * frame.test_accuracy,
-        "accuracy_std": 100 * frame.test_accuracy_std,
-    }
-    return frame.assign(series=series, kilobytes=frame.file_bytes / 1000, **accuracy)
+    return frame.assign(
+        series=series,
+        kilobytes=frame.file_bytes / 1000,
+        accuracy=100 * frame.test_accuracy,
+        accuracy_std=100 * frame.test_accuracy_std,
+    )
 
 
-def measures(
-    packing: pd.DataFrame,
-) -> Iterator[tuple[str, str, str, str, Sequence[float], Sequence[int]]]:
-    """(model, method, measure, unit, values, seeds) of each number: bytes of each coding, accuracy
-    of the lossy ones, RAC on disk.
-    """
-    changed = lossy(packing)
-    for (model, method, coding), rows in packing.sort_values("seed", kind="stable").groupby(
-        ["model", "method", "coding"], sort=False
-    ):
-        key, seeds = (model, method), list(rows.seed)
-        yield *key, f"{coding}_bytes", "bytes", list(rows.file_bytes), seeds
+class PackingMeasure(NamedTuple):
+    """One number of results.json, with the value of each seed."""
+
+    model: str
+    method: str
+    name: str
+    unit: str
+    values: Sequence[float]
+    seeds: Sequence[int]
+
+
+def measures(packing: pd.DataFrame) -> Iterator[PackingMeasure]:
+    """Bytes of each coding, accuracy of the lossy ones, RAC on disk; model by model."""
+    changed = lossy_codings(packing)
+    ordered = packing.sort_values("seed", kind="stable")
+    for (model, method, coding), rows in ordered.groupby(["model", "method", "coding"], sort=False):
+        seeds = list(rows.seed)
+        columns = {f"{coding}_bytes": ("bytes", rows.file_bytes)}
         if coding in changed:
-            yield *key, f"{coding}_accuracy", "percent", list(100 * rows.test_accuracy), seeds
+            columns[f"{coding}_accuracy"] = ("percent", 100 * rows.test_accuracy)
         if coding == "entropy":
-            yield *key, "bound_bytes", "bytes", list(rows.bound_bytes), seeds
-            yield *key, "rac_measured", "", list(4 * rows.num_weights / rows.stored_bytes), seeds
+            columns["bound_bytes"] = ("bytes", rows.bound_bytes)
+            columns["rac_measured"] = ("", 4 * rows.num_weights / rows.stored_bytes)
+        for name, (unit, values) in columns.items():
+            yield PackingMeasure(model, method, name, unit, list(values), seeds)

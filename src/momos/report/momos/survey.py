@@ -1,8 +1,8 @@
-"""Beyond Figure 2: the survey by family, size and training recipe, and which measure of complexity
-agrees with which.
+"""Beyond Figure 2: the survey by family, size and training recipe, and which measures agree.
 
-Frames in, frames out. `survey` is that of `results.Results`: a row per model with source, family,
-group, tags, num_weights, the BDM columns of `complexity.measure` and each compressor's ratio.
+Frames go in, frames come out. `survey` is that of `results.Results`: a row per model with source,
+family, group, tags, num_weights, the BDM columns of `complexity.measure` and each compressor's
+ratio.
 """
 
 import re
@@ -21,8 +21,10 @@ SMALLEST_GROUP = 3  # models; smaller families and recipes are pooled
 NUM_RESAMPLES = 2000
 # Words of timm's tags that name training data: in1k, in21k, laion2b, lvd142m ..
 DATA = re.compile(
-    r"in\d+k|inat\d+|webli|laion\w*|openai|metaclip\w*|datacomp\w*|dfn\w*|lvd\d+m|yfcc\w*|jft|ig1b|merged2b|m38m|cc12m"
+    r"in\d+k|inat\d+|webli|laion\w*|openai|metaclip\w*|datacomp\w*|dfn\w*|lvd\d+m|yfcc\w*"
+    r"|jft|ig1b|merged2b|m38m|cc12m"
 )
+ABOUT = ("source", "num_models", "measure")  # the first columns of `agreement`
 VALUES = {
     "ratio_1d": "bdm_1d_ratio",
     "ratio_2d": "bdm_2d_ratio",
@@ -31,13 +33,13 @@ VALUES = {
 }
 
 
-def groups(survey: pd.DataFrame, *, seed: int) -> pd.DataFrame:
-    """A row per source and group of its models: num_models; medians of the BDM ratios and of BDM
-    against the shuffled control, each with a 95 % interval (<name>_low, <name>_high; percentile
-    bootstrap, seeded); the share of models below 1 in 1-D with Wilson's interval.
+def group_statistics(survey: pd.DataFrame, *, seed: int) -> pd.DataFrame:
+    """Summarise the survey: a row per source and group of its models.
 
-    Own runs by model and method; models from elsewhere by family, size, training recipe and the
-    data of that.
+    A row has num_models; medians of the BDM ratios and of BDM against the shuffled control, each
+    with a 95 % interval (<name>_low, <name>_high; percentile bootstrap, seeded); and the share of
+    models below 1 in 1-D with Wilson's interval. Own runs are grouped by model and method, models
+    from elsewhere by family, size, training recipe and the data of that.
     """
     against = {
         f"against_shuffled_{n}d": survey[f"bdm_{n}d"] / survey[f"bdm_{n}d_shuffled"] for n in (1, 2)
@@ -54,7 +56,7 @@ def groups(survey: pd.DataFrame, *, seed: int) -> pd.DataFrame:
 
 
 def _groupings(source: str, models: pd.DataFrame) -> Iterator[tuple[str, pd.Series]]:
-    """What the models are grouped by -> each one's group."""
+    """(what the models are grouped by, each one's group) for every grouping of a source."""
     yield "all", pd.Series("all", index=models.index)
     if source == OWN_SOURCE:
         yield "model", models.title
@@ -63,24 +65,26 @@ def _groupings(source: str, models: pd.DataFrame) -> Iterator[tuple[str, pd.Seri
         yield "family", _pooled(models.family)
         yield "size", size_class(models.num_weights)
         yield "recipe", _pooled(models.tags.map(recipe))
-        yield "data", _pooled(models.tags.map(data))
+        yield "data", _pooled(models.tags.map(training_data))
 
 
 def size_class(num_weights: pd.Series) -> pd.Series:
+    """The size in words, of each number of weights."""
     return pd.cut(num_weights, SIZES, labels=SIZE_NAMES, right=False).astype(str)
 
 
 def recipe(tag: str) -> str:
-    """Of timm's tag, what stands before the data: a1_in1k -> a1, augreg_in21k_ft_in1k -> augreg;
-    the tag itself without any.
+    """The training recipe in timm's tag, which is what stands before the data.
+
+    a1_in1k -> a1, augreg_in21k_ft_in1k -> augreg; a tag without data is a recipe as a whole.
     """
     words = _words(tag)
     first = next((place for place, word in enumerate(words) if DATA.fullmatch(word)), len(words))
     return "_".join(words[:first]) or "none named"
 
 
-def data(tag: str) -> str:
-    """Of timm's tag, the data in order: augreg_in21k_ft_in1k -> in21k, in1k."""
+def training_data(tag: str) -> str:
+    """The training data in timm's tag, in order: augreg_in21k_ft_in1k -> in21k, in1k."""
     return ", ".join(word for word in _words(tag) if DATA.fullmatch(word)) or "none named"
 
 
@@ -89,14 +93,14 @@ def _words(tag: str) -> list[str]:
 
 
 def _pooled(names: pd.Series) -> pd.Series:
-    """Small groups as one."""
+    """Join small groups into one."""
     return names.where(names.map(names.value_counts()) >= SMALLEST_GROUP, "others")
 
 
 def _summary(models: pd.DataFrame, seed: int) -> dict[str, float]:
     below = int((models.bdm_1d_ratio < 1).sum())
     low, high = stats.binomtest(below, len(models)).proportion_ci(method="wilson")
-    found = {
+    summary = {
         "num_models": len(models),
         "share_below": below / len(models),
         "share_below_low": low,
@@ -105,8 +109,8 @@ def _summary(models: pd.DataFrame, seed: int) -> dict[str, float]:
     for name, column in VALUES.items():
         values = models[column].to_numpy(float)
         low, high = median_interval(values, seed)
-        found |= {name: float(np.median(values)), f"{name}_low": low, f"{name}_high": high}
-    return found
+        summary |= {name: float(np.median(values)), f"{name}_low": low, f"{name}_high": high}
+    return summary
 
 
 def median_interval(values: np.ndarray, seed: int) -> tuple[float, float]:
@@ -119,11 +123,10 @@ def median_interval(values: np.ndarray, seed: int) -> tuple[float, float]:
 
 
 def agreement(survey: pd.DataFrame) -> pd.DataFrame:
-    """Spearman's rank correlation of every two measures over the models of a source, larger meaning
-    more complex in each.
+    """Spearman's rank correlation of every two measures over the models of a source.
 
     A row per source and measure, a column per measure: BDM ratios, and compressed / raw bytes of
-    signs and of float32 weights.
+    signs and of float32 weights. Larger means more complex in each.
     """
     parts = []
     for source, models in survey.groupby("source", sort=False):
@@ -135,26 +138,23 @@ def agreement(survey: pd.DataFrame) -> pd.DataFrame:
             .assign(source=source, num_models=len(models))
         )
     frame = pd.concat(parts, ignore_index=True)
-    return frame[
-        [
-            "source",
-            "num_models",
-            "measure",
-            *(name for name in frame.columns if name not in ("source", "num_models", "measure")),
-        ]
-    ]
+    return frame[[*ABOUT, *_measure_columns(frame)]]
+
+
+def _measure_columns(agreement: pd.DataFrame) -> list[str]:
+    return [name for name in agreement.columns if name not in ABOUT]
 
 
 def proxies(survey: pd.DataFrame) -> pd.DataFrame:
     """The measures by readers' names; a compressor that was not run is left out."""
-    found = {"BDM 1-D": survey.bdm_1d_ratio, "BDM 2-D": survey.bdm_2d_ratio}
+    columns = {"BDM 1-D": survey.bdm_1d_ratio, "BDM 2-D": survey.bdm_2d_ratio}
     names = [name.removesuffix("_binary") for name in survey.columns if name.endswith("_binary")]
-    found |= {f"{name}, signs": 1 / survey[f"{name}_binary"] for name in names}
-    return pd.DataFrame(found | {f"{name}, weights": 1 / survey[name] for name in names})
+    columns |= {f"{name}, signs": 1 / survey[f"{name}_binary"] for name in names}
+    return pd.DataFrame(columns | {f"{name}, weights": 1 / survey[name] for name in names})
 
 
-def groups_table(groups: pd.DataFrame) -> pd.DataFrame:
-    """For readers."""
+def group_table(groups: pd.DataFrame) -> pd.DataFrame:
+    """`group_statistics` for readers."""
 
     def interval(name: str, digits: int = 3) -> list[str]:
         ends = zip(groups[name], groups[f"{name}_low"], groups[f"{name}_high"], strict=True)
@@ -181,15 +181,14 @@ def _interval(value: float, low: float, high: float, digits: int) -> str:
 
 
 def agreement_table(agreement: pd.DataFrame) -> pd.DataFrame:
-    """For readers."""
+    """`agreement` for readers."""
     first = {
         "Source": agreement.source,
         "Models": agreement.num_models,
         "Measure": agreement.measure,
     }
-    measures = [
-        name for name in agreement.columns if name not in ("source", "num_models", "measure")
-    ]
-    return pd.DataFrame(
-        first | {name: [tables.number(value, 2) for value in agreement[name]] for name in measures}
-    )
+    texts = {
+        name: [tables.number(value, 2) for value in agreement[name]]
+        for name in _measure_columns(agreement)
+    }
+    return pd.DataFrame(first | texts)

@@ -1,11 +1,13 @@
-"""Figures made of the panels in `plots`: which rows go where, the style of all of them, and files
-that are the same bytes each time.
+"""Figures made of the panels in `plots`, their common style, and files of them.
+
+The same figure gives the same bytes each time.
 """
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -14,12 +16,14 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, LogNorm, Normalize
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogFormatter
 
+from momos.files import atomic
 from momos.report.shared import plots, results
 
 FORMATS = ("png", "svg", "pdf")
-STYLE = {
+STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib
     "font.size": 11,
     "axes.titlesize": 11,
@@ -47,44 +51,62 @@ METADATA = {
 
 @contextlib.contextmanager
 def style() -> Iterator[None]:
-    """matplotlib's own defaults and STYLE, whatever the reader's matplotlibrc says; everything is
-    as before afterwards.
-    """
+    """Use matplotlib's own defaults and STYLE inside the block, whatever matplotlibrc says."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(STYLE)
+        # matplotlib's stubs want every key as a literal.
+        matplotlib.rcParams.update(STYLE)  # type: ignore[arg-type]
         yield
 
 
+class Drawing(NamedTuple):
+    """A figure of a report before it is drawn."""
+
+    caption: str
+    draw: Callable[[], Figure]
+
+
+def write_all(drawings: Mapping[str, Drawing], folder: Path) -> None:
+    """Write every figure as .png, .svg and .pdf, and captions.json. drawings: by file name."""
+    with style():
+        for name, drawing in drawings.items():
+            save(drawing.draw(), folder, name)
+    captions = {name: drawing.caption for name, drawing in drawings.items()}
+    atomic.write_json(folder / "captions.json", captions)
+
+
+def markdown(drawings: Mapping[str, Drawing]) -> str:
+    """Every figure with its caption, as a report's README.md shows it."""
+    return "\n\n".join(
+        f"![{caption.split('. ')[0]}](figures/{name}.png)\n\n"
+        f"{caption} ([SVG](figures/{name}.svg), [PDF](figures/{name}.pdf))"
+        for name, (caption, _) in drawings.items()
+    )
+
+
 def save(figure: Figure, folder: Path, name: str) -> None:
-    """folder/name.png, .svg and .pdf."""
+    """Write folder/name.png, .svg and .pdf."""
     folder.mkdir(parents=True, exist_ok=True)
     figure.draw_without_rendering()  # lays it out, once for all formats
-    with matplotlib.rc_context(
-        {"figure.constrained_layout.use": False}
-    ):  # else savefig puts it back at its end
-        figure.set_layout_engine(None)  # where there is one, even "none", every format draws twice
+    # Without this, savefig would put the layout engine back at its end.
+    with matplotlib.rc_context({"figure.constrained_layout.use": False}):
+        figure.set_layout_engine(None)  # any engine, even "none", makes every format draw twice
         for kind in FORMATS:
             figure.savefig(folder / f"{name}.{kind}", metadata=METADATA[kind])
 
 
 def weights(tensors: dict[str, pd.DataFrame], counts: dict[str, pd.DataFrame] | None) -> Figure:
-    """Figure 1. A column per entry of tensors, by title: values, signs, and how often each block of
-    the tensor is repeated.
+    """Figure 1: values, signs, and how often each block is repeated, a column per tensor.
 
-    counts: as tensors, the number of times that each weight's block occurs; None leaves that row
-    out.
+    tensors: title -> matrix. counts: for the same titles, the number of times that each weight's
+    block occurs; None leaves that row out.
     """
-    limit = (
-        float(
-            np.quantile(
-                np.abs(np.concatenate([part.to_numpy().ravel() for part in tensors.values()])), 0.99
-            )
-        )
-        or 1.0
-    )
+    sizes = np.abs(np.concatenate([part.to_numpy().ravel() for part in tensors.values()]))
+    limit = float(np.quantile(sizes, 0.99)) or 1.0
     figure = Figure(figsize=(9, 8.3 if counts else 5.6))
-    figure.get_layout_engine().set(h_pad=0.02, hspace=0.02)
+    engine = figure.get_layout_engine()
+    if isinstance(engine, ConstrainedLayoutEngine):
+        engine.set(h_pad=0.02, hspace=0.02)
     axes = figure.subplots(3 if counts else 2, len(tensors), squeeze=False)
     for column, (title, part) in enumerate(tensors.items()):
         plots.values(part, axes[0, column], limit=limit).set_title(title)
@@ -110,18 +132,13 @@ def _colorbar(figure: Figure, axes, norm: Normalize, name: str, label: str):
 
 
 def survey(rows: pd.DataFrame) -> Figure:
-    """Figure 2. rows: num_weights, bdm_1d_ratio, group, title, source. Own runs by model; models
-    from elsewhere against their size.
+    """Figure 2: own runs by model, and models from elsewhere against their size.
+
+    rows: num_weights, bdm_1d_ratio, group, title, source.
     """
     own = rows.source == results.OWN_SOURCE
-    panels = [
-        (draw, part)
-        for draw, part in (
-            (plots.ratio_by_model, rows[own]),
-            (plots.ratio_against_size, rows[~own]),
-        )
-        if len(part)
-    ]
+    both = ((plots.ratio_by_model, rows[own]), (plots.ratio_against_size, rows[~own]))
+    panels = [(draw, part) for draw, part in both if len(part)]
     figure = Figure(figsize=(7.5 if len(panels) == 1 else 12, 5.4))
     axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     for ax, (draw, part) in zip(axes, panels, strict=True):
@@ -140,13 +157,14 @@ def _share_below(ratios: pd.Series) -> str:
 
 
 def _few_groups(rows: pd.DataFrame) -> pd.DataFrame:
-    """Families by their source, where there are more than markers."""
+    """Group families by their source where there are more of them than markers."""
     return rows if rows.group.nunique() <= len(plots.MARKERS) else rows.assign(group=rows.source)
 
 
 def distortion(curves: pd.DataFrame, *, columns: int) -> Figure:
-    """Figures 3 and B.1. curves: label (a panel each), epoch, relative_distortion, val_loss, means
-    over seeds.
+    """Figures 3 and B.1, a panel per label.
+
+    curves: label, epoch, relative_distortion, val_loss, means over seeds.
     """
     labels = list(dict.fromkeys(curves.label))
     rows = math.ceil(len(labels) / columns)
@@ -154,10 +172,8 @@ def distortion(curves: pd.DataFrame, *, columns: int) -> Figure:
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for place, (ax, name) in enumerate(zip(axes, labels, strict=False)):
         plots.distortion_and_loss(curves[curves.label == name], ax).set_title(name)
-        below, beside = (
-            place + columns < len(labels),
-            place % columns < columns - 1 and place + 1 < len(labels),
-        )
+        below = place + columns < len(labels)
+        beside = place % columns < columns - 1 and place + 1 < len(labels)
         _only_outer_labels(
             ax, figure.axes[-1], left=place % columns == 0, right=not beside, bottom=not below
         )
@@ -184,8 +200,9 @@ def capacity(points: pd.DataFrame, baseline: float | None, title: str) -> Figure
 
 
 def compression(measured: pd.DataFrame, published: pd.DataFrame) -> Figure:
-    """Accuracy against RAC, a column per model; below, hollow, the published points with an axis of
-    their own (other data).
+    """Accuracy against RAC, a column per model.
+
+    The published points are of other data: they stand below, hollow, with axes of their own.
     """
     titles = list(dict.fromkeys(measured.title))
     order = list(dict.fromkeys([*measured.series, *published.series]))
@@ -205,13 +222,12 @@ def compression(measured: pd.DataFrame, published: pd.DataFrame) -> Figure:
 
 
 def sizes(points: pd.DataFrame, *, hollow: str) -> Figure:
-    """Accuracy against bytes on disk, a column per model. points: title, series, kilobytes,
-    accuracy, accuracy_std; hollow: a series.
+    """Accuracy against bytes on disk, a column per model.
+
+    points: title, series, kilobytes, accuracy, accuracy_std. hollow: the series drawn hollow.
     """
-    titles, order = (
-        list(dict.fromkeys(points.title)),
-        sorted(dict.fromkeys(points.series), key=lambda name: name == hollow),
-    )
+    titles = list(dict.fromkeys(points.title))
+    order = sorted(dict.fromkeys(points.series), key=lambda name: name == hollow)
     figure = Figure(figsize=(1.2 + 3.2 * len(titles), 3.9))
     axes = figure.subplots(1, len(titles), squeeze=False)[0]
     for ax, title in zip(axes, titles, strict=True):
@@ -224,15 +240,15 @@ def sizes(points: pd.DataFrame, *, hollow: str) -> Figure:
 
 
 def training(curves: pd.DataFrame) -> Figure:
-    """Validation loss and accuracy along training, a column per model. curves: title, label, epoch,
-    val_loss, val_accuracy (%).
+    """Validation loss and accuracy along training, a column per model.
+
+    curves: title, label, epoch, val_loss, val_accuracy (%).
     """
     titles = list(dict.fromkeys(curves.title))
     figure = Figure(figsize=(1.2 + 3.2 * len(titles), 6.6))
     axes = figure.subplots(2, len(titles), squeeze=False, sharex="col")
-    for row, (column, name) in enumerate(
-        (("val_loss", "Validation loss (nats)"), ("val_accuracy", "Validation accuracy (%)"))
-    ):
+    measures = {"val_loss": "Validation loss (nats)", "val_accuracy": "Validation accuracy (%)"}
+    for row, (column, name) in enumerate(measures.items()):
         for ax, title in zip(axes[row], titles, strict=True):
             plots.training(curves[curves.title == title], ax, column=column)
             ax.set(
@@ -246,8 +262,8 @@ def training(curves: pd.DataFrame) -> Figure:
 
 
 def _one_legend(figure: Figure, axes, columns: int) -> None:
-    found: dict = {}
+    entries: dict[str, Any] = {}
     for ax in axes:
         handles, names = ax.get_legend_handles_labels()
-        found = dict(zip(names, handles, strict=True)) | found
-    figure.legend(found.values(), found.keys(), loc="outside upper center", ncols=columns)
+        entries = dict(zip(names, handles, strict=True)) | entries
+    figure.legend(entries.values(), entries.keys(), loc="outside upper center", ncols=columns)

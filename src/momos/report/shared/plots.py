@@ -1,9 +1,10 @@
-"""The papers' figures, one panel each: a DataFrame drawn on an Axes, which is returned. No reading,
-computing or saving.
+"""Panels of the papers' figures: a DataFrame is drawn on an Axes, which is returned.
 
-Every series has its own marker and line style besides its colour, so that all of it can be told
-apart in greyscale.
+Nothing is read, computed or saved here. Every series has its own marker and line style besides its
+colour, so that all of it can be told apart in greyscale.
 """
+
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,28 +26,23 @@ DASHES = (
     (2, 1),
     (3, 1, 1, 1),
 )  # the same in seaborn's words
-REFERENCE = {"color": "black", "linewidth": 1.2, "linestyle": (0, (6, 3))}
-MAPS = {
-    "values": "cividis",
-    "signs": "gray",
-    "reuse": "magma_r",
-}  # lightness rises or falls along each: they survive greyscale
+REFERENCE: dict[str, Any] = {"color": "black", "linewidth": 1.2, "linestyle": (0, (6, 3))}
+# Lightness rises or falls along each of these: they survive greyscale.
+MAPS = {"values": "cividis", "signs": "gray", "reuse": "magma_r"}
 
 
 def values(matrix: pd.DataFrame, ax: Axes, *, limit: float) -> Axes:
-    """Weights as a picture, dark negative and bright positive; the scale ends at -limit and limit."""
+    """Draw weights, dark negative and bright positive; the scale ends at -limit and limit."""
     return _picture(matrix, ax, MAPS["values"], -limit, limit)
 
 
 def signs(matrix: pd.DataFrame, ax: Axes) -> Axes:
-    """What BDM sees: white where weight > 0, black elsewhere."""
+    """Draw what BDM sees: white where weight > 0, black elsewhere."""
     return _picture(matrix > 0, ax, MAPS["signs"], 0, 1)
 
 
 def reuse(counts: pd.DataFrame, ax: Axes, *, limit: float) -> Axes:
-    """How often each weight's block occurs, as log10: bright where it is unique, darker the more it
-    is repeated.
-    """
+    """Draw how often each weight's block occurs, as log10; a unique block is bright."""
     return _picture(np.log10(counts), ax, MAPS["reuse"], 0, np.log10(limit))
 
 
@@ -64,8 +60,9 @@ def _picture(matrix: pd.DataFrame, ax: Axes, colours: str, low: float, high: flo
 
 
 def ratio_against_size(survey: pd.DataFrame, ax: Axes) -> Axes:
-    """Figure 2. survey: num_weights, bdm_1d_ratio, group. A line at 1: below it, training made the
-    weights simpler.
+    """Figure 2. Below the line at 1, training made the weights simpler.
+
+    survey: num_weights, bdm_1d_ratio, group.
     """
     for index, (name, rows) in enumerate(survey.groupby("group", sort=False)):
         ax.plot(rows.num_weights, rows.bdm_1d_ratio, label=name, **_points(index))
@@ -74,8 +71,9 @@ def ratio_against_size(survey: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def ratio_by_model(survey: pd.DataFrame, ax: Axes) -> Axes:
-    """Figure 2 for many runs of a few models, in order of size; groups side by side. survey: as
-    above, and title (the model).
+    """Figure 2 for many runs of a few models, in order of size, groups side by side.
+
+    survey: as for `ratio_against_size`, and title (the model).
     """
     models = survey.drop_duplicates("title").sort_values("num_weights")
     places = {title: place for place, title in enumerate(models.title)}
@@ -98,8 +96,9 @@ def _ratio_axis(ax: Axes) -> Axes:
 
 
 def distortion_and_loss(curve: pd.DataFrame, ax: Axes) -> Axes:
-    """Figure 3. curve: epoch, relative_distortion, val_loss. Distortion on the left axis,
-    validation loss on the right one.
+    """Figure 3: distortion on the left axis, validation loss on the right one.
+
+    curve: epoch, relative_distortion, val_loss.
     """
     other = ax.twinx()
     (left,) = ax.plot(
@@ -121,8 +120,9 @@ def distortion_and_loss(curve: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def accuracy_against_capacity(points: pd.DataFrame, ax: Axes, *, baseline: float | None) -> Axes:
-    """Figure 4. points: capacity in (0, 1], accuracy in percent, block_size; a line per block size,
-    baseline as a level.
+    """Figure 4: a line per block size, and the baseline as a level (percent).
+
+    points: capacity in (0, 1], accuracy in percent, block_size.
     """
     sizes = [f"s = {int(size)}" for size in sorted(points.block_size.unique())]
     shown = points.assign(
@@ -139,8 +139,9 @@ def accuracy_against_capacity(points: pd.DataFrame, ax: Axes, *, baseline: float
 
 
 def accuracy_against_rac(points: pd.DataFrame, ax: Axes, *, order: list[str], hollow: bool) -> Axes:
-    """points: rac, accuracy and accuracy_std in percent, and series: one marker and line each, the
-    same wherever `order` is.
+    """Accuracy against RAC, a marker per series; equal places in `order` look the same.
+
+    points: rac, accuracy and accuracy_std in percent, series.
     """
     for name, rows in points.groupby("series", sort=False):
         style = _line(order.index(name), 1) | ({"markerfacecolor": "white"} if hollow else {})
@@ -163,8 +164,9 @@ def accuracy_against_rac(points: pd.DataFrame, ax: Axes, *, order: list[str], ho
 def accuracy_against_bytes(
     points: pd.DataFrame, ax: Axes, *, order: list[str], hollow: str
 ) -> Axes:
-    """points: kilobytes, accuracy and accuracy_std in percent, and series: one marker and line
-    each, the same wherever `order` is.
+    """Accuracy against bytes on disk, a marker per series; equal places in `order` look the same.
+
+    points: kilobytes, accuracy and accuracy_std in percent, series.
     """
     for name, rows in points.sort_values("kilobytes", kind="stable").groupby("series", sort=False):
         style = _line(order.index(name), 1) | (
@@ -187,7 +189,7 @@ def accuracy_against_bytes(
 
 
 def training(curves: pd.DataFrame, ax: Axes, *, column: str) -> Axes:
-    """curves: epoch, label (one line each) and `column`, which is drawn."""
+    """Draw a column against the epoch, a line per label. curves: epoch, label and the column."""
     labels = list(dict.fromkeys(curves.label))
     every = max(1, curves.epoch.nunique() // 8)
     sns.lineplot(
@@ -198,15 +200,17 @@ def training(curves: pd.DataFrame, ax: Axes, *, column: str) -> Axes:
         markevery=every,
         **_series(labels),
     )
-    ax.get_legend().remove()  # panels share one
+    if (legend := ax.get_legend()) is not None:
+        legend.remove()  # panels share one
     ax.set(xlabel="Epoch", ylabel="")
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     return ax
 
 
-def _series(names: list[str]) -> dict:
-    """seaborn's words for a line per entry of the column `series`, each with its own colour, marker
-    and dashes.
+def _series(names: list[str]) -> dict[str, Any]:
+    """Arguments of seaborn for a line per entry of the column `series`.
+
+    Each has its own colour, marker and dashes.
     """
     order = {
         "hue": "series",
@@ -224,7 +228,7 @@ def _series(names: list[str]) -> dict:
     return order | look | {"linewidth": 1.5, "markersize": 5, "markeredgewidth": 0}
 
 
-def _points(index: int) -> dict:
+def _points(index: int) -> dict[str, Any]:
     colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
     filled = colour if index % 2 == 0 else "white"  # a second cue beside the shape
     return {
@@ -237,10 +241,8 @@ def _points(index: int) -> dict:
     }
 
 
-def _line(index: int, num_points: int) -> dict:
-    """Line style of series number index, with some eight markers along it however many points it
-    has.
-    """
+def _line(index: int, num_points: int) -> dict[str, Any]:
+    """Line style of series number `index`, with some eight markers along the line."""
     style = {
         "color": COLOURS[index % len(COLOURS)],
         "linestyle": LINES[index % len(LINES)],

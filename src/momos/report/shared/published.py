@@ -1,14 +1,13 @@
-"""The papers' own numbers: the published tables and claims, and whether the published RAC follows
-from Eq. 21.
-"""
+"""The published tables, the setting behind them, and Eq. 21 applied to the published RAC."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
-import yaml
 
 from momos.complexity import code_length
+from momos.methods.method import Method, parse
 from momos.weights.blocks import num_motifs
 
 TABLES = {"table1": "table1.csv", "table2": "table2.csv"}
@@ -34,10 +33,9 @@ NUM_WEIGHTS = {
     "mobilevit": 4_944_042,
 }
 
-
-# What absolute published values were measured with (MoMos, Sec. 4; method A9). At least so many
-# epochs and so much patience.
-SETTING = {
+# What absolute published values were measured with (MoMos, Sec. 4; method A9). A run that compares
+# with them has at least so many epochs and so much patience.
+SETTING: dict[str, dict[str, Any]] = {
     "data": {"source": "cifar10", "validation_fraction": 0.05},
     "augment": {
         "flip": True,
@@ -49,7 +47,7 @@ SETTING = {
 }
 EPOCHS, PATIENCE = 200, 20
 ADAMW = {"optimizer": "adamw", "lr": 3e-4, "weight_decay": 1e-2}
-MODELS = {
+MODELS: dict[str, dict[str, Any]] = {
     "mlp": {"arch": "mlp", "image_size": 32, "kwargs": {"hidden_layers": 5, "width": 256}} | ADAMW,
     "resnet20": {
         "arch": "resnet20",
@@ -65,11 +63,11 @@ MODELS = {
 
 
 def departures(settings: Mapping[str, Mapping], models: Mapping[str, Mapping]) -> tuple[str, ...]:
-    """Settings that are not the paper's, each as text; none: absolute accuracies can be compared
-    with the published ones.
+    """List the settings that are not the paper's, each as text.
 
-    settings: section -> key -> value, at least data, augment and train. models: name -> its
-    settings; those that the paper lacks are left out.
+    Without any, absolute accuracies can be compared with the published ones. settings: section ->
+    key -> value, at least data, augment and train. models: name -> its settings; those that the
+    paper lacks are left out.
     """
     wanted = [
         (f"{section}.{key}", settings[section][key], value)
@@ -81,43 +79,35 @@ def departures(settings: Mapping[str, Mapping], models: Mapping[str, Mapping]) -
             (f"models.{name}.{key}", models[name][key], value)
             for key, value in MODELS[name].items()
         ]
-    found = [
+    differing = [
         f"{where} is {value!r}, not {expected!r}"
         for where, value, expected in wanted
         if value != expected
     ]
-    epochs, patience = settings["train"]["epochs"], settings["train"]["patience"]
+    return (*differing, *_smaller_budget(settings["train"]))
+
+
+def _smaller_budget(train: Mapping[str, Any]) -> Iterator[str]:
+    epochs, patience = train["epochs"], train["patience"]
     if epochs < EPOCHS:
-        found.append(f"train.epochs is {epochs}, not {EPOCHS} or more")
+        yield f"train.epochs is {epochs}, not {EPOCHS} or more"
     if patience is not None and patience < PATIENCE:
-        found.append(f"train.patience is {patience}, not {PATIENCE} or more")
-    return tuple(found)
+        yield f"train.patience is {patience}, not {PATIENCE} or more"
 
 
 def read_tables(folder: Path) -> pd.DataFrame:
-    """Both tables, a row per cell; `method` is baseline, qat or momos; accuracies in percent.
-    Raises ValueError naming the file.
+    """Read both published tables, a row per cell: COLUMNS and `table`, accuracies in percent.
+
+    `method` is baseline, qat or momos. Raises ValueError naming the file.
     """
     parts = []
     for name, file in TABLES.items():
         frame = pd.read_csv(_existing(folder / file))
         if list(frame.columns) != COLUMNS:
-            raise ValueError(
-                f"{folder / file}: expected the columns {', '.join(COLUMNS)}, got {', '.join(frame.columns)}"
-            )
+            columns = f"expected the columns {', '.join(COLUMNS)}, got {', '.join(frame.columns)}"
+            raise ValueError(f"{folder / file}: {columns}")
         parts.append(frame.assign(table=name))
     return pd.concat(parts, ignore_index=True)
-
-
-def read_claims(folder: Path) -> list[dict]:
-    """The claims of both papers in their order. Raises ValueError naming the file."""
-    path = _existing(folder / "claims.yaml")
-    papers = yaml.safe_load(path.read_text())
-    claims = [claim for paper in papers.values() for claim in paper]
-    ids = [claim["id"] for claim in claims]
-    if len(set(ids)) != len(ids):
-        raise ValueError(f"{path}: every claim needs its own id, got {', '.join(ids)}")
-    return claims
 
 
 def expected_rac(
@@ -128,8 +118,9 @@ def expected_rac(
     capacity: float,
     num_weights: Mapping[str, int] = NUM_WEIGHTS,
 ) -> float:
-    """RAC by Eq. 21 from the published model's d, n = ceil(d / s) and k = floor(C n); block_size
-    NaN: 32 / bits.
+    """RAC by Eq. 21 from the published model's number of weights (d).
+
+    n = ceil(d / s) and k = floor(C n). Without motifs (block_size NaN) it is 32 / bits.
     """
     if pd.isna(block_size):
         return code_length.qat_rac(int(bits))
@@ -139,8 +130,9 @@ def expected_rac(
 
 
 def rac_check(tables: pd.DataFrame) -> pd.DataFrame:
-    """The published cells with `rac_expected` (Eq. 21 from the published model's d) and `agrees`:
-    equal to the printed digit.
+    """Add num_weights, rac_expected (Eq. 21) and agrees (to the printed digit) to published cells.
+
+    tables: as `read_tables` returns them.
     """
     keys = ["bits", "block_size", "capacity"]
     expected = [
@@ -153,6 +145,14 @@ def rac_check(tables: pd.DataFrame) -> pd.DataFrame:
     ]
     weights = tables.model.map(NUM_WEIGHTS)
     return tables.assign(num_weights=weights, rac_expected=expected, agrees=agrees)
+
+
+def method_of(row: Any) -> Method:
+    """The method of a published cell. row: bits, block_size and capacity, NaN where it has none."""
+    entry: dict[str, float] = {"bits": int(row.bits)}
+    if pd.notna(row.block_size):
+        entry |= {"block_size": int(row.block_size), "capacity": float(row.capacity)}
+    return parse(entry, "a published cell")
 
 
 def _existing(path: Path) -> Path:

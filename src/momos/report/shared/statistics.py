@@ -1,25 +1,25 @@
-"""How sure a number is: intervals over few seeds, a bootstrap over models, and the front of what
-nothing beats.
+"""Statistics of the reports: intervals, rank correlation, and Pareto fronts.
 
-No test of significance anywhere: with three seeds none is worth printing.
+There is no test of significance anywhere: with three seeds none is worth printing.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
 from scipy import stats
 
 REPETITIONS = 10_000  # of the bootstrap
 LEVEL = 0.95
 
 
-def student(values: Sequence[float]) -> tuple[float, float] | None:
-    """95 % interval of the mean by Student's t with n - 1 degrees of freedom; None for a single
-    value.
+def student(values: ArrayLike) -> tuple[float, float] | None:
+    """95 % interval of the mean by Student's t with n - 1 degrees of freedom.
 
-    Not cut at the ends of a scale: for accuracies near 100 % it may reach beyond. Raises ValueError
-    for a value that is not finite.
+    Returns None for a single value. The interval is not cut at the ends of a scale: for accuracies
+    near 100 % it may reach beyond. Raises ValueError for a value that is not finite.
     """
     array = _finite(values)
     if len(array) < 2:
@@ -28,21 +28,45 @@ def student(values: Sequence[float]) -> tuple[float, float] | None:
     return float(array.mean() - half), float(array.mean() + half)
 
 
+def wilson(successes: int, total: int, z: float = 1.959963984540054) -> tuple[float, float]:
+    """95 % interval of a share (Wilson 1927). Raises ValueError for a total below 1."""
+    if total < 1:
+        raise ValueError(f"wilson needs at least one trial, got {total}")
+    share, denominator = successes / total, 1 + z * z / total
+    centre = (share + z * z / (2 * total)) / denominator
+    half = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total)) / denominator
+    return centre - half, centre + half
+
+
+def spearman(x: ArrayLike, y: ArrayLike) -> float:
+    """Rank correlation of two sequences of equal length; ties have their mean rank.
+
+    Returns NaN where either is constant, so that it meets no threshold.
+    """
+    a, b = (pd.Series(np.asarray(values, dtype=float)).rank().to_numpy() for values in (x, y))
+    a, b = a - a.mean(), b - b.mean()
+    scale = math.sqrt((a @ a) * (b @ b))
+    return float(a @ b) / scale if scale else math.nan
+
+
 def interquartile_mean(scores: np.ndarray) -> np.ndarray:
-    """The mean without the lowest and the highest quarter (each rounded down) along the last axis:
-    (..., n) -> (...).
+    """The mean without the lowest and the highest quarter of the last axis: (..., n) -> (...).
+
+    Each quarter is rounded down to whole values.
     """
     cut = scores.shape[-1] // 4
     return np.sort(scores, axis=-1)[..., cut : scores.shape[-1] - cut].mean(axis=-1)
 
 
-def stratified_bootstrap(scores: np.ndarray, statistic, *, seed: int) -> tuple[float, float] | None:
-    """95 % percentile interval of statistic(all scores), runs drawn anew within each stratum
-    (rliable's convention: Agarwal et al. 2021).
+def stratified_bootstrap(
+    scores: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], *, seed: int
+) -> tuple[float, float] | None:
+    """95 % percentile interval of a statistic of all scores, resampled within each stratum.
 
-    scores (strata, runs); statistic: (..., n) -> (...). None for a single run, which can't be
-    resampled. With n runs a stratum has only (2n - 1 choose n) different resamples, 10 for three
-    seeds: the interval is a coarse one and tends to be too short.
+    This is rliable's convention (Agarwal et al. 2021). scores (strata, runs); statistic: (..., n)
+    -> (...). Returns None for a single run, which can't be resampled. With n runs a stratum has
+    only (2n - 1 choose n) different resamples, 10 for three seeds: the interval is a coarse one and
+    tends to be too short. Raises ValueError for a score that is not finite.
     """
     scores = np.asarray(scores, dtype=float)
     num_strata, num_runs = scores.shape
@@ -60,16 +84,18 @@ def stratified_bootstrap(scores: np.ndarray, statistic, *, seed: int) -> tuple[f
 
 
 def pareto_front(points: np.ndarray) -> np.ndarray:
-    """Which points no other one beats: as large in both coordinates and larger in one. points (n,
-    2) -> bool (n,); equal points share.
+    """Mark the points that no other one beats: (n, 2) -> bool (n,).
+
+    A point beats another if it is as large in both coordinates and larger in one. Equal points do
+    not beat each other.
     """
     points = np.asarray(points, dtype=float).reshape(-1, 2)
-    at_least = (points[None] >= points[:, None]).all(axis=-1)  # [i, j]: j is nowhere below i
-    larger = (points[None] > points[:, None]).any(axis=-1)
-    return ~(at_least & larger).any(axis=1)
+    at_least = np.all(points[None] >= points[:, None], axis=-1)  # [i, j]: j is nowhere below i
+    larger = np.any(points[None] > points[:, None], axis=-1)
+    return ~np.any(at_least & larger, axis=1)
 
 
-def _finite(values: Sequence[float]) -> np.ndarray:
+def _finite(values: ArrayLike) -> np.ndarray:
     array = np.asarray(values, dtype=float)
     if not len(array) or not np.isfinite(array).all():
         raise ValueError(f"an interval needs finite values, got {array.tolist()}")

@@ -1,9 +1,9 @@
-"""Tables for readers: a DataFrame of numbers -> a DataFrame of text -> Markdown, HTML or LaTeX. No
-reading, no statistics.
+"""Tables for readers: numbers become text, and text becomes Markdown, HTML or LaTeX.
 
-The frames of numbers are `cells`: a row per model, method and view (weights: deployed, latent),
-with `title` (the model) and `label` (the method), a mean over seeds per measure and its sample
-standard deviation as <measure>_std. Accuracies in [0, 1], printed in percent.
+Nothing is read here, and there are no statistics. The frames of numbers are `cells`: a row per
+model, method and view (weights: deployed, latent), with `title` (the model) and `label` (the
+method), a mean over seeds per measure and its sample standard deviation as <measure>_std.
+Accuracies lie in [0, 1] and are printed in percent.
 """
 
 import html as escaping
@@ -12,15 +12,33 @@ from collections.abc import Callable, Mapping, Sequence
 
 import pandas as pd
 
+from momos.methods.method import percent
+
 EMPTY = "–"
 LATEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "–": "--", "−": r"$-$", "×": r"$\times$",
-    "≤": r"$\le$", "≥": r"$\ge$", "<": r"$<$", ">": r"$>$",
-}  # fmt: skip
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "–": "--",
+    "−": r"$-$",
+    "×": r"$\times$",
+    "≤": r"$\le$",
+    "≥": r"$\ge$",
+    "<": r"$<$",
+    ">": r"$>$",
+}
 LATEX_NEEDS = r"% \usepackage[T1]{fontenc} \usepackage{booktabs,longtable}"
 STYLE = (
-    "body{font:15px/1.4 sans-serif;margin:2em}table{border-collapse:collapse}caption{text-align:left;padding:.6em 0;max-width:60em}"
+    "body{font:15px/1.4 sans-serif;margin:2em}table{border-collapse:collapse}"
+    "caption{text-align:left;padding:.6em 0;max-width:60em}"
     "th,td{padding:.25em .7em;text-align:right}th:first-child,td:first-child,.text{text-align:left}"
     "thead tr:last-child th{border-bottom:1px solid}"
     "thead tr:first-child th{border-top:2px solid}tbody tr:last-child td{border-bottom:2px solid}"
@@ -28,9 +46,11 @@ STYLE = (
 
 
 def main_table(cells: pd.DataFrame) -> pd.DataFrame:
-    """Table 1's layout: a row per method; for each model the test accuracy of the last weights (the
-    published one's definition) and of those with the lowest validation loss, RAC by Eq. 21 and on
-    disk, and the 1-D BDM ratio of the deployed weights with that of the latent ones beside it.
+    """Table 1: a row per method, and for each model accuracy, compression and complexity.
+
+    Accuracy is that of the last weights (as published) and of those with the lowest validation
+    loss. Compression is RAC by Eq. 21 and on disk. Complexity is the 1-D BDM ratio of the deployed
+    weights, with that of the latent ones beside it.
     """
     measures = {
         "Acc. last": lambda row, _: mean_std(row, "test_accuracy_last"),
@@ -43,8 +63,9 @@ def main_table(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def complexity_table(cells: pd.DataFrame) -> pd.DataFrame:
-    """Beside the 1-D ratio, which saturates: the normalised value and the shuffled control, all of
-    it in 2-D, and simple counts.
+    """Measures beside the 1-D BDM ratio, which saturates.
+
+    They are the normalised value and the shuffled control, all of it in 2-D, and simple counts.
     """
     columns = {
         "1-D ratio": ("bdm_1d_ratio", 3),
@@ -67,7 +88,9 @@ def compressor_table(cells: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
 
 
 def rac_table(check: pd.DataFrame) -> pd.DataFrame:
-    """check: title, label, table, num_weights, rac (published), rac_expected, agrees,
+    """Published RAC, Eq. 21 and the RAC measured here, a row per published cell.
+
+    check: title, label, table, num_weights, rac (published), rac_expected, agrees,
     num_weights_here, rac_here (NaN: not in the grid).
     """
     texts = {
@@ -84,8 +107,10 @@ def rac_table(check: pd.DataFrame) -> pd.DataFrame:
 
 
 def comparison_table(comparison: pd.DataFrame) -> pd.DataFrame:
-    """comparison: title, label, and in percent accuracy_mean, accuracy_std (published), here,
-    here_std, difference; verdict; BDM ratios.
+    """Published accuracies and BDM ratios beside those measured here.
+
+    comparison: title, label, verdict, bdm_ratio, bdm_here, and in percent accuracy_mean,
+    accuracy_std (both published), here, here_std, difference.
     """
     texts = {
         "Model": comparison.title,
@@ -103,14 +128,15 @@ def comparison_table(comparison: pd.DataFrame) -> pd.DataFrame:
 
 
 def capacity_table(points: pd.DataFrame) -> pd.DataFrame:
-    """points: title, block_size, capacity, accuracy (percent) -> a row per model and block size, a
-    column per capacity.
+    """Accuracy (percent) with a row per model and block size, a column per capacity.
+
+    points: title, block_size, capacity, accuracy.
     """
     wide = points.pivot_table(
         index=["title", "block_size"], columns="capacity", values="accuracy", sort=True
     )
     texts = wide.map(lambda value: number(value, 2))
-    texts.columns = [f"C={100 * capacity:.10g} %" for capacity in wide.columns]
+    texts.columns = [f"C={percent(capacity)} %" for capacity in wide.columns]
     return (
         texts.reset_index()
         .rename(columns={"title": "Model", "block_size": "Block size"})
@@ -119,15 +145,16 @@ def capacity_table(points: pd.DataFrame) -> pd.DataFrame:
 
 
 def _by_model(cells: pd.DataFrame, measures: Mapping[str, Callable]) -> pd.DataFrame:
-    """Columns (model, measure), a row per method; a measure gets the deployed row and the latent
-    one, or None.
+    """Columns (model, measure), a row per method.
+
+    measures: name -> a function of the deployed row and of the latent one, or None, to text.
     """
     deployed = cells[cells.weights == "deployed"].set_index(["title", "label"])
     latent = cells[cells.weights == "latent"].set_index(["title", "label"])
     titles, labels = (
         list(dict.fromkeys(deployed.index.get_level_values(level))) for level in (0, 1)
     )
-    rows = {label: {} for label in labels}
+    rows: dict[str, dict[tuple[str, str], str]] = {label: {} for label in labels}
     for (title, label), row in deployed.iterrows():
         other = latent.loc[(title, label)] if (title, label) in latent.index else None
         rows[label] |= {(title, name): text(row, other) for name, text in measures.items()}
@@ -152,21 +179,23 @@ def _per_cell(cells: pd.DataFrame, columns: Mapping[str, tuple[str, int]]) -> pd
     return pd.DataFrame({"Model": list(cells.title), "Method": names} | values)
 
 
-def number(value: float, digits: int) -> str:
+def number(value: float | None, digits: int) -> str:
+    """A number with so many digits after the point; EMPTY for None and NaN."""
     return EMPTY if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
 def signed(value: float, digits: int) -> str:
+    """As `number`, with + or - in front."""
     return EMPTY if math.isnan(value) else f"{value:+.{digits}f}"
 
 
 def thousands(value: float) -> str:
-    """269722 -> "269,722"."""
+    """An integer with commas: 269722 -> "269,722"; EMPTY for NaN."""
     return EMPTY if math.isnan(value) else f"{int(value):,}"
 
 
 def spread(mean: float, std: float) -> str:
-    """mean ± std with two digits; the mean alone for one seed."""
+    """mean ± std with two digits; the mean alone where the std is NaN (one seed)."""
     return number(mean, 2) if math.isnan(std) else f"{number(mean, 2)} ± {number(std, 2)}"
 
 
@@ -202,8 +231,10 @@ def html(frame: pd.DataFrame, caption: str) -> str:
     )
     title = escaping.escape(caption)
     return (
-        f'<!DOCTYPE html>\n<html lang="en">\n<head><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style></head>\n<body>\n'
-        f"<table>\n<caption>{title}</caption>\n<thead>\n{head}</thead>\n<tbody>\n{body}</tbody>\n</table>\n</body>\n</html>\n"
+        '<!DOCTYPE html>\n<html lang="en">\n'
+        f'<head><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style></head>\n'
+        f"<body>\n<table>\n<caption>{title}</caption>\n<thead>\n{head}</thead>\n"
+        f"<tbody>\n{body}</tbody>\n</table>\n</body>\n</html>\n"
     )
 
 
@@ -229,8 +260,9 @@ def _html_row(frame: pd.DataFrame, row: list[str]) -> str:
 
 
 def latex(frame: pd.DataFrame, caption: str, name: str) -> str:
-    """A booktabs longtable, which breaks over pages, with \\label{tab:name}; LATEX_NEEDS says which
-    packages it uses.
+    """A booktabs longtable, which breaks over pages, with \\label{tab:name}.
+
+    LATEX_NEEDS says which packages it uses.
     """
     columns = "".join("l" if _is_text(frame, i) else "r" for i in range(frame.shape[1]))
     head = _latex_head(frame)
@@ -274,6 +306,7 @@ def _latex_row(cells: Sequence[str]) -> str:
 
 
 def latex_escape(text: str) -> str:
+    """Plain text as LaTeX prints it."""
     return "".join(LATEX.get(character, character) for character in text)
 
 
@@ -295,7 +328,7 @@ def _levels(name: object) -> tuple[str, ...]:
 
 
 def _is_text(frame: pd.DataFrame, column: int) -> bool:
-    """Left-aligned: what holds a word rather than a number anywhere."""
+    """Whether a column holds a word anywhere, and is aligned to the left."""
     return any(
         character.isalpha() for cell in frame.iloc[:, column].astype(str) for character in cell
     )

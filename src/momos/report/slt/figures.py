@@ -1,8 +1,10 @@
-"""The singular-MDL study's figures: panels drawn on Axes, and figures made of them. Data frames in,
-figures out; nothing is read.
+"""The singular-MDL study's figures, made of panels that are drawn on Axes.
+
+Data frames go in, figures come out; nothing is read or saved.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,7 +14,7 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 
 from momos.report.shared import plots
-from momos.report.slt import claims as singular
+from momos.report.slt.fits import fit
 
 STRENGTHS = {
     "quantization": "Number of values n_q",
@@ -42,9 +44,7 @@ Runs = Sequence[tuple[str, int]]
 
 
 def curves(curve: pd.DataFrame, runs: Runs, scheme: str, eps: Sequence[float]) -> Figure:
-    """Loss increase against strength, a panel per run, a line per checkpoint; dotted: the
-    tolerances.
-    """
+    """Loss increase against strength: a panel per run, a line per step; dotted: the tolerances."""
     figure, axes = _panels(1, len(runs))
     norm = LogNorm(curve.step.min(), max(curve.step.max(), curve.step.min() + 1))
     for ax, run in zip(axes[0], runs, strict=True):
@@ -58,7 +58,7 @@ def curves(curve: pd.DataFrame, runs: Runs, scheme: str, eps: Sequence[float]) -
 def loss_curves(
     curve: pd.DataFrame, ax: Axes, *, scheme: str, eps: Sequence[float], norm: Normalize
 ) -> Axes:
-    """curve: step, strength, cost, rise (nats), of one run."""
+    """Draw a line per step. curve: step, strength, cost, rise (nats), of one run."""
     colours = ScalarMappable(norm, COLOURS)
     at = "cost" if scheme == "factorization" else "strength"
     for place, (step, rows) in enumerate(curve.groupby("step")):
@@ -82,8 +82,9 @@ def loss_curves(
 def against(
     points: dict[str, pd.DataFrame], runs: Runs, x: str, fit_steps: Sequence[int]
 ) -> Figure:
-    """A row per scheme (name -> its points), a column per run: critical value against x with its
-    linear fit over fit_steps.
+    """Critical value against x: a row per scheme, a column per run, with linear fits.
+
+    points: scheme -> its points. fit_steps: the first and the last step of the fits.
     """
     figure, axes = _panels(len(points), len(runs))
     for row, (name, frame) in zip(axes, points.items(), strict=True):
@@ -103,8 +104,9 @@ def against(
 
 
 def fitted(points: pd.DataFrame, ax: Axes, *, x: str, y: str, fit_steps: Sequence[int]) -> Axes:
-    """points: step, x, y, llc_std. Hollow: outside fit_steps. Line: least squares within, with its
-    95 % confidence band.
+    """Draw points and the least-squares line within fit_steps, with its 95 % confidence band.
+
+    points: step, x, y, llc_std. Those outside fit_steps are hollow.
     """
     points = points[points[y].notna() & points[x].notna()].sort_values("step")
     inside = points.step.between(*fit_steps)
@@ -130,21 +132,22 @@ def fitted(points: pd.DataFrame, ax: Axes, *, x: str, y: str, fit_steps: Sequenc
         markersize=5,
         label="outside the fit",
     )
-    found = singular.fit(mine[x], mine[y])
-    if found is None:
+    regression = fit(mine[x], mine[y])
+    if regression is None:
         ax.set_title(f"{len(mine)} points, no fit")
         return ax
     places = np.linspace(mine[x].min(), mine[x].max(), 100)
-    line, half = found.band(places)
+    line, half = regression.band(places)
     ax.plot(places, line, **plots.REFERENCE)
     ax.fill_between(places, line - half, line + half, color="black", alpha=0.12, linewidth=0)
-    ax.set_title(f"R² = {found.r2:.3f}, steps {mine.step.min()} to {mine.step.max()}")
+    ax.set_title(f"R² = {regression.r2:.3f}, steps {mine.step.min()} to {mine.step.max()}")
     return ax
 
 
 def three_eps(points: dict[float, dict[str, pd.DataFrame]], runs: Runs) -> Figure:
-    """A row per scheme, a column per eps: critical value against LLC, a line per run. points: eps
-    -> scheme -> points.
+    """Critical value against LLC: a row per scheme, a column per eps, a line per run.
+
+    points: eps -> scheme -> points.
     """
     names = list(next(iter(points.values())))
     figure, axes = _panels(len(names), len(points))
@@ -169,8 +172,9 @@ def three_eps(points: dict[float, dict[str, pd.DataFrame]], runs: Runs) -> Figur
 
 
 def controls(points: dict[str, pd.DataFrame], runs: Runs, fit_steps: Sequence[int]) -> Figure:
-    """A row per control (name -> points with a column of that name), a column per run: critical n_q
-    with its linear fit.
+    """Critical n_q with its linear fit: a row per control, a column per run.
+
+    points: control -> points with a column of that name.
     """
     figure, axes = _panels(len(points), len(runs))
     for row, (x, frame) in zip(axes, points.items(), strict=True):
@@ -185,13 +189,14 @@ def controls(points: dict[str, pd.DataFrame], runs: Runs, fit_steps: Sequence[in
 
 
 def llc_against_step(llc: pd.DataFrame, history: pd.DataFrame, runs: Runs) -> Figure:
-    """LLC with its sample standard deviation over chains, the rise of the loss while sampling, and
-    the training's held-out loss.
+    """LLC, the rise of the loss while sampling, and the training's held-out loss, by step.
+
+    The LLC has its sample standard deviation over chains.
     """
     figure, axes = _panels(1, 3)
     for place, run in enumerate(runs):
         mine, name = _of(llc, run), _name(run)
-        style = {
+        style: dict[str, Any] = {
             "color": plots.COLOURS[place],
             "marker": plots.MARKERS[place],
             "linestyle": plots.LINES[place % len(plots.LINES)],
@@ -249,7 +254,7 @@ def _name(run: tuple[str, int]) -> str:
 
 def _line(rows: pd.DataFrame, ax: Axes, x: str, y: str, place: int, name: str) -> None:
     place %= len(plots.COLOURS)
-    style = {
+    style: dict[str, Any] = {
         "color": plots.COLOURS[place],
         "marker": plots.MARKERS[place],
         "linestyle": plots.LINES[place],

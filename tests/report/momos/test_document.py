@@ -1,6 +1,4 @@
-"""results.json against the tables that it came from, with scipy and brute force as the second
-opinion.
-"""
+"""results.json against the tables that it came from, with scipy and brute force as a check."""
 
 import json
 import math
@@ -9,22 +7,16 @@ import runpy
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy import stats
 from synthetic import CAPACITIES, PAPER, ROOT, SIZES, TREE_METHODS, TREE_MODELS, Tree
 
 from momos import regression
-from momos.report.momos import cells as numbers
-from momos.report.momos import study as report
-from momos.report.shared import claims
-from momos.report.shared import statistics as intervals
+from momos.report.momos import document
+from momos.report.shared import figures, verdicts
 
 
 class Built:
-    """results.json of a synthetic study, whose seeds lie apart in a known way, and the tables
-    behind it.
-    """
+    """results.json of a synthetic study, whose seeds lie apart in a known way, and its tables."""
 
     def __init__(self, root):
         self.tree = Tree(root)
@@ -40,11 +32,11 @@ class Built:
             frame.to_csv(path, index=False)
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(root)
-            patch.setattr(report, "write_figures", lambda study, folder: None)  # the slow part
+            patch.setattr(figures, "write_all", lambda drawings, folder: None)  # the slow part
             runpy.run_path(str(ROOT / "stages" / "report.py"))["main"](*self.tree.arguments)
         self.text = (self.tree.reports / "results.json").read_text()
         self.document = json.loads(self.text)
-        self.cells = numbers.by_id(self.document)
+        self.cells = document.by_id(self.document)
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +52,15 @@ def seeds_of(built, model, method, column, weights="deployed"):
 
 @pytest.mark.parametrize("model", TREE_MODELS)
 @pytest.mark.parametrize("method", TREE_METHODS)
-@pytest.mark.parametrize(("measure", "column", "scale"), [
-    ("test_accuracy_last", "test_accuracy_last", 100), ("rac", "rac", 1), ("bdm_1d", "bdm_1d", 1), ("sparsity", "sparsity", 100),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("measure", "column", "scale"),
+    [
+        ("test_accuracy_last", "test_accuracy_last", 100),
+        ("rac", "rac", 1),
+        ("bdm_1d", "bdm_1d", 1),
+        ("sparsity", "sparsity", 100),
+    ],
+)
 def test_a_cell_is_what_its_source_says(built, model, method, measure, column, scale):
     table = "table1" if measure in ("test_accuracy_last", "rac") else "complexity"
     cell = built.cells[f"{table}/{model}/{method}/{measure}"]
@@ -153,29 +151,29 @@ def test_rac_passes_by_the_printed_digit_where_the_number_of_weights_is_the_publ
 
 
 def comparable(verdict: str, value: float, std: float | None = 0.1):
-    """The status of an accuracy cell in a study without departures from the paper."""
-    builder = object.__new__(numbers._Builder)
-    builder.departures = ()
-    printed = pd.DataFrame([{"model": "mlp", "method": "qat", "accuracy_mean": 50.0, "accuracy_std": 0.5, "bdm_ratio": 0.94,
-                             "difference": value - 50, "allowed": 1.0, "verdict": verdict}])  # fmt: skip
+    """How an accuracy and a BDM ratio compare in a study without departures from the paper."""
+    published = {"accuracy_mean": 50.0, "accuracy_std": 0.5, "bdm_ratio": 0.94}
+    judged = {"difference": value - 50, "allowed": 1.0, "verdict": verdict}
+    printed = pd.DataFrame([{"model": "mlp", "method": "qat"} | published | judged])
     row = next(printed.itertuples())
     rows = pd.DataFrame({"num_weights": [5]})
     accuracy = {"value": value, "std": std, "num_seeds": 4}
     bdm = accuracy | {"value": value / 50}
-    return builder._compared("test_accuracy_last", accuracy, row, rows), builder._compared(
-        "bdm_1d_ratio", bdm, row, rows
+    return (
+        document.compare("test_accuracy_last", accuracy, row, rows, ()),
+        document.compare("bdm_1d_ratio", bdm, row, rows, ()),
     )
 
 
 def test_status_at_the_papers_setting():
-    accuracy, _ = comparable(claims.SUPPORTED, 50.5)
+    accuracy, _ = comparable(verdicts.SUPPORTED, 50.5)
     assert (accuracy["status"], accuracy["difference"], accuracy["reason"]) == ("PASS", 0.5, "")
-    assert comparable(claims.NOT_SUPPORTED, 60.0)[0]["status"] == "FAIL"
-    _, bdm = comparable(claims.SUPPORTED, 47.0)
+    assert comparable(verdicts.NOT_SUPPORTED, 60.0)[0]["status"] == "FAIL"
+    _, bdm = comparable(verdicts.SUPPORTED, 47.0)
     assert bdm["status"] == "PASS" and bdm["tolerance"] == pytest.approx(0.005 + 2 * 0.1 / 2)
-    _, bdm = comparable(claims.SUPPORTED, 47.5, std=None)
+    _, bdm = comparable(verdicts.SUPPORTED, 47.5, std=None)
     assert bdm["status"] == "FAIL" and bdm["tolerance"] == pytest.approx(0.005)
-    assert comparable(claims.SUPPORTED, 47.25, std=None)[1]["status"] == "PASS", (
+    assert comparable(verdicts.SUPPORTED, 47.25, std=None)[1]["status"] == "PASS", (
         "half of the last digit agrees"
     )
 
@@ -232,7 +230,7 @@ def test_claims_and_counts(built):
     counted = built.document["counts"]["claims"]
     assert counted == {
         name: sum(claim["verdict"] == name for claim in built.document["claims"])
-        for name in claims.VERDICTS
+        for name in verdicts.VERDICTS
     }
     assert built.document["counts"]["rac_check"] == {"agree": 31, "cells": 48}
     assert (built.document["schema"], built.document["profile"]) == (1, "digits")
@@ -252,80 +250,11 @@ def test_a_line_per_cell_no_nan_and_twelve_digits(built):
         ] in regression.TOLERANCES
 
 
-def test_two_cells_of_one_name_are_an_error(built, monkeypatch):
-    monkeypatch.setattr(numbers._Builder, "zoo", lambda self: iter([{"id": "a"}, {"id": "a"}]))
-    for name in ("main", "capacity", "distortion", "rac_check", "aggregate", "packing", "singular"):
-        monkeypatch.setattr(numbers._Builder, name, lambda self: iter(()))
-    monkeypatch.setattr(numbers._Builder, "__init__", lambda self, *arguments: None)
+def test_two_cells_of_one_name_are_an_error(monkeypatch):
+    monkeypatch.setattr(document._Cells, "__init__", lambda self, *arguments: None)
+    monkeypatch.setattr(document._Cells, "__iter__", lambda self: iter([{"id": "a"}, {"id": "a"}]))
     with pytest.raises(ValueError, match="its own id, got twice: a"):
-        numbers.document(None, paper_dir="", results_dir="")
-
-
-# --- intervals
-
-
-@given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=6))
-def test_student_is_scipys_interval(values):
-    low, high = intervals.student(values)
-    error = stats.sem(values)
-    expected = (
-        stats.t.interval(0.95, len(values) - 1, np.mean(values), error)
-        if error
-        else (np.mean(values),) * 2
-    )
-    assert (low, high) == pytest.approx(expected, abs=1e-6)
-
-
-def test_one_value_has_no_interval_and_a_missing_one_is_an_error():
-    assert (
-        intervals.student([3.0]) is None
-        and intervals.stratified_bootstrap(np.ones((3, 1)), np.mean, seed=0) is None
-    )
-    for values in ([], [1.0, math.nan]):
-        with pytest.raises(ValueError, match="finite values"):
-            intervals.student(values)
-
-
-def test_the_bootstrap_covers_all_resamples_of_a_small_case():
-    """Two strata of two runs: 16 equally likely resamples, whose means can be listed."""
-    scores = np.array([[0.0, 1.0], [10.0, 14.0]])
-    means = [
-        np.mean([a, b, c, d])
-        for a in scores[0]
-        for b in scores[0]
-        for c in scores[1]
-        for d in scores[1]
-    ]
-    low, high = intervals.stratified_bootstrap(scores, lambda drawn: drawn.mean(axis=-1), seed=1)
-    assert (low, high) == (min(means), max(means)), "each end has 1/16 of the mass, more than 2.5 %"
-    assert intervals.stratified_bootstrap(scores, lambda drawn: drawn.mean(axis=-1), seed=1) == (
-        low,
-        high,
-    )
-    constant = np.array([[1.0, 1.0], [5.0, 5.0]])
-    assert intervals.stratified_bootstrap(constant, lambda drawn: drawn.mean(axis=-1), seed=0) == (
-        3.0,
-        3.0,
-    ), "strata never mix"
-
-
-@given(st.lists(st.floats(-100, 100), min_size=1, max_size=20))
-def test_the_interquartile_mean_is_scipys_trimmed_mean(values):
-    assert intervals.interquartile_mean(np.array(values)) == pytest.approx(
-        stats.trim_mean(values, 0.25), abs=1e-9
-    )
-
-
-@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=12))
-def test_the_front_holds_what_nothing_beats(points):
-    def beaten(point):
-        return any(
-            other[0] >= point[0] and other[1] >= point[1] and other != point for other in points
-        )
-
-    assert intervals.pareto_front(np.array(points)).tolist() == [
-        not beaten(point) for point in points
-    ]
+        document.document(None, paper_dir="", results_dir="")
 
 
 def test_the_front_of_the_report(built):

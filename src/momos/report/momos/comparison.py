@@ -1,0 +1,68 @@
+"""Published accuracies beside those measured here, cell by cell (claim M16)."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from momos.report.momos.evidence import Evidence, cell_key, rounded
+from momos.report.shared import verdicts
+from momos.report.shared.claims import Claim
+
+CLAIM = "M16"
+PUBLISHED_SEEDS = 3  # behind every published mean (Sec. 4)
+
+
+def reproduction_claim(claims: Sequence[Claim]) -> Claim:
+    """The claim whose threshold says how far an accuracy may lie from the published one."""
+    return next(claim for claim in claims if claim.id == CLAIM)
+
+
+def compare_accuracy(evidence: Evidence, claim: Claim) -> pd.DataFrame:
+    """Every published cell with what was measured here, accuracies in percent.
+
+    claim: M16, judged here for single cells. The columns beside those of `published.rac_check` are
+    here, here_std, difference, allowed, bdm_here (of latent weights, as the authors measure QAT)
+    and verdict.
+    """
+    cells = {
+        (*cell_key(row.model, row.family, row), row.weights): row
+        for row in evidence.cells.itertuples()
+    }
+    rows = []
+    for row in evidence.published.itertuples():
+        key = cell_key(row.model, row.method, row)
+        deployed, latent = (cells.get((*key, view)) for view in ("deployed", "latent"))
+        rows.append(_compare_cell(claim, row, deployed, latent, evidence.comparable))
+    return evidence.published.reset_index(drop=True).join(pd.DataFrame(rows))
+
+
+def _compare_cell(
+    claim: Claim, published: Any, deployed: Any, latent: Any, comparable: bool
+) -> dict[str, Any]:
+    """deployed, latent: the same cell of the grid, None where there is none."""
+    if deployed is None or math.isnan(deployed.test_accuracy_last):
+        numbers = ("here", "here_std", "difference", "allowed", "bdm_here")
+        return dict.fromkeys(numbers, math.nan) | {"verdict": verdicts.NOT_RUN}
+    here, std = 100 * deployed.test_accuracy_last, 100 * deployed.test_accuracy_last_std
+    difference = rounded(here - published.accuracy_mean)
+    statistics = {
+        "difference": abs(difference),
+        "standard_error": _combined_error(std, deployed.num_seeds, published.accuracy_std),
+    }
+    inside = verdicts.verdict(claim.met(**statistics))
+    return {
+        "here": here,
+        "here_std": std,
+        "difference": difference,
+        "allowed": max(float(condition.bound(statistics)) for condition in claim.conditions),
+        "bdm_here": (latent or deployed).bdm_1d_ratio,
+        "verdict": inside if comparable else verdicts.NOT_COMPARABLE,
+    }
+
+
+def _combined_error(std: float, num_seeds: int, published_std: float) -> float:
+    """Standard error of the difference of two means; a single seed has no spread of its own."""
+    own_error = 0.0 if math.isnan(std) else std / math.sqrt(num_seeds)
+    return math.hypot(own_error, published_std / math.sqrt(PUBLISHED_SEEDS))

@@ -1,0 +1,152 @@
+"""The tables of the report: what readers see, the numbers behind it, and the caption.
+
+A new table is one function that makes its text and one entry of `tables`.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from momos.files import atomic
+from momos.report.momos import packing, points, survey
+from momos.report.momos.study import TABLE2_MODEL, Study
+from momos.report.shared import tables as rendering
+
+TABLE1 = (
+    "Table 1. Test accuracy (%, mean ± sample standard deviation over seeds; of the last weights,"
+    " which the published tables show, and of those with the lowest validation loss), relative"
+    " algorithmic compression (RAC) by Eq. 21 and as the weights' bytes in an entropy-coded .momos"
+    " file have it, and 1-D BDM ratio of the deployed weights to their initialisation (in brackets:"
+    " of the latent weights behind quantised ones)."
+)
+TABLE2 = "Table 2. As Table 1, for MobileViT."
+COMPLEXITY = (
+    "Algorithmic complexity of the weights' signs: BDM against the initial weights, on pybdm's"
+    " scale of 0 to 1, and against the same bits shuffled within each tensor. Means over seeds."
+)
+COMPRESSORS = (
+    "Raw / compressed bytes of the float32 weights and of their packed signs. Means over seeds."
+)
+RAC_CHECK = (
+    "Published RAC against Eq. 21 with the published model's number of weights (MobileViT's is"
+    " assumed), and the RAC of the models trained here."
+)
+COMPARISON = (
+    "Published test accuracy (%) and BDM ratio beside those measured here (last weights; BDM of"
+    " latent weights, as published)."
+)
+ZOO = (
+    "Complexity of trained against initial weights by source, family, size and recipe: medians with"
+    " 95 % bootstrap intervals, and the share of models with a 1-D ratio below 1, with Wilson's."
+    " Against the shuffled control (signs permuted within each tensor) what lies below 1 is order"
+    " among the signs, not a share of positive ones other than one half. `untrained`:"
+    " initialisations alone."
+)
+ZOO_AGREEMENT = (
+    "Which measures agree: Spearman's rank correlation over the models of a source. BDM against"
+    " initial weights; compressors as compressed / raw bytes."
+)
+CAPACITY = (
+    "Validation accuracy (%) of the last weights by block size and capacity (Figures 4 and B.2)."
+)
+PACKING = (
+    "Kilobytes of the deployed model as a file: safetensors and compressors of it, and .momos"
+    " without loss, beside the bound that Eq. 8 sets for the weights alone. Means over the seeds"
+    " packed so. Test accuracy is that of Table 1, measured after decoding."
+)
+PACKING_LOSSY = (
+    "Kilobytes of entropy-coded .momos files and, in brackets, test accuracy (%) measured after"
+    " decoding: motifs at fewer bits; rarely used motifs pruned; motifs trained again, mosaic"
+    " fixed; all three. Means over the seeds packed so."
+)
+
+
+class Table(NamedTuple):
+    """One table of the report."""
+
+    text: pd.DataFrame  # to show
+    numbers: pd.DataFrame  # behind it
+    caption: str
+
+
+def tables(study: Study) -> dict[str, Table]:
+    """List the tables by file name; those whose runs this profile has."""
+    cells, measured = study.cells, study.results
+    compressors = study.settings["evaluate"]["compressors"]
+    zoo = survey.group_statistics(measured.survey, seed=study.settings["survey"]["seed"])
+    agreement = survey.agreement(measured.survey)
+    return {
+        **_main_tables(cells),
+        "complexity": Table(rendering.complexity_table(cells), cells, COMPLEXITY),
+        "compressors": Table(rendering.compressor_table(cells, compressors), cells, COMPRESSORS),
+        "rac_check": Table(rendering.rac_table(study.check), study.check, RAC_CHECK),
+        "comparison": Table(
+            rendering.comparison_table(study.comparison), study.comparison, COMPARISON
+        ),
+        "zoo": Table(survey.group_table(zoo), zoo, ZOO),
+        "zoo_agreement": Table(survey.agreement_table(agreement), agreement, ZOO_AGREEMENT),
+        **_packing_tables(measured.packing),
+        **_capacity_tables(measured.evaluation),
+    }
+
+
+def _main_tables(cells: pd.DataFrame) -> dict[str, Table]:
+    parts = {
+        "table1": (cells[cells.model != TABLE2_MODEL], TABLE1),
+        "table2": (cells[cells.model == TABLE2_MODEL], TABLE2),
+    }
+    return {
+        name: Table(rendering.main_table(part), part, caption)
+        for name, (part, caption) in parts.items()
+        if len(part)
+    }
+
+
+def _packing_tables(rows: pd.DataFrame) -> dict[str, Table]:
+    listed = {"packing": Table(packing.lossless_table(rows), packing.mean_sizes(rows), PACKING)}
+    text = packing.lossy_table(rows)
+    if text is not None:
+        lossy = rows[rows.coding.isin(packing.lossy_codings(rows))]
+        listed["packing_lossy"] = Table(text, packing.mean_sizes(lossy), PACKING_LOSSY)
+    return listed
+
+
+def _capacity_tables(evaluation: pd.DataFrame) -> dict[str, Table]:
+    rows = points.capacity_points(evaluation)
+    if not len(rows):
+        return {}
+    return {"capacity": Table(rendering.capacity_table(rows), rows, CAPACITY)}
+
+
+def write_all(listed: dict[str, Table], folder: Path) -> None:
+    """Write every table as .md, .html, .tex, and its numbers as .csv."""
+    for name, (text, numbers, caption) in listed.items():
+        atomic.write_text(folder / f"{name}.md", rendering.markdown(text, caption))
+        atomic.write_text(folder / f"{name}.html", rendering.html(text, caption))
+        atomic.write_text(folder / f"{name}.tex", rendering.latex(text, caption, name))
+        _write_csv(folder, name, numbers)
+
+
+def write_rows(study: Study, folder: Path) -> None:
+    """Write the rows behind tables and figures as .csv.
+
+    They are claims.csv; runs.csv, a row a run; survey.csv, a row a pair of Figure 2; training.csv
+    and distortion.csv for `dvc plots`.
+    """
+    measured = study.results
+    _write_csv(folder, "claims", study.verdicts)
+    _write_csv(folder, "runs", measured.evaluation)
+    surveyed = pd.concat([measured.survey, measured.not_surveyed], ignore_index=True)
+    _write_csv(folder, "survey", surveyed)
+    plotted = {
+        "training": (measured.history, ["val_loss", "val_accuracy"]),
+        "distortion": (measured.distortion, ["relative_distortion"]),
+    }
+    for name, (rows, columns) in plotted.items():
+        means = points.curves(rows[rows.grid == "main"], columns)
+        _write_csv(folder, name, means[["model", "method", "epoch", "num_seeds", *columns]])
+
+
+def _write_csv(folder: Path, name: str, frame: pd.DataFrame) -> None:
+    atomic.write_text(folder / f"{name}.csv", frame.to_csv(index=False))

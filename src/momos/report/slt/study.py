@@ -1,0 +1,181 @@
+"""The singular-MDL study: everything that its report shows, and the list of its figures and tables.
+
+A new figure is one function of `figures` and one entry of `drawings`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from momos import config
+from momos.complexity import compressors
+from momos.report.shared.figures import Drawing
+from momos.report.shared.statistics import spearman
+from momos.report.slt import figures
+from momos.report.slt.fits import fits
+from momos.report.slt.results import RUN, SltResults
+from momos.slt.compressibility.schemes import CRITICAL
+
+BITS = " bits"  # ends the name of a scheme that is fitted once more, for log2 n_q
+FITTED = (
+    "quantization",
+    "quantization" + BITS,
+    "quantization_max",
+    "factorization",
+    "noise_absolute",
+    "noise_relative",
+)
+LLC_COLUMNS = [
+    *RUN, "step", "init_loss", "llc_mean", "llc_std", "loss_rise", "hessian_trace", "flags",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SltStudy:
+    """Everything that the report shows."""
+
+    name: str  # of the profile
+    results: SltResults
+    complexity: pd.DataFrame  # a row per image classifier
+    verdicts: pd.DataFrame  # `claims.judge`
+    text: Mapping[str, Any]  # the summary that `text` wrote; empty without language models
+    settings: tuple[config.Settings, ...]
+
+    @property
+    def slt(self) -> config.Slt:
+        """The section `slt` of params.yaml."""
+        return self.results.settings
+
+    @property
+    def n_q(self) -> str:
+        """The column of `complexity` with critical n_q at slt.main_eps."""
+        return f"critical_n_q_eps{self.slt.main_eps:g}"
+
+
+def drawings(study: SltStudy) -> dict[str, Drawing]:
+    """List the figures by file name, in reading order; without those of runs it lacks."""
+    listed = _run_drawings(study) if study.results.runs else {}
+    if len(study.complexity):
+        caption = (
+            "Image classifiers, last weights as deployed:"
+            f" critical n_q at eps = {study.slt.main_eps:g}, RAC and BDM ratio against LLC."
+        )
+        listed["images"] = Drawing(caption, lambda: figures.images(study.complexity, study.n_q))
+    return listed
+
+
+def _run_drawings(study: SltStudy) -> dict[str, Drawing]:
+    results, slt = study.results, study.slt
+    runs, points = results.runs, _fitted_points(study)
+    first, last = slt.fit_steps
+    curves = {f"curves_{scheme}": _curve_drawing(study, scheme) for scheme in slt.schemes}
+    return {
+        "llc": Drawing(
+            "LLC along training (error bars: sample standard deviation over chains),"
+            " the rise of the loss while sampling, held-out loss.",
+            lambda: figures.llc_against_step(results.llc, results.history, runs),
+        ),
+        **curves,
+        "critical_llc": Drawing(
+            f"Critical values against LLC at eps = {slt.main_eps:g}, with linear fits over steps"
+            f" {first} to {last} and their 95 % confidence bands; hollow: outside the fit.",
+            lambda: figures.against(points, runs, "llc_mean", slt.fit_steps),
+        ),
+        "critical_step": Drawing(
+            "The same against training step.",
+            lambda: figures.against(points, runs, "step", slt.fit_steps),
+        ),
+        "eps": Drawing(
+            "Critical values against LLC at three tolerances.",
+            lambda: figures.three_eps(_points_by_eps(study), runs),
+        ),
+        "controls": Drawing(
+            "Critical n_q against the controls: tr(H) by Hutchinson's estimator,"
+            " and the critical sigma of plain noise.",
+            lambda: figures.controls(_control_points(study), runs, slt.fit_steps),
+        ),
+    }
+
+
+def _curve_drawing(study: SltStudy, scheme: str) -> Drawing:
+    caption = (
+        f"Loss increase along training against: {figures.STRENGTHS[scheme]}."
+        " Dotted: the tolerances."
+    )
+    curve = study.results.curve[study.results.curve.scheme == scheme]
+    runs, eps = study.results.runs, study.slt.eps
+    return Drawing(caption, lambda: figures.curves(curve, runs, scheme, eps))
+
+
+def _fitted_points(study: SltStudy, eps: float | None = None) -> dict[str, pd.DataFrame]:
+    """Scheme -> its points, for the schemes of FITTED that were run."""
+    names = [name for name in FITTED if name.removesuffix(BITS) in study.slt.schemes]
+    return {name: study.results.points(name.removesuffix(BITS), eps) for name in names}
+
+
+def _points_by_eps(study: SltStudy) -> dict[float, dict[str, pd.DataFrame]]:
+    """eps -> scheme -> points."""
+    points = {eps: _fitted_points(study, eps) for eps in study.slt.eps}
+    return {
+        eps: {name: frame for name, frame in frames.items() if not name.endswith(BITS)}
+        for eps, frames in points.items()
+    }
+
+
+def _control_points(study: SltStudy) -> dict[str, pd.DataFrame]:
+    """Control -> points with a column of that name; of quantisation, or else the first scheme."""
+    results, schemes = study.results, study.slt.schemes
+    points = results.points("quantization" if "quantization" in schemes else schemes[0])
+    controls = {"hessian_trace": points}
+    if "noise_absolute" in schemes:
+        sigma = results.values("noise_absolute", "sigma")
+        controls["sigma"] = points.merge(sigma, on=[*RUN, "step"])
+    return controls
+
+
+def tables(study: SltStudy) -> dict[str, tuple[pd.DataFrame, str]]:
+    """List the tables by file name: numbers and caption."""
+    listed = {}
+    if study.results.runs:
+        listed["fits"] = (
+            fits(study.results),
+            "Linear fits of critical values (log2: of n_q, in bits) on LLC, step and tr(H),"
+            " with Spearman's correlation.",
+        )
+        listed["checkpoints"] = (
+            _step_table(study.results),
+            f"Every checkpoint: LLC, controls, critical values at eps = {study.slt.main_eps:g}.",
+        )
+    if len(study.complexity):
+        listed["images"] = (
+            study.complexity,
+            "Image classifiers: measures of the last weights as deployed, side by side.",
+        )
+        listed["images_correlation"] = (
+            _correlation_table(study),
+            "Spearman's correlation of these measures over all image classifiers.",
+        )
+    return listed
+
+
+def _step_table(results: SltResults) -> pd.DataFrame:
+    """A row per run and step: the LLC, and a column of critical values for each scheme."""
+    frame = results.llc[LLC_COLUMNS]
+    for scheme in results.settings.schemes:
+        values = results.values(scheme, CRITICAL[scheme])
+        frame = frame.merge(values, on=[*RUN, "step"], how="left")
+    return frame
+
+
+def _correlation_table(study: SltStudy) -> pd.DataFrame:
+    measures = [
+        study.n_q, "llc_mean", "hessian_trace", "bdm_1d_ratio", "bdm_2d_ratio", "rac",
+    ]  # fmt: skip
+    measures += [name for name in study.complexity if name in compressors.names()]
+    rows = []
+    for a in measures:
+        values = {b: spearman(study.complexity[a], study.complexity[b]) for b in measures}
+        rows.append({"measure": a} | values)
+    return pd.DataFrame(rows)

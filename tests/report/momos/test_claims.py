@@ -1,0 +1,448 @@
+"""Each claim on frames whose verdict is known by construction.
+
+The base is the published tables themselves: what they say of the claims can be read off the paper.
+"""
+
+import dataclasses
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+from synthetic import MODELS, PAPER, ablation, described, distortion, evaluation, survey
+
+from momos.report.momos import claims
+from momos.report.momos.comparison import compare_accuracy, reproduction_claim
+from momos.report.momos.evidence import Evidence
+from momos.report.momos.study import read_published
+from momos.report.shared import verdicts
+from momos.report.shared.claims import read_claims
+from momos.report.shared.verdicts import NOT_COMPARABLE, NOT_RUN, NOT_SUPPORTED, SUPPORTED
+
+CLAIMS = read_claims(PAPER)
+BY_ID = {claim.id: claim for claim in CLAIMS}
+
+
+@pytest.fixture(scope="module")
+def base():
+    """The published numbers as if measured at the full budget, with an ablation in which large
+    blocks lose more.
+    """
+    rows = pd.concat([evaluation(), ablation({2: 1.0, 4: 3.0, 8: 9.0})], ignore_index=True)
+    check = read_published(PAPER, rows)
+    epochs = distortion(rows)
+    return Evidence(
+        evaluation=rows,
+        distortion=epochs,
+        survey=survey([0.9] * 9 + [1.1]),
+        published=check,
+        source="cifar10",
+        epochs=200,
+    )
+
+
+def change(evidence, column, value, **where):
+    """Evidence with one column changed in some rows; value may be a function of the old values."""
+    rows = evidence.evaluation.copy()
+    chosen = np.logical_and.reduce(
+        [
+            rows[key].isin(wanted if isinstance(wanted, tuple) else (wanted,))
+            for key, wanted in where.items()
+        ]
+    )
+    assert chosen.any()
+    rows.loc[chosen, column] = value(rows.loc[chosen, column]) if callable(value) else value
+    return dataclasses.replace(evidence, evaluation=rows)
+
+
+def drop(evidence, **where):
+    rows = evidence.evaluation
+    chosen = np.logical_and.reduce(
+        [
+            rows[key].isin(wanted if isinstance(wanted, tuple) else (wanted,))
+            for key, wanted in where.items()
+        ]
+    )
+    assert chosen.any()
+    return dataclasses.replace(evidence, evaluation=rows[~chosen])
+
+
+def row(name, evidence):
+    return claims.judge_claim(BY_ID[name], evidence)
+
+
+# What the published tables say of the paper's own claims (35 of 36 ratios below 1; ResNet20 rises
+# to 0.79 at s=4, C=0.5 %).
+@pytest.mark.parametrize(
+    ("name", "verdict", "measured"),
+    [
+        ("M2", NOT_SUPPORTED, "35 of 36 deployed"),
+        ("M5", SUPPORTED, "mlp +0.12 points; resnet20 -0.47 points; tiny_vit +0.10 points"),
+        (
+            "M6",
+            SUPPORTED,
+            "mlp 7.70 against 4.00; resnet20 3.10 against none; tiny_vit 8.40 against 4.00",
+        ),
+        ("M7", SUPPORTED, "tiny_vit +0.42 points"),
+        ("M8", SUPPORTED, "81.44 % against 81.38 %"),
+        ("M10", NOT_SUPPORTED, "resnet20 s=4 -0.316"),
+        ("M11", NOT_SUPPORTED, "7 of 8; mlp 4 of 4; resnet20 3 of 4"),
+        (
+            "M12",
+            NOT_SUPPORTED,
+            "31 of 48; MoMos cells: mlp 0 of 8; resnet20 8 of 8; tiny_vit 7 of 8; mobilevit 0 of 8",
+        ),
+        ("M17", SUPPORTED, "mlp +13.45 points; resnet20 +58.61 points; tiny_vit +33.00 points"),
+    ],
+)
+def test_the_published_tables_judge_the_papers_claims(base, name, verdict, measured):
+    found = row(name, base)
+    assert found.verdict == verdict and measured in found.measured
+
+
+ADD = {
+    "lower": lambda points: lambda old: old - points / 100,
+    "higher": lambda points: lambda old: old + points / 100,
+}
+
+
+def supported_m2(base):
+    return change(base, "bdm_1d_ratio", 0.99, model="resnet20", method="qat8")
+
+
+def supported_m10(base):
+    return change(base, "bdm_1d_ratio", 0.5, model="resnet20", method="momos_s4_c0_5")
+
+
+def supported_m11(base):
+    return supported_m10(base)
+
+
+@pytest.mark.parametrize(
+    ("name", "build"), [("M2", supported_m2), ("M10", supported_m10), ("M11", supported_m11)]
+)
+def test_claims_that_the_paper_misses_by_one_cell_hold_without_it(base, name, build):
+    assert row(name, build(base)).verdict == SUPPORTED
+
+
+@pytest.mark.parametrize("name", ["M3", "M4", "M9", "M13", "M14", "M15"])
+def test_claims_that_the_base_was_built_to_support(base, name):
+    assert row(name, base).verdict == SUPPORTED
+
+
+def test_m12_is_supported_where_every_cell_follows(base):
+    agreeing = dataclasses.replace(base, published=base.published.assign(agrees=True))
+    assert row("M12", agreeing).verdict == SUPPORTED
+
+
+ACCURACY = "test_accuracy_last"
+REFUTED = {
+    "M2": lambda base: change(
+        supported_m2(base), "bdm_1d_ratio", 1.0, method="momos_s2_c5", model="mlp"
+    ),
+    "M3": lambda base: dataclasses.replace(
+        base, distortion=distortion(base.evaluation, first=0.02, last=0.3)
+    ),
+    "M4": lambda base: dataclasses.replace(base, distortion=distortion(base.evaluation, last=0.05)),
+    "M5": lambda base: change(base, ACCURACY, ADD["lower"](1), model="mlp", method="momos_s2_c10"),
+    "M6": lambda base: change(base, ACCURACY, ADD["higher"](13), model="mlp", method="qat4"),
+    "M7": lambda base: change(
+        base, ACCURACY, ADD["lower"](0.59), model="tiny_vit", method="momos_s2_c0_5"
+    ),
+    "M8": lambda base: change(
+        base, ACCURACY, ADD["lower"](0.07), model="resnet20", method="momos_s2_c0_5"
+    ),
+    "M9": lambda base: dataclasses.replace(
+        base, evaluation=pd.concat([evaluation(), ablation({2: 3.0, 4: 2.0, 8: 9.0})])
+    ),
+    "M10": lambda base: change(
+        supported_m10(base), "bdm_1d_ratio", 0.999, model="mlp", method="momos_s2_c0_5"
+    ),
+    "M11": lambda base: change(
+        supported_m11(base), "bdm_1d_ratio", 0.94, model="mlp", method="momos_s4_c10"
+    ),
+    "M13": lambda base: change(base, "lower_complexity", 0.0, model="mlp", method="momos_s2_c10"),
+    "M15": lambda base: change(base, "lzma", 1.1, model="mlp", method="momos_s2_c10"),
+    "M16": lambda base: change(base, ACCURACY, ADD["higher"](2), model="mlp", method="momos_s2_c1"),
+    "M17": lambda base: change(base, ACCURACY, ADD["higher"](3.5), model="mlp", method="qat4"),
+}
+
+
+@pytest.mark.parametrize("name", REFUTED)
+def test_one_cell_beyond_the_threshold_refutes(base, name):
+    assert row(name, REFUTED[name](base)).verdict == NOT_SUPPORTED
+
+
+def test_m3_takes_the_correlation_of_runs_that_have_their_distortion(base):
+    """Imported runs may have relative distortion alone; a pipeline's own may not."""
+    rows = base.distortion.copy()
+    rows.loc[rows.seed != 0, ["distortion", "imported"]] = [np.nan, "gpu"]
+    found, whole = (
+        row("M3", dataclasses.replace(base, distortion=frame)) for frame in (rows, base.distortion)
+    )
+    assert found.verdict == SUPPORTED and found.measured == whole.measured
+    own, others = map(int, re.search(r"over (\d+) runs: (\d+) imported ones", found.note).groups())
+    assert f"fell in {own + others} of {own + others} runs" in found.measured
+    assert others == 2 * len(
+        rows[(rows.family == "momos") & (rows.grid == "main")].drop_duplicates(["model", "method"])
+    )
+    everything = rows.assign(distortion=np.nan, imported="gpu")
+    assert row("M3", dataclasses.replace(base, distortion=everything)).verdict == NOT_RUN
+    assert (
+        row("M3", dataclasses.replace(base, distortion=rows.assign(imported=""))).verdict == NOT_RUN
+    )
+
+
+def test_m3_needs_distortion_and_loss_to_fall_together(base):
+    falling = base.distortion.assign(val_loss=3 - base.distortion.val_loss)
+    found = row("M3", dataclasses.replace(base, distortion=falling))
+    assert found.verdict == NOT_SUPPORTED and "median correlation -1.000" in found.measured
+
+
+def test_m14_counts_counterexamples(base, monkeypatch):
+    monkeypatch.setattr(claims.theory, "check", lambda **grid: [("Cor. 3.9", "n=3, k=2", 1, 4)])
+    assert row("M14", base).verdict == NOT_SUPPORTED
+
+
+MISSING = {
+    "M2": lambda base: drop(base, model="mlp", method="momos_s4_c5"),
+    "M3": lambda base: dataclasses.replace(
+        base, distortion=base.distortion[base.distortion.epoch == 1]
+    ),
+    "M4": lambda base: dataclasses.replace(
+        base, distortion=base.distortion[base.distortion.model != "mlp"]
+    ),
+    "M5": lambda base: drop(base, model="tiny_vit"),
+    "M6": lambda base: drop(base, model="resnet20"),
+    "M7": lambda base: drop(base, model="tiny_vit"),
+    "M8": lambda base: drop(base, model="resnet20"),
+    "M9": lambda base: drop(base, grid="ablation"),
+    "M10": lambda base: drop(base, model="mlp"),
+    "M11": lambda base: drop(base, model="resnet20", method="momos_s2_c1"),
+    "M13": lambda base: drop(base, model="mlp", method="momos_s4_c5"),
+    "M15": lambda base: dataclasses.replace(base, evaluation=base.evaluation.drop(columns="zstd")),
+    "M17": lambda base: drop(base, method="qat4"),
+}
+
+
+@pytest.mark.parametrize("name", MISSING)
+def test_missing_runs_are_not_judged(base, name):
+    found = row(name, MISSING[name](base))
+    assert found.verdict == NOT_RUN and found.note
+
+
+HOLES = {
+    "M2": ("bdm_1d_ratio", {"model": "mlp", "method": "qat4", "seed": 1}),
+    "M5": (ACCURACY, {"model": "mlp", "method": "momos_s2_c10", "seed": 1}),
+    "M6": (ACCURACY, {"model": "mlp", "method": "qat16", "seed": 2}),
+    "M7": (ACCURACY, {"model": "tiny_vit", "method": "baseline", "seed": 0}),
+    "M8": (ACCURACY, {"model": "resnet20", "method": "qat16", "seed": 0}),
+    "M9": ("val_accuracy_last", {"grid": "ablation", "method": "s8_c0.1"}),
+    "M10": ("bdm_1d_ratio", {"model": "mlp", "method": "momos_s4_c1", "seed": 0}),
+    "M11": ("bdm_1d_ratio", {"model": "mlp", "method": "momos_s4_c1", "seed": 0}),
+    "M13": ("lower_complexity", {"model": "mlp", "method": "momos_s4_c1", "seed": 0}),
+    "M15": ("gzip", {"model": "mlp", "method": "baseline", "seed": 0}),
+    "M17": (ACCURACY, {"model": "mlp", "method": "qat4", "seed": 0}),
+}
+
+
+@pytest.mark.parametrize("name", HOLES)
+def test_one_missing_value_is_never_a_guess(base, name):
+    column, where = HOLES[name]
+    assert row(name, change(base, column, np.nan, **where)).verdict == NOT_RUN
+
+
+@pytest.mark.parametrize("column", ["relative_distortion", "val_loss"])
+def test_m3_with_a_missing_epoch_value_is_not_run(base, column):
+    rows = base.distortion.copy()
+    rows.loc[rows.index[7], column] = np.nan
+    assert row("M3", dataclasses.replace(base, distortion=rows)).verdict == NOT_RUN
+
+
+def test_m1_reports_the_share_of_other_pairs_without_a_verdict(base):
+    found = row("M1", base)
+    low, high = scipy.stats.binomtest(9, 10).proportion_ci(method="wilson")
+    assert found.verdict == NOT_RUN
+    assert found.measured == f"9 of 10 = 0.900, 95 % interval {low:.3f} to {high:.3f}"
+
+
+@pytest.mark.parametrize(("below", "verdict"), [(180, SUPPORTED), (179, NOT_SUPPORTED)])
+def test_m1_is_judged_on_200_zoo_models(base, below, verdict):
+    zoo = survey([0.9] * below + [1.0] * (200 - below), source="timm")
+    assert row("M1", dataclasses.replace(base, survey=zoo)).verdict == verdict
+
+
+def test_m10_with_a_constant_ratio_is_not_supported(base):
+    """Ratios that saturate at one value were measured: they do not fall."""
+    constant = change(base, "bdm_1d_ratio", 0.98, model=("mlp", "resnet20"))
+    assert row("M10", constant).verdict == NOT_SUPPORTED
+
+
+def test_m16_needs_every_cell_unless_one_refutes(base):
+    found = row("M16", base)
+    assert found.verdict == NOT_RUN and "36 of 36" in found.measured and "12 of 48" in found.note
+    four = (*MODELS, "mobilevit")
+    whole = dataclasses.replace(base, evaluation=evaluation(models=four))
+    assert row("M16", whole).verdict == SUPPORTED
+
+
+def test_m16_allows_two_combined_standard_errors(base):
+    """resnet20 s=4 C=1 %: published 48.74 +- 24.34 of 3 seeds, here +- 1 of 3: 2 sqrt(24.34^2/3 +
+    1/3) = 28.13 points.
+    """
+    cell = {"model": "resnet20", "method": "momos_s4_c1"}
+    for points, verdict in ((28.0, SUPPORTED), (28.2, NOT_SUPPORTED)):
+        cells = compare_accuracy(
+            change(base, ACCURACY, ADD["lower"](points), **cell), reproduction_claim(CLAIMS)
+        )
+        chosen = cells[(cells.model == "resnet20") & (cells.label == "MoMos s=4, C=1 %")].iloc[0]
+        assert (chosen.verdict, chosen.difference) == (verdict, pytest.approx(-points))
+
+
+def test_other_data_or_budget_is_not_comparable(base):
+    other = dataclasses.replace(
+        base, source="images", departures=("data.source is 'images', not 'cifar10'",)
+    )
+    assert "data.source is 'images'" in row("M16", other).note
+    assert row("M16", other).verdict == NOT_COMPARABLE
+    assert (
+        row("M5", other).verdict == SUPPORTED
+    )  # a relation between methods holds or not on any data
+    assert "not the paper's data, recipe or budget" in row("M5", other).note
+    assert set(compare_accuracy(other, reproduction_claim(CLAIMS)).verdict) == {
+        NOT_COMPARABLE,
+        NOT_RUN,
+    }
+
+
+def test_a_method_that_states_its_motifs_joins_no_claim_about_capacity(base):
+    extra = base.evaluation[
+        (base.evaluation.method == "momos_s4_c1") & (base.evaluation.grid == "main")
+    ]
+    extra = extra.assign(method="fixed", capacity=np.nan, label="MoMos s=4, k=7", bdm_1d_ratio=9.0)
+    more = dataclasses.replace(
+        base, evaluation=pd.concat([base.evaluation, extra], ignore_index=True)
+    )
+    for name in ("M10", "M11"):
+        assert row(name, more) == row(name, base)
+
+
+def test_an_ablation_run_that_repeats_the_grid_counts_once(base):
+    run = base.distortion[base.distortion.grid == "main"].iloc[:1]
+    repeated = base.distortion[
+        (base.distortion.model == run.model[0]) & (base.distortion.method == run.method[0])
+    ].assign(grid="ablation", method="again")
+    repeated = repeated.assign(relative_distortion=repeated.relative_distortion * 100)
+    more = dataclasses.replace(
+        base, distortion=pd.concat([base.distortion, repeated], ignore_index=True)
+    )
+    for name in ("M3", "M4"):
+        assert row(name, more) == row(name, base)
+
+
+def test_what_goes_beyond_the_paper_counts_and_is_named(base):
+    """QAT at 2 bits, as accurate as the baseline, compresses 16 times: M6 fails by it, and by
+    nothing of the paper's.
+    """
+    two = base.evaluation[(base.evaluation.model == "mlp") & (base.evaluation.method == "qat16")]
+    two = described(two.assign(method="qat2", bits=2, rac=16.0))
+    found = row(
+        "M6",
+        dataclasses.replace(base, evaluation=pd.concat([base.evaluation, two], ignore_index=True)),
+    )
+    assert (
+        found.verdict == NOT_SUPPORTED
+        and "On the paper's own configurations alone: SUPPORTED" in found.note
+    )
+
+
+def test_m17_notes_what_2_bits_show(base):
+    two = base.evaluation[base.evaluation.method == "qat4"]
+    two = described(
+        two.assign(method="qat2", bits=2, test_accuracy_last=two.test_accuracy_last - 0.1)
+    )
+    found = row(
+        "M17",
+        dataclasses.replace(base, evaluation=pd.concat([base.evaluation, two], ignore_index=True)),
+    )
+    assert (
+        "At 2 bits: mlp +23.45 points; resnet20 +68.61 points; tiny_vit +43.00 points."
+        in found.note
+    )
+    assert found.measured == "mlp +13.45 points; resnet20 +58.61 points; tiny_vit +33.00 points"
+
+
+def test_both_methods_together_are_no_momos_cell(base):
+    both = base.evaluation[
+        (base.evaluation.model == "mlp") & (base.evaluation.method == "momos_s2_c10")
+    ]
+    both = described(both.assign(method="both", bits=8, lower_complexity=0.0))
+    found = row(
+        "M13",
+        dataclasses.replace(base, evaluation=pd.concat([base.evaluation, both], ignore_index=True)),
+    )
+    assert found.verdict == SUPPORTED and found.measured == "24 of 24"
+
+
+def test_every_claim_of_the_file_gets_its_row_unchanged(base):
+    table = claims.judge(CLAIMS, base)
+    assert list(table.columns) == [
+        "id",
+        "where",
+        "claim",
+        "statistic",
+        "threshold",
+        "verdict",
+        "measured",
+        "note",
+    ]
+    assert list(table.id) == [claim.id for claim in CLAIMS] and len(table) == 25
+    for column in ("where", "claim", "statistic", "threshold"):
+        assert list(table[column]) == [getattr(claim, column) for claim in CLAIMS]
+    assert set(table.verdict[table.id.str.startswith("S")]) == {NOT_RUN}
+    assert sum(verdicts.counts(table).values()) == 25
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (lambda known: known[1:], r"not in the file: \['M1'\]"),
+        (
+            lambda known: [*known, dataclasses.replace(known[0], id="M99")],
+            r"no function: \['M99'\]",
+        ),
+    ],
+)
+def test_claims_and_functions_must_be_the_same(base, edit, words):
+    with pytest.raises(ValueError, match=words):
+        claims.judge(edit(CLAIMS), base)
+
+
+def always(claim):
+    """The claim with a threshold that everything meets."""
+    return with_conditions(claim, ">=")
+
+
+def never(claim):
+    """The claim with a threshold that nothing meets."""
+    return with_conditions(claim, "<")
+
+
+def with_conditions(claim, operator):
+    changed = [
+        dataclasses.replace(condition, operator=operator, value=-np.inf, factor=1)
+        for condition in claim.conditions
+    ]
+    return dataclasses.replace(claim, conditions=tuple(changed), one_is_enough=False)
+
+
+@pytest.mark.parametrize("name", claims.JUDGES.functions)
+def test_the_threshold_of_the_file_decides(base, name):
+    four = pd.concat([evaluation(models=(*MODELS, "mobilevit")), ablation({2: 1, 4: 3, 8: 9})])
+    whole = {
+        "M1": dataclasses.replace(base, survey=survey([0.9] * 200, source="timm")),
+        "M16": dataclasses.replace(base, evaluation=four),
+    }.get(name, base)
+    assert claims.judge_claim(always(BY_ID[name]), whole).verdict == SUPPORTED
+    assert claims.judge_claim(never(BY_ID[name]), whole).verdict == NOT_SUPPORTED

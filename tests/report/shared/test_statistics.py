@@ -1,0 +1,95 @@
+"""Intervals, rank correlation and Pareto fronts against scipy and brute force."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from momos.report.shared import statistics
+
+
+@pytest.mark.parametrize(("successes", "total"), [(0, 7), (7, 7), (9, 10), (181, 200)])
+def test_wilson_equals_scipy(successes, total):
+    expected = scipy.stats.binomtest(successes, total).proportion_ci(method="wilson")
+    assert statistics.wilson(successes, total) == pytest.approx(
+        (expected.low, expected.high), abs=1e-12
+    )
+
+
+@pytest.mark.parametrize("y", [[1, 2, 3, 4], [4, 4, 1, 2], [1, 1, 1, 2]])
+def test_spearman_equals_scipy(y):
+    assert statistics.spearman([0.1, 0.05, 0.01, 0.005], y) == pytest.approx(
+        scipy.stats.spearmanr([0.1, 0.05, 0.01, 0.005], y).statistic
+    )
+
+
+def test_spearman_of_a_constant_meets_no_threshold():
+    assert np.isnan(statistics.spearman([1, 2, 3], [5, 5, 5]))
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=6))
+def test_student_is_scipys_interval(values):
+    low, high = statistics.student(values)
+    error = stats.sem(values)
+    expected = (
+        stats.t.interval(0.95, len(values) - 1, np.mean(values), error)
+        if error
+        else (np.mean(values),) * 2
+    )
+    assert (low, high) == pytest.approx(expected, abs=1e-6)
+
+
+def test_one_value_has_no_interval_and_a_missing_one_is_an_error():
+    assert (
+        statistics.student([3.0]) is None
+        and statistics.stratified_bootstrap(np.ones((3, 1)), np.mean, seed=0) is None
+    )
+    for values in ([], [1.0, math.nan]):
+        with pytest.raises(ValueError, match="finite values"):
+            statistics.student(values)
+
+
+def test_the_bootstrap_covers_all_resamples_of_a_small_case():
+    """Two strata of two runs: 16 equally likely resamples, whose means can be listed."""
+    scores = np.array([[0.0, 1.0], [10.0, 14.0]])
+    means = [
+        np.mean([a, b, c, d])
+        for a in scores[0]
+        for b in scores[0]
+        for c in scores[1]
+        for d in scores[1]
+    ]
+    low, high = statistics.stratified_bootstrap(scores, lambda drawn: drawn.mean(axis=-1), seed=1)
+    assert (low, high) == (min(means), max(means)), "each end has 1/16 of the mass, more than 2.5 %"
+    assert statistics.stratified_bootstrap(scores, lambda drawn: drawn.mean(axis=-1), seed=1) == (
+        low,
+        high,
+    )
+    constant = np.array([[1.0, 1.0], [5.0, 5.0]])
+    assert statistics.stratified_bootstrap(constant, lambda drawn: drawn.mean(axis=-1), seed=0) == (
+        3.0,
+        3.0,
+    ), "strata never mix"
+
+
+@given(st.lists(st.floats(-100, 100), min_size=1, max_size=20))
+def test_the_interquartile_mean_is_scipys_trimmed_mean(values):
+    assert statistics.interquartile_mean(np.array(values)) == pytest.approx(
+        stats.trim_mean(values, 0.25), abs=1e-9
+    )
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=12))
+def test_the_front_holds_what_nothing_beats(points):
+    def beaten(point):
+        return any(
+            other[0] >= point[0] and other[1] >= point[1] and other != point for other in points
+        )
+
+    assert statistics.pareto_front(np.array(points)).tolist() == [
+        not beaten(point) for point in points
+    ]
