@@ -22,13 +22,14 @@ def main(costs_dir: Path, imported_dir: Path, out_dir: Path) -> None:
     ]
     imports = imported.load(imported_dir, config.load(config.Report).imported or (), runs)
     costs = pd.concat([pd.DataFrame(rows), imported.costs(imports)], ignore_index=True)
+    surveyed = pd.DataFrame(atomic.read_json(costs_dir / "survey" / "cost.json")["models"])
     atomic.write_text(out_dir / "cost.csv", costs.to_csv(index=False))
-    models = pd.DataFrame(atomic.read_json(costs_dir / "survey" / "cost.json")["models"])
-    atomic.write_text(out_dir / "cost.md", page(costs) + survey(models))
-    atomic.write_text(out_dir / "survey.csv", models.to_csv(index=False))
+    atomic.write_text(out_dir / "cost.md", training_text(costs) + survey_text(surveyed))
+    atomic.write_text(out_dir / "survey.csv", surveyed.to_csv(index=False))
 
 
-def page(costs: pd.DataFrame) -> str:
+def training_text(costs: pd.DataFrame) -> str:
+    """A table by model, and on which devices it ran. costs: a row per training."""
     totals = costs.groupby("model", sort=False).agg(
         runs=("seconds", "size"),
         hours=("seconds", "sum"),
@@ -41,11 +42,8 @@ def page(costs: pd.DataFrame) -> str:
         costs.seconds.median(),
         totals.peak_GiB.max(),
     ]
-    totals = (
-        totals.assign(hours=totals.hours / 3600, peak_GiB=totals.peak_GiB / 2**30)
-        .astype({"runs": int})
-        .round(3)
-    )
+    totals = totals.assign(hours=totals.hours / 3600, peak_GiB=totals.peak_GiB / 2**30)
+    totals = totals.astype({"runs": int}).round(3)
     devices = ", ".join(sorted(costs.device.unique()))
     note = (
         f"Training alone, on: {devices}. Hours are summed over runs, however many ran side by side."
@@ -53,13 +51,19 @@ def page(costs: pd.DataFrame) -> str:
     return f"# What it cost\n\n{totals.to_markdown()}\n\n{note}\n"
 
 
-def survey(models: pd.DataFrame) -> str:
-    """models: num_weights (missing where it could not be measured), seconds; maybe none."""
-    measured = models[models.num_weights.notna()] if len(models) else models
+def survey_text(surveyed: pd.DataFrame) -> str:
+    """A line about the survey; empty if nothing was measured.
+
+    surveyed: a row per model with num_weights (missing where it could not be measured) and seconds.
+    """
+    measured = surveyed[surveyed.num_weights.notna()] if len(surveyed) else surveyed
     if measured.empty:
         return ""
     weights, seconds = measured.num_weights.sum() / 1e6, measured.seconds.sum()
-    return f"\nSurvey: {len(measured)} models, {weights:,.1f} M weights, {seconds:,.0f} s, {seconds / weights:.2f} s a million weights.\n"
+    return (
+        f"\nSurvey: {len(measured)} models, {weights:,.1f} M weights, {seconds:,.0f} s,"
+        f" {seconds / weights:.2f} s a million weights.\n"
+    )
 
 
 if __name__ == "__main__":

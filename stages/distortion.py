@@ -1,11 +1,11 @@
-"""Stage `distortion`: weight distortion along training of one model's runs (Figures 3 and B.1);
-empty without MoMos.
+"""Stage `distortion`: weight distortion along training of one model's runs (Figures 3 and B.1).
 
-usage: distortion.py MODEL RUNS_DIR OUT.csv
+The table is empty without MoMos.   usage: distortion.py MODEL RUNS_DIR OUT.csv
 """
 
 import sys
 from pathlib import Path
+from typing import cast
 
 import pandas as pd
 
@@ -13,7 +13,7 @@ from momos import config
 from momos.files import atomic, run_folder
 
 ABOUT = ("model", "method", "seed", "grid", "bits", "block_size", "capacity")
-FIGURES = (
+MEASURES = (
     "distortion",
     "distortion_per_weight",
     "relative_distortion",
@@ -25,23 +25,22 @@ FIGURES = (
 
 
 def main(model: str, runs_dir: Path, out: Path) -> None:
-    found = [rows(run.folder(runs_dir.parent)) for run in config.runs(model)]
-    table = pd.DataFrame(
-        [row for group in found for row in group], columns=[*ABOUT, "epoch", *FIGURES, "best"]
-    )
+    rows = [row for run in config.runs(model) for row in epoch_rows(run.folder(runs_dir.parent))]
+    table = pd.DataFrame(rows, columns=[*ABOUT, "epoch", *MEASURES, "best"])
     atomic.write_text(out, table.to_csv(index=False))
 
 
-def rows(folder: Path) -> list[dict]:
-    """A row per epoch."""
+def epoch_rows(folder: Path) -> list[dict]:
+    """A row per epoch of one run."""
     about = run_folder.load_run(folder)
-    common = {key: about[key] for key in ABOUT}
-    return [
-        common
-        | {"epoch": int(row["epoch"]), "best": int(row["epoch"]) == about["best_epoch"]}
-        | {key: row[key] for key in FIGURES}
-        for row in run_folder.load_history(folder)
-    ]
+    rows = []
+    for row in run_folder.load_history(folder):
+        epoch = int(cast(float, row["epoch"]))
+        numbers = {"epoch": epoch, "best": epoch == about["best_epoch"]}
+        rows.append(
+            {key: about[key] for key in ABOUT} | numbers | {key: row[key] for key in MEASURES}
+        )
+    return rows
 
 
 if __name__ == "__main__":
