@@ -125,8 +125,10 @@ def test_wider_and_not_narrower(kind):
     ("before", "after"), [(None, None), (None, "a1"), ("a1", None), ("a1", "b2")]
 )
 def test_machines_round_alike_only_if_both_are_known_to(before, after):
-    one, two = (regression.bless(results(cell("a", "ratio", value, num_seeds=1)), rounding) for value, rounding in
-                ((1.5, before), (1.6, after)))  # fmt: skip
+    one, two = (
+        regression.bless(results(cell("a", "ratio", value, num_seeds=1)), rounding)
+        for value, rounding in ((1.5, before), (1.6, after))
+    )
     assert not regression.rounds_alike(one, two) and not regression.failed(
         regression.compare(one, two)
     )

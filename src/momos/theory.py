@@ -1,5 +1,6 @@
-"""Section 3 of the MoMos paper as exact functions: how many weight spaces a mosaic can choose from,
-and how large each is.
+"""Section 3 of the MoMos paper as exact functions.
+
+They say how many weight spaces a mosaic can choose from, and how large each is.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,13 +11,11 @@ from momos.weights.blocks import num_motifs
 
 
 class Counterexample(NamedTuple):
-    """A case that breaks a statement of the paper; `left` and `right` are the two numbers that do
-    not compare as stated.
-    """
+    """A case that breaks a statement of the paper."""
 
     statement: str  # "Cor. 3.9" or "Prop. 3.10"
     case: str
-    left: int
+    left: int  # does not compare with `right` as stated
     right: int
 
 
@@ -37,32 +36,34 @@ def num_components(num_blocks: int, num_motifs: int) -> int:
 
 
 def growth_bound(num_blocks: int) -> int:
-    """2^(n - 1), which N(n, k) reaches for every k >= 2 (Cor. 3.9). Raises ValueError below one
-    block.
+    """2^(n - 1), which N(n, k) reaches for every k >= 2 (Cor. 3.9).
+
+    Raises ValueError below one block.
     """
     _at_least_one(num_blocks=num_blocks)
     return 2 ** (num_blocks - 1)
 
 
 def component_dimension(mosaic: Sequence[int], block_size: int) -> int:
-    """Dimension of the component of one mosaic, d = n * s: distinct motifs used, times s (Lemma
-    3.5, Eq. 11).
+    """Dimension of one mosaic's component: distinct motifs used, times s (Lemma 3.5, Eq. 11).
+
+    mosaic: the index of each block's motif. Raises ValueError for a block size below 1.
     """
     _at_least_one(block_size=block_size)
     return len(set(mosaic)) * block_size
 
 
 def component_dimension_bound(num_motifs: int, block_size: int) -> int:
-    """k * s, the largest dimension that any component has (Lemma 3.5). Raises ValueError unless
-    both are at least 1.
+    """k * s, the largest dimension that any component has (Lemma 3.5).
+
+    Raises ValueError unless both are at least 1.
     """
     _at_least_one(num_motifs=num_motifs, block_size=block_size)
     return num_motifs * block_size
 
 
 def num_components_for_block_size(num_weights: int, block_size: int, capacity: float) -> int:
-    """N(n, k) with n = ceil(d / s) and k = floor(C n), at least 1: a function of s that falls
-    (Prop. 3.10).
+    """N(n, k) with n = ceil(d / s) and k = floor(C n), at least 1; it falls with s (Prop. 3.10).
 
     Raises ValueError unless d and s are at least 1, s <= d and capacity is in (0, 1].
     """
@@ -76,11 +77,11 @@ def check(
     block_sizes: Sequence[int],
     capacities: Sequence[float],
 ) -> list[Counterexample]:
-    """Counterexamples to Cor. 3.9 and Prop. 3.10 on a grid, in exact integers; none expected.
+    """Find counterexamples to Cor. 3.9 and Prop. 3.10 on a grid, in exact integers.
 
-    Cor. 3.9: N(n, k) >= 2^(n-1) for 2 <= k <= n <= max_blocks. Prop. 3.10: for every d, C and two
-    neighbouring block sizes up to d, the larger has no more components, and strictly fewer where it
-    has fewer blocks and the smaller two motifs or more.
+    None are expected. Cor. 3.9: N(n, k) >= 2^(n-1) for 2 <= k <= n <= max_blocks. Prop. 3.10: for
+    every d, C and two neighbouring block sizes up to d, the larger has no more components. It has
+    strictly fewer where it has fewer blocks and the smaller one has two motifs or more.
     """
     return [
         *_growth_failures(max_blocks),
