@@ -177,7 +177,7 @@ def test_the_number_of_classes_is_read_off_the_weights(tmp_path, capsys, suffix)
 
 
 def test_a_run_of_the_pipeline_measures_as_evaluate_does(tmp_path, capsys):
-    """Initial weights of its own, and deployed ones: pybdm on a quantisation that is written out."""
+    """Initial weights of its own, and deployed ones: pybdm on a quantisation written out."""
     initial, trained = state(1), state(2)
     files = [
         saved(tmp_path / f"{name}.safetensors", content)

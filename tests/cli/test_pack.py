@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from command import KWARGS, ran, refused, saved
+from foreign import prefixed
 
 from momos import cli, models
 from momos.files import atomic, run_folder
@@ -130,3 +131,17 @@ def test_damaged_momos_files_and_bad_names_are_refused(tmp_path, capsys):
     assert "--level: invalid choice: 'best'" in refused(
         capsys, "pack", run, file, "--level", "best"
     )
+
+
+def test_an_average_is_packed_and_verified_as_if_it_stood_alone(tmp_path, capsys):
+    average, last = mosaic_state(1), mosaic_state(2)
+    content = {"model": last, "model_ema": prefixed("module.")(average), "epoch": 3}
+    wrapped, alone = saved(tmp_path / "a.pt", content), saved(tmp_path / "b.pt", average)
+    for path in (wrapped, alone):
+        ran(capsys, "pack", path, path.with_suffix(".momos"), "--block-size", 2)
+    assert (tmp_path / "a.momos").read_bytes() == (tmp_path / "b.momos").read_bytes()
+    assert "bit for bit" in ran(capsys, "verify", tmp_path / "b.momos", wrapped)
+    other = saved(tmp_path / "c.pt", last)
+    assert cli.main(["verify", str(tmp_path / "a.momos"), str(other)]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("momos: ") and "differs from" in said

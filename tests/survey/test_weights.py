@@ -66,7 +66,7 @@ def plain(tmp_path_factory) -> dict:
 
 
 @pytest.mark.parametrize("name", SAME)
-def test_a_wrapped_checkpoint_has_the_same_row_as_a_plain_one(name, plain, tmp_path, settings):
+def test_a_wrapped_file_has_the_same_row_as_a_plain_one(name, plain, tmp_path, settings):
     found = row(saved(tmp_path / name, SAME[name](state())), settings)
     assert found["error"] is None and found["num_classes"] is None
     left_out = {"name", "weights", "sha256"}

@@ -160,16 +160,18 @@ def test_wrapper_and_prefix_are_said_in_one_line(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-def test_shapes_are_known_and_tensors_are_read_by_name(tmp_path, suffix):
+def test_shapes_are_known_and_tensors_are_read_by_name(tmp_path, suffix, monkeypatch):
     opened = open_weights(saved(tmp_path / f"a{suffix}", prefixed("module.")(STATE)))
     assert opened.layout == {"conv.weight": (2, 4), "norm.scale": (), "norm.count": (1,)}
     assert len(opened) == 3 and set(opened) == set(STATE)
     assert torch.equal(opened["norm.scale"], torch.tensor(3.0))
     with pytest.raises(KeyError):
         opened["module.norm.scale"]
-    opened.require_floats(["conv.weight", "norm.scale", "absent"])
     with pytest.raises(ValueError, match="tensor norm.count is torch.int64, expected floating"):
         opened.require_floats(["norm.count"])
+    monkeypatch.setattr(opened, "_read_tensor", lambda name: pytest.fail(f"{name} was read"))
+    assert "conv.weight" in opened and "module.conv.weight" not in opened
+    opened.require_floats(["conv.weight", "norm.scale", "absent"])
 
 
 @pytest.mark.parametrize("mode", ["zip", "legacy"])

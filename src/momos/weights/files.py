@@ -62,6 +62,9 @@ class WeightFile(Mapping[str, "Tensor"]):
             raise KeyError(name)
         return self._read_tensor(self.prefix + name)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self.layout  # Mapping's own would read the tensor
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.layout)
 
