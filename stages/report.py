@@ -11,59 +11,48 @@ from momos.files import atomic
 from momos.report.momos import document, figure_list, page, study, table_list
 from momos.report.shared import figures, imported
 
-SECTIONS = (
-    config.Data,
-    config.Augment,
-    config.Train,
-    config.Mosaic,
-    config.Quantize,
-    config.Grid,
-    config.Ablation,
-    config.Evaluate,
-    config.Survey,
-    config.Report,
-)
 
-
-def main(
-    paper_dir: Path,
-    imported_dir: Path,
-    data_json: Path,
-    runs_dir: Path,
-    results_dir: Path,
-    reports_dir: Path,
-) -> None:
-    runs = config.runs()
-    imports = imported.load(imported_dir, config.load(config.Report).imported or (), runs)
+def main(paper: Path, imports: Path, data: Path, runs: Path, results: Path, out: Path) -> None:
+    listed = config.runs()
+    sources = imported.load(imports, config.load(config.Report).imported or (), listed)
     shown = study.build(
-        reports_dir.name,
-        settings=read_settings(imports),
-        data=atomic.read_json(data_json),
-        runs=runs,
-        imports=imports,
-        paper_dir=paper_dir,
-        runs_dir=runs_dir,
-        results_dir=results_dir,
+        out.name,
+        settings=read_settings(sources),
+        data=atomic.read_json(data),
+        runs=listed,
+        imports=sources,
+        paper_dir=paper,
+        runs_dir=runs,
+        results_dir=results,
     )
-    numbers = document.document(
-        shown, paper_dir=paper_dir.as_posix(), results_dir=results_dir.as_posix()
-    )
+    numbers = document.document(shown, paper_dir=paper.as_posix(), results_dir=results.as_posix())
     tables, drawings = table_list.tables(shown), figure_list.drawings(shown)
-    atomic.write_text(reports_dir / "results.json", document.text(numbers))
-    table_list.write_all(tables, reports_dir / "tables")
-    table_list.write_rows(shown, reports_dir / "tables")
-    figures.write_all(drawings, reports_dir / "figures")
-    atomic.write_text(reports_dir / "claims.md", page.claims_page(shown))
-    atomic.write_json(reports_dir / "metrics.json", document.family_means(shown))
-    atomic.write_text(reports_dir / "README.md", page.page(shown, tables, drawings))
+    atomic.write_text(out / "results.json", document.text(numbers))
+    table_list.write_all(tables, out / "tables")
+    table_list.write_rows(shown, out / "tables")
+    figures.write_all(drawings, out / "figures")
+    atomic.write_text(out / "claims.md", page.claims_page(shown))
+    atomic.write_json(out / "metrics.json", document.family_means(shown))
+    atomic.write_text(out / "README.md", page.page(shown, tables, drawings))
 
 
-def read_settings(imports: list[imported.Import]) -> dict[str, dict]:
+def read_settings(sources: list[imported.Import]) -> dict[str, dict]:
     """Section of params.yaml -> its settings; those of the models and methods that are shown."""
     grid = config.load(config.Grid)
-    models, methods = study.names_shown(grid.models, grid.methods, imports)
-    sections = {section.section: vars(config.load(section)) for section in SECTIONS}
-    return sections | {
+    sections = (
+        config.load(config.Data),
+        config.load(config.Augment),
+        config.load(config.Train),
+        config.load(config.Mosaic),
+        config.load(config.Quantize),
+        grid,
+        config.load(config.Ablation),
+        config.load(config.Evaluate),
+        config.load(config.Survey),
+        config.load(config.Report),
+    )
+    models, methods = study.names_shown(grid.models, grid.methods, sources)
+    return {section.section: vars(section) for section in sections} | {
         "models": {name: vars(config.load(config.Model, name)) for name in models},
         "methods": {name: config.load_method(name).settings for name in methods},
     }

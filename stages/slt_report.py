@@ -16,15 +16,6 @@ from momos.report.slt import cells, claims, page
 from momos.report.slt.results import read_complexity, read_results
 from momos.report.slt.study import SltStudy
 
-SECTIONS = (
-    config.Slt,
-    config.Text,
-    config.Language,
-    config.Compressibility,
-    config.Llc,
-    config.Complexity,
-)
-
 
 def main(
     paper_dir: Path,
@@ -34,7 +25,15 @@ def main(
     numbers_csv: Path,
     out_dir: Path,
 ) -> None:
-    results = read_results(slt_dir, config.load(config.Slt))
+    slt = config.load(config.Slt)
+    others = (
+        config.load(config.Text),
+        config.load(config.Language),
+        config.load(config.Compressibility),
+        config.load(config.Llc),
+        config.load(config.Complexity),
+    )
+    results = read_results(slt_dir, slt)
     imports = imported.load(imported_dir, config.load(config.Report).imported or ())
     own = read_complexity(slt_dir / "images", config.load(config.Grid).models)
     study = SltStudy(
@@ -43,7 +42,7 @@ def main(
         complexity=pd.concat([own, imported.complexity(imports)], ignore_index=True),
         verdicts=claims.judge(read_claims(paper_dir), results),
         text=atomic.read_json(slt_dir / "text.json"),
-        settings=tuple(config.load(section) for section in SECTIONS),
+        settings=(slt, *others),
     )
     page.write(study, out_dir)
     atomic.write_text(verdicts_json, claims.verdicts_json(study.verdicts))
