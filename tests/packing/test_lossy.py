@@ -12,8 +12,7 @@ from momos import config, models, packing
 from momos.images.dataset import Dataset
 from momos.images.inputs import Batches
 from momos.methods import mosaic, quantize
-from momos.packing import levels as packed
-from momos.packing import lossy
+from momos.packing import levels, lossy
 from momos.weights import blocks
 
 SETTINGS = {
@@ -211,12 +210,12 @@ def test_rows_of_files_are_what_their_files_are(tmp_path):
             .mean()
         )
 
-    ordinary = packed.ordinary(model, filled, settings().compressors)
+    ordinary = levels.ordinary(model, filled, settings().compressors)
     assert [row["coding"] for row in ordinary] == ["safetensors", "gzip", "zstd"]
     assert ordinary[0]["file_bytes"] > ordinary[1]["file_bytes"] and ordinary[0][
         "test_accuracy"
     ] == filled(model)
-    for row in packed.lossless(model, filled, block_size=2, slicing="tensor"):
+    for row in levels.lossless(model, filled, block_size=2, slicing="tensor"):
         packing.pack(model, tmp_path / "a.momos", 2, level=row["coding"])
         assert row["file_bytes"] == (tmp_path / "a.momos").stat().st_size and row[
             "test_accuracy"
@@ -225,7 +224,7 @@ def test_rows_of_files_are_what_their_files_are(tmp_path):
             row[f"{kind}_bytes"] for kind in ("motifs", "mosaic", "tails", "weights")
         )
     state = copy.deepcopy(model.state_dict())
-    rows = packed.lossy_levels(
+    rows = levels.lossy_levels(
         model, filled, iter(batches_of()), settings(), block_size=2, slicing="tensor"
     )
     assert [row["coding"] for row in rows] == [
@@ -270,7 +269,7 @@ def test_a_module_that_keeps_what_it_computed_is_measured_afresh():
     )
     fresh.load_state_dict(other.state_dict())
     expected, answers = fresh.eval()(images), []
-    packed.row(
+    levels.measure_file(
         "entropy",
         other,
         lambda module: answers.append(module.eval()(images)),

@@ -156,7 +156,7 @@ def test_everything_comes_back_bit_for_bit(
     found = round_trip(model, path, block_size, level=level, slicing=slicing)
     expected = content(model)
     assert momos_file.tensors(path.read_bytes()) == expected
-    assert {name: raw(tensor) for name, tensor in packing.read(path).items()} == expected
+    assert {name: raw(tensor) for name, tensor in packing.read_tensors(path).items()} == expected
     total = sum(map(len, expected.values()))
     assert found.file_bytes == path.stat().st_size <= 1.01 * total + SLACK
 
@@ -228,7 +228,7 @@ def test_tied_weights_are_stored_once_and_stay_tied(tmp_path, level):
     round_trip(model, path, 4, level=level)
     about = momos_file.directory(path.read_bytes())
     assert about["aliases"] == {"same_mask": "mask", "head.weight": "embed.weight"}
-    loaded = packing.read(path)
+    loaded = packing.read_tensors(path)
     assert loaded["head.weight"] is loaded["embed.weight"]
     apart = Tied(seed=1, tie=False)
     packing.unpack(path, apart)
@@ -431,10 +431,22 @@ def test_quantised_motifs_take_their_number_of_bits(tmp_path, bits):
         )
 
 
-@pytest.mark.parametrize(("values", "bits"), [
-    ([], None), ([0.0, -0.0], None), ([1.0, float("nan")], None), ([float("inf"), 1.0], None), ([1.0, 0.3], None), ([3e38, 1.5e38], None),
-    ([3e38, 0.0, -3e38], 2), ([3e-45, 1e-45, -0.0], 3), ([6e-45, 1e-45, -0.0], 4), ([3.0, 1.0, -2.0], 3), ([-7.5, 0.5], 5),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("values", "bits"),
+    [
+        ([], None),
+        ([0.0, -0.0], None),
+        ([1.0, float("nan")], None),
+        ([float("inf"), 1.0], None),
+        ([1.0, 0.3], None),
+        ([3e38, 1.5e38], None),
+        ([3e38, 0.0, -3e38], 2),
+        ([3e-45, 1e-45, -0.0], 3),
+        ([6e-45, 1e-45, -0.0], 4),
+        ([3.0, 1.0, -2.0], 3),
+        ([-7.5, 0.5], 5),
+    ],
+)
 def test_a_grid_gives_its_values_back_or_is_none(values, bits):
     array = np.array(values, dtype=np.float32)
     grid = coding.find_grid(array)
@@ -636,7 +648,8 @@ class Extra(nn.Linear):
         (Extra(2, 2), "_extra_state is no tensor but dict"),
         (
             nn.Linear(2, 2, device="meta"),
-            "weight can't be packed: expected a dense tensor with data, got torch.float32, .*, meta",
+            "weight can't be packed: expected a dense tensor with data, "
+            "got torch.float32, .*, meta",
         ),
         (Holder({}, {"sparse": torch.eye(3).to_sparse()}), "sparse can't be packed"),
     ],
@@ -686,7 +699,8 @@ def test_other_shapes_and_ties_are_refused(tmp_path):
     before = content(other)
     with pytest.raises(
         ValueError,
-        match=r"a.momos: holds another model: weight is float32 \(4, 3\) instead of float32 \(3, 4\), bias is",
+        match=r"a.momos: holds another model: "
+        r"weight is float32 \(4, 3\) instead of float32 \(3, 4\), bias is",
     ):
         packing.unpack(tmp_path / "a.momos", other)
     assert content(other) == before
@@ -869,16 +883,43 @@ def changed(about: dict, path: list, value: object) -> dict:
 
 
 FORGED = [
-    (["sections", 0, 3], HUGE), (["sections", 0, 3], -1), (["sections", 0, 3], 1.5), (["sections", 0, 3], "9"), (["sections", 1, 3], 0),
-    (["sections", 0, 2], "grid"), (["sections", 0, 2], "grid planes"),
-    (["sections", 0, 2], "pickle"), (["sections", 0, 0], "other"), (["sections", 0, 1], "float64"), (["sections"], []), (["sections"], 3),
-    (["tensors", 0, 2], [HUGE, HUGE]), (["tensors", 0, 2], [-4, -4]), (["tensors", 0, 2], 4), (["tensors", 0, 1], "object"),
-    (["tensors", 0, 1], []), (["tensors", 0, 0], 7), (["tensors", 0, 0], "embed.weight"), (["tensors", 0, 3], 1), (["tensors"], None),
-    (["tensors", 0], ["mask"]), (["num_motifs", "float32"], HUGE), (["num_motifs", "float32"], 0), (["num_motifs", "float32"], -1),
-    (["num_motifs"], {}), (["num_motifs", "float64"], 3), (["block_size"], HUGE), (["block_size"], 0), (["block_size"], None),
-    (["level"], "none"), (["slicing"], 1), (["aliases"], {"head.weight": "nothing"}), (["aliases"], {"mask": "embed.weight"}),
-    (["aliases"], [1]), (["aliases"], {"head.weight": ["mask"]}),
-]  # fmt: skip
+    (["sections", 0, 3], HUGE),
+    (["sections", 0, 3], -1),
+    (["sections", 0, 3], 1.5),
+    (["sections", 0, 3], "9"),
+    (["sections", 1, 3], 0),
+    (["sections", 0, 2], "grid"),
+    (["sections", 0, 2], "grid planes"),
+    (["sections", 0, 2], "pickle"),
+    (["sections", 0, 0], "other"),
+    (["sections", 0, 1], "float64"),
+    (["sections"], []),
+    (["sections"], 3),
+    (["tensors", 0, 2], [HUGE, HUGE]),
+    (["tensors", 0, 2], [-4, -4]),
+    (["tensors", 0, 2], 4),
+    (["tensors", 0, 1], "object"),
+    (["tensors", 0, 1], []),
+    (["tensors", 0, 0], 7),
+    (["tensors", 0, 0], "embed.weight"),
+    (["tensors", 0, 3], 1),
+    (["tensors"], None),
+    (["tensors", 0], ["mask"]),
+    (["num_motifs", "float32"], HUGE),
+    (["num_motifs", "float32"], 0),
+    (["num_motifs", "float32"], -1),
+    (["num_motifs"], {}),
+    (["num_motifs", "float64"], 3),
+    (["block_size"], HUGE),
+    (["block_size"], 0),
+    (["block_size"], None),
+    (["level"], "none"),
+    (["slicing"], 1),
+    (["aliases"], {"head.weight": "nothing"}),
+    (["aliases"], {"mask": "embed.weight"}),
+    (["aliases"], [1]),
+    (["aliases"], {"head.weight": ["mask"]}),
+]
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
@@ -890,16 +931,29 @@ def test_forged_directories(tmp_path, files, level):
     head, body, about = split(files[level])
     path, model = tmp_path / "a.momos", small_model(1)
     before = content(model)
-    bombs = [b"", b"no zstandard", zstandard.compress(b"[" * 100_000), zstandard.compress(b"{}"), zstandard.compress(b"[1]"),
-             zstandard.compress(b"null"), zstandard.compress(b"\xff\xfe"), zstandard.compress(bytes(2**27))]  # fmt: skip
+    bombs = [
+        b"",
+        b"no zstandard",
+        zstandard.compress(b"[" * 100_000),
+        zstandard.compress(b"{}"),
+        zstandard.compress(b"[1]"),
+        zstandard.compress(b"null"),
+        zstandard.compress(b"\xff\xfe"),
+        zstandard.compress(bytes(2**27)),
+    ]
     forged = [changed(about, where, value) for where, value in FORGED]
     with little_memory():
         for content_of in bombs + forged:
             path.write_bytes(signed(head, body, content_of))
-            for reader in (packing.read, packing.inspect, lambda path: packing.unpack(path, model)):
+            for reader in (
+                packing.read_tensors,
+                packing.inspect,
+                lambda path: packing.unpack(path, model),
+            ):
                 with pytest.raises(
                     ValueError,
-                    match="a.momos: (its directory is inconsistent|declares|holds another model|section|names)",
+                    match="a.momos: (its directory is inconsistent|declares|"
+                    "holds another model|section|names)",
                 ):
                     reader(path)
     assert content(model) == before
@@ -931,7 +985,7 @@ def test_a_file_of_few_bytes_may_not_describe_terabytes(tmp_path):
     (tmp_path / "a.momos").write_bytes(
         signed(head, body, changed(about, ["tensors", 0, 2], [2**40]))
     )
-    for reader in (packing.read, packing.inspect):
+    for reader in (packing.read_tensors, packing.inspect):
         with pytest.raises(
             ValueError, match="declares 4398046511104 bytes of tensors in a file of"
         ):
@@ -939,6 +993,6 @@ def test_a_file_of_few_bytes_may_not_describe_terabytes(tmp_path):
     (tmp_path / "a.momos").write_bytes(
         signed(head, body, changed(about, ["tensors", 0, 2], [2**16]))
     )
-    assert packing.read(tmp_path / "a.momos")["weight"].shape == (2**16,)
+    assert packing.read_tensors(tmp_path / "a.momos")["weight"].shape == (2**16,)
     with pytest.raises(ValueError, match="declares 262144 bytes of tensors"):
-        packing.read(tmp_path / "a.momos", max_bytes=2**16)
+        packing.read_tensors(tmp_path / "a.momos", max_bytes=2**16)

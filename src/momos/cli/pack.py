@@ -170,7 +170,7 @@ def _run_unpack(arguments: argparse.Namespace) -> int:
 
     if arguments.out.suffix != ".safetensors":
         raise ValueError(f"{arguments.out}: expected a name ending in .safetensors")
-    tensors = packing.read(arguments.file)
+    tensors = packing.read_tensors(arguments.file)
     atomic.save_tensors(arguments.out, tensors)
     print(f"{arguments.out}: {len(tensors)} tensors")
     return 0

@@ -1,31 +1,42 @@
 """The .momos file: a model as motifs and a mosaic on disk, bit for bit (MoMos, Eq. 8, made real).
 
-    preamble    56 bytes: magic, version, bytes of the directory, bytes of the file, SHA-256 of everything else
+    preamble    56 bytes: magic, version, bytes of the directory, bytes of the file, SHA-256 of
+                everything else
     sections    in the order and with the sizes that the directory gives; integers are little-endian
-    directory   JSON, compressed: what the tensors are called, their shapes and dtypes, which are tied, and the sections
+    directory   compressed JSON: names, shapes and dtypes of the tensors, which of them are tied,
+                and the sections
 
-The weights are cut as `momos.weights.blocks` cuts them. Per dtype they are either a table of
-distinct blocks (`motifs`), an index per whole block (`mosaic`) and what is left of each piece
-(`tails`), or, where that would not be smaller, one tensor after the other (`weights`). Everything
-else in a state dict is `other`. Two blocks are the same motif if all their bits are: 0 and -0
-differ. Codings of a section, level "fixed":
-    raw      the bytes
-    bits     ceil(log2 k) bits per index, from the lowest bit up
-    grid     motifs: a grid, then codes of its number of bits
-    grids    weights: per tensor a grid and codes of its number of bits, or no grid (0 bits) and the bytes
-level "entropy":
-    planes   per 2^17 words: all first bytes, all second bytes, .., each compressed
-    motifs   in the order of use; per motif the difference of its first word to the previous one's: planes; then its other words: planes
-    ranks    per 2^17 indices: a byte each for the index's three leading bits and length, compressed; then the bits that follow these
-    grid motifs, grid planes    as grid and grids, with codes of one or two bytes in place of words, coded as motifs and planes are
+The weights are cut as `momos.weights.blocks` cuts them. The weights of one dtype are a table of
+distinct blocks (`motifs`), an index per whole block (`mosaic`), and the rest of each piece
+(`tails`). Where that would not be smaller, they are one tensor after the other (`weights`).
+Everything else in a state dict is `other`. Two blocks are the same motif if all their bits are the
+same: 0 and -0 differ.
 
-A grid is a byte (its bits, 2 to 16) and a float32 (its step): code c stands for (c - Q) * step, Q =
-2^(bits - 1) - 1, and the last code for -0. Quantised weights lie on one, each tensor on its own,
-and that costs them fewer bits than motifs of the whole model would.
+Codings of a section at level "fixed":
 
-Where the mosaic is entropy-coded, a motif's index is its rank by use. Motifs that share a byte code
-are nearly equally frequent, so that the code of the bytes alone comes within half a percent of the
-entropy of the counts, which need not be stored. Their order among themselves is free: they are
+    raw          the bytes
+    bits         ceil(log2 k) bits per index, from the lowest bit up
+    grid         motifs: a grid, then codes of its number of bits
+    grids        weights: per tensor a grid and codes of its number of bits, or no grid (0 bits) and
+                 the bytes
+
+Codings at level "entropy":
+
+    planes       per 2^17 words: all first bytes, all second bytes, .., each compressed
+    motifs       in the order of use: planes of the differences between the first words of motifs
+                 and of those before them; then planes of the other words
+    ranks        per 2^17 indices: a byte for the three leading bits and the length of each index,
+                 compressed; then the bits that follow these
+    grid motifs  as grid, with codes of one or two bytes that are coded as words are in `motifs`
+    grid planes  as grids, with codes of one or two bytes that are coded as words are in `planes`
+
+A grid is a byte (its bits, 2 to 16) and a float32 (its step). Code c stands for (c - Q) * step with
+Q = 2^(bits - 1) - 1, and the last code for -0. Quantised weights lie on a grid, each tensor on its
+own, which costs them fewer bits than motifs of the whole model would.
+
+Where the mosaic is entropy-coded, a motif's index is its rank by use. Motifs with the same byte
+code are nearly equally frequent. The code of the bytes alone therefore comes within half a percent
+of the entropy of the counts, which need not be stored. The order of such motifs is free: they are
 sorted by value, which makes their differences small.
 """
 
@@ -57,9 +68,20 @@ from momos.packing.writing import Writer, atomically, write
 from momos.weights.blocks import trainable
 
 __all__ = [
-    "DTYPES", "LEVELS", "Contents", "Group", "differences", "inspect", "pack", "pack_bits", "pack_tensors", "read", "unpack", "unpack_bits",
+    "DTYPES",
+    "LEVELS",
+    "Contents",
+    "Group",
+    "differences",
+    "inspect",
+    "pack",
+    "pack_bits",
+    "pack_tensors",
+    "read_tensors",
+    "unpack",
+    "unpack_bits",
     "unpack_tensors",
-]  # fmt: skip
+]
 
 
 class Group(NamedTuple):
@@ -67,24 +89,23 @@ class Group(NamedTuple):
 
     dtype: str
     num_weights: int
-    num_bytes: int  # of the weights as they are
+    num_bytes: int  # of the weights in memory
     num_blocks: int  # n of the bound: a ragged last block counts, although it is stored apart
-    num_motifs: int  # k; 0: no mosaic, stored as they are
+    num_motifs: int  # k; 0: the weights are stored without a mosaic
     usage: np.ndarray  # (num_motifs,) int64: how often each motif is used
     bound_bytes: int  # k*s*q + n*ceil(log2 k) bits (method A5); num_weights * q without a mosaic
 
 
 class Contents(NamedTuple):
-    """What is in a file."""
+    """The contents of a file."""
 
     level: str
     block_size: int
     slicing: str
     num_tensors: int  # names of the state dict
     file_bytes: int
-    sections: dict[
-        str, int
-    ]  # kind -> bytes: directory (with the preamble), motifs, mosaic, tails, weights, other
+    # bytes of directory (with the preamble), motifs, mosaic, tails, weights and other
+    sections: dict[str, int]
     groups: list[Group]
 
 
@@ -96,12 +117,12 @@ def pack(
     level: str = "fixed",
     slicing: str = "tensor",
 ) -> None:
-    """Write the model's state dict to `path`, its trainable weights as a mosaic of blocks of
-    `block_size` (s).
+    """Write the model's state dict to `path`, its trainable weights as a mosaic of blocks.
 
-    level: "fixed" or "entropy", the smaller. The file appears whole or not at all. Raises
-    ValueError for bad arguments and for state that is no dense tensor of a known dtype, OSError
-    naming the file that can't be written.
+    block_size: weights per block (s). level: "fixed", or "entropy" for a smaller file. slicing: see
+    `momos.weights.blocks`. The file appears whole or not at all. Raises ValueError for bad
+    arguments and for state that is no dense tensor of a known dtype, OSError naming the file that
+    can't be written.
     """
     state = model.state_dict(keep_vars=True)
     parameters = {id(parameter) for parameter in trainable(model).values()}
@@ -118,8 +139,9 @@ def pack_tensors(
     level: str = "fixed",
     slicing: str = "tensor",
 ) -> None:
-    """`pack` for a state dict without its module. weights: the names that become the mosaic. Raises
-    as `pack` does.
+    """`pack` for a state dict without its module.
+
+    weights: the names that become the mosaic. Raises what `pack` raises.
     """
     check_settings(block_size, level, slicing)
     for name, tensor in tensors.items():
@@ -145,17 +167,17 @@ def pack_tensors(
 def unpack(path: Path | str, model: nn.Module) -> None:
     """Load the file into the model, in place and on its devices, bit for bit.
 
-    Holds the table of motifs and a buffer beside the model; a tensor that is not contiguous or not
-    on the CPU passes through a copy of itself. The whole file is checked and decoded once before
-    the model is touched. Raises ValueError naming the file and what is wrong if it is missing,
-    damaged, of another version, or does not fit the model.
+    The whole file is checked and decoded once before the model is touched. Memory holds the table
+    of motifs and a buffer beside the model; a tensor that is not contiguous or not on the CPU
+    passes through a copy of itself. Raises ValueError naming the file and what is wrong if it is
+    missing, damaged, of another version, or does not fit the model.
     """
     unpack_tensors(path, model.state_dict(keep_vars=True))
 
 
 @torch.no_grad()
 def unpack_tensors(path: Path | str, tensors: Mapping[str, Tensor]) -> None:
-    """`unpack` into the tensors of a state dict. Raises as `unpack` does."""
+    """`unpack` into the tensors of a state dict. Raises what `unpack` raises."""
     with opened_file(path) as opened:
         opened.check_fit(tensors)
         opened.check()
@@ -167,11 +189,11 @@ def unpack_tensors(path: Path | str, tensors: Mapping[str, Tensor]) -> None:
 
 
 @torch.no_grad()
-def read(path: Path | str, *, max_bytes: int | None = None) -> dict[str, Tensor]:
+def read_tensors(path: Path | str, *, max_bytes: int | None = None) -> dict[str, Tensor]:
     """The state dict in the file, on the CPU; tied names share one tensor.
 
     max_bytes: refuse more than these (default: 1 GiB and a thousand times the file). Raises
-    ValueError as `unpack` does.
+    ValueError as `unpack` does, and for more bytes.
     """
     with opened_file(path) as opened:
         opened.check_total(max_bytes)
@@ -187,10 +209,11 @@ def read(path: Path | str, *, max_bytes: int | None = None) -> dict[str, Tensor]
 
 
 def differences(path: Path | str, tensors: Mapping[str, Tensor]) -> list[str]:
-    """Names of the tensors that differ from the file's in any bit. Raises ValueError as `unpack`
-    does, also for other names or shapes.
+    """Names of the tensors that differ from those in the file in any bit.
+
+    Raises ValueError as `unpack` does, also for other names or shapes.
     """
-    different = set()
+    different: set[str] = set()
     with opened_file(path) as opened:
         opened.check_fit(tensors, tied=False)
         opened.check()
@@ -201,17 +224,19 @@ def differences(path: Path | str, tensors: Mapping[str, Tensor]) -> list[str]:
             views = {name: as_bytes(tensors[name]) for name in names[origin]}
             start = 0
             for part in parts:
-                different |= {
-                    name
-                    for name, view in views.items()
-                    if not np.array_equal(view[start : start + len(part)], part)
-                }
+                place = slice(start, start + len(part))
                 start += len(part)
+                for name, view in views.items():
+                    if not np.array_equal(view[place], part):
+                        different.add(name)
     return [name for name in tensors if name in different]
 
 
 def inspect(path: Path | str) -> Contents:
-    """What is in the file, checked whole. Raises ValueError as `unpack` does."""
+    """The contents of a file, after the whole of it is checked.
+
+    Raises ValueError as `unpack` does.
+    """
     with opened_file(path) as opened:
         opened.check_total(None)
         opened.check()
@@ -233,16 +258,14 @@ def inspect(path: Path | str) -> Contents:
 
 def _group(opened: Opened, dtype: str) -> Group:
     directory, item = opened.directory, DTYPES[dtype].itemsize
-    layout, k = layout_of(directory, dtype), opened.directory.num_motifs[dtype]
+    layout, num_motifs = layout_of(directory, dtype), directory.num_motifs[dtype]
     num_bytes = sum(map(sum, layout.pieces))
     num_blocks = layout.num_blocks + sum(tail > 0 for _, tail in layout.pieces)
-    usage = np.zeros(k, dtype=np.int64)
-    if k:
+    usage = np.zeros(num_motifs, dtype=np.int64)
+    bits = 8 * num_bytes
+    if num_motifs:
         for indices in opened.mosaic(dtype, layout):
-            usage += np.bincount(indices, minlength=k)
-    bits = (
-        code_length.momos_bits(num_blocks, directory.block_size, k, 8 * item)
-        if k
-        else 8 * num_bytes
-    )
-    return Group(dtype, num_bytes // item, num_bytes, num_blocks, k, usage, -(-bits // 8))
+            usage += np.bincount(indices, minlength=num_motifs)
+        bits = code_length.momos_bits(num_blocks, directory.block_size, num_motifs, 8 * item)
+    num_weights, bound_bytes = num_bytes // item, -(-bits // 8)
+    return Group(dtype, num_weights, num_bytes, num_blocks, num_motifs, usage, bound_bytes)

@@ -1,4 +1,4 @@
-"""Integers and bytes there and back: bits, ranks of motifs, zstandard, and values on a grid."""
+"""Codes of integers and bytes: bits, ranks of motifs, zstandard, and values on a grid."""
 
 import struct
 from typing import NamedTuple
@@ -10,24 +10,20 @@ from scipy.special import xlogy
 CHUNK = 2**17  # words or indices that are coded together: one block of zstandard
 SMALL = 2**20  # bytes up to which the slow level of zstandard is worth its time
 GRID = struct.Struct("<Bf")  # bits, step; 0 bits: the values as they are
-WORTHWHILE, MOST_PARTS = (
-    32,
-    256,
-)  # indices, about, below which a tensor is not worth a code of its own; tensors that are considered
-BLOCK_BYTES, TABLE_BYTES = (
-    10,
-    0.5,
-)  # what a block of zstandard takes beside its content, about: headers, and a symbol of its Huffman code
+WORTHWHILE = 32  # a tensor of fewer indices, about, is not worth a code of its own
+MOST_PARTS = 256  # tensors that are considered for codes of their own
+BLOCK_BYTES = 10  # headers of a block of zstandard, about
+TABLE_BYTES = 0.5  # a symbol in the Huffman code of a block, about
 LEADING = 3  # bits of an index, below its highest, that its byte code holds
 
 
 def coded_ranks(
     indices: np.ndarray, starts: np.ndarray, codes: np.ndarray, width: int, num_bytes: int
 ) -> bytes:
-    """The length of the compressed byte codes, these, and the bits that follow; or length 0 and
-    fixed width where that is smaller.
+    """The coded indices of one chunk: length of the compressed byte codes, these, bits that follow.
 
-    starts: among the indices, of tensors. codes: of each rank. num_bytes: byte codes in the
+    Where fixed width is smaller, they are length 0 and indices of fixed width. starts: where
+    tensors begin among the indices. codes: the byte code of each rank. num_bytes: byte codes in the
     section.
     """
     chosen = codes[indices]
@@ -44,33 +40,37 @@ def coded_ranks(
     return struct.pack("<I", 0) + fixed
 
 
-def compress(data, num_bytes: int) -> bytes:
-    """The smaller of the fastest and the slowest usual level, which either may be, as part of a
-    section of num_bytes; else the fastest.
+def compress(data: bytes | np.ndarray, num_bytes: int) -> bytes:
+    """Compress a part of a section of num_bytes with zstandard.
+
+    In small sections, this is the smaller result of the fastest and the slowest usual level, which
+    may be either; in others that of the fastest.
     """
     levels = (1, 19) if num_bytes <= SMALL else (1,)
-    return min((zstandard.ZstdCompressor(level=level).compress(data) for level in levels), key=len)
+    content = data.data if isinstance(data, np.ndarray) else data
+    coded = [zstandard.ZstdCompressor(level=level).compress(content) for level in levels]
+    return min(coded, key=len)
 
 
 def compress_apart(parts: list[np.ndarray]) -> bytes:
-    """One frame of zstandard in which each part of bytes begins a block, which has a Huffman code
-    of its own.
+    """Compress parts of bytes into one frame of zstandard.
+
+    Each part begins a block, which has a Huffman code of its own.
     """
     coder = zstandard.ZstdCompressor(level=1).compressobj(size=sum(map(len, parts)))
     coded = [
         piece
         for part in parts[:-1]
-        for piece in (coder.compress(part), coder.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK))
+        for piece in (coder.compress(part.data), coder.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK))
     ]
-    return b"".join([*coded, coder.compress(parts[-1]), coder.flush()])
+    return b"".join([*coded, coder.compress(parts[-1].data), coder.flush()])
 
 
 def cheapest_cuts(codes: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """Those of the starts where bytes begin that are worth a Huffman code of their own: least
-    entropy and tables together.
+    """The starts of parts that are worth a Huffman code of their own.
 
-    Found by dynamic programming over all ways to join neighbours. codes: (n,) uint8. starts:
-    ascending.
+    They have the least entropy and tables together, by dynamic programming over all ways to join
+    neighbours. codes: (n,) uint8. starts: ascending.
     """
     starts = starts[(starts > 0) & (starts < len(codes))]
     starts = starts[np.diff(starts // max(WORTHWHILE, len(codes) // MOST_PARTS), prepend=0) > 0]
@@ -79,27 +79,29 @@ def cheapest_cuts(codes: np.ndarray, starts: np.ndarray) -> np.ndarray:
     nats = xlogy(whole := np.arange(len(codes) + 1), whole)
     best, before = np.zeros(len(upto)), np.zeros(len(upto), dtype=np.int64)
     for end in range(1, len(upto)):
-        part = upto[end] - upto[:end]  # that begins at each place before
+        part = upto[end] - upto[:end]  # counts of the part that begins at each place before
         entropy = (nats[part.sum(1)] - nats[part].sum(1)) / np.log(2) / 8
-        bytes_up_to_here = best[:end] + entropy + BLOCK_BYTES + TABLE_BYTES * (part > 0).sum(1)
-        before[end] = bytes_up_to_here.argmin()
-        best[end] = bytes_up_to_here[before[end]]
-    found, end = [], before[-1]
+        bytes_up_to_end = best[:end] + entropy + BLOCK_BYTES + TABLE_BYTES * (part > 0).sum(1)
+        before[end] = bytes_up_to_end.argmin()
+        best[end] = bytes_up_to_end[before[end]]
+    cuts, end = [], before[-1]
     while end:
-        found.append(starts[end - 1])
+        cuts.append(starts[end - 1])
         end = before[end]
-    return np.array(found[::-1], dtype=np.int64)
+    return np.array(cuts[::-1], dtype=np.int64)
 
 
 def first_word(motifs: np.ndarray, word: int) -> np.ndarray:
+    """The first `word` bytes of each motif as an unsigned integer: (num_motifs,)."""
     return np.ascontiguousarray(motifs[:, :word]).view(f"<u{word}")[:, 0]
 
 
-def rank_codes(k: int) -> np.ndarray:
-    """(k,) uint8: the byte code of each rank. Ranks with the same code differ in the bits that
-    follow.
+def rank_codes(num_motifs: int) -> np.ndarray:
+    """The byte code of each rank: (num_motifs,) uint8.
+
+    Ranks with the same code differ in the bits that follow.
     """
-    ranks = np.arange(k)
+    ranks = np.arange(num_motifs)
     follow = np.maximum(np.frexp(ranks.astype(np.float64))[1] - 1 - LEADING, 0)
     return ((follow << LEADING) + (ranks >> follow)).astype(np.uint8)
 
@@ -110,8 +112,9 @@ SMALLEST = (_CODES - (FOLLOWING << LEADING)) << FOLLOWING  # (256,): its first r
 
 
 def pack_bits(values: np.ndarray, width: int) -> bytes:
-    """(count,) integers below 2^width -> ceil(count * width / 8) bytes: value i at bits i*width ..
-    (i+1)*width - 1, lowest first.
+    """Pack (count,) integers below 2^width into ceil(count * width / 8) bytes.
+
+    Value i stands at bits i*width .. (i+1)*width - 1, the lowest first.
     """
     count, groups = len(values), -(-len(values) // 64)
     lanes = np.zeros((groups, 64), dtype=np.uint64)  # 64 values fill `width` words
@@ -144,17 +147,20 @@ def unpack_bits(data: bytes, count: int, width: int) -> np.ndarray:
 
 
 def decompress(coded: bytes, num_bytes: int) -> bytes:
-    """Raises ValueError or ZstdError unless it is one frame of num_bytes; checked before anything
-    of that size is allocated.
+    """Decompress one frame of zstandard that holds num_bytes.
+
+    Raises ValueError or ZstdError for anything else; the size is checked before that much memory is
+    allocated.
     """
     if zstandard.frame_content_size(coded) != num_bytes:
         raise ValueError(f"expected {num_bytes} bytes")
     return zstandard.ZstdDecompressor().decompress(coded)
 
 
-class Grid(NamedTuple):
-    """float32 values that are whole multiples of a step, as quantisation leaves them: code k + Q
-    for k * step, |k| <= Q; 2Q + 1 for -0.
+class ValueGrid(NamedTuple):
+    """float32 values that are whole multiples of a step, as quantisation leaves them.
+
+    The code of k * step with |k| <= Q is k + Q; that of -0 is 2Q + 1.
     """
 
     bits: int  # Q = 2^(bits - 1) - 1
@@ -162,35 +168,32 @@ class Grid(NamedTuple):
 
     @property
     def word(self) -> int:
-        """Bytes of a code that stands by itself."""
+        """Bytes of a code that is not packed with others."""
         return 1 if self.bits <= 8 else 2
 
     def header(self) -> bytes:
+        """Bits and step as they are stored."""
         return GRID.pack(self.bits, self.step)
 
     def codes(self, values: np.ndarray) -> np.ndarray:
-        """(n,) float32 -> (n,) of `word` bytes"""
+        """Codes of values (n,) float32: (n,) unsigned integers of `word` bytes."""
         half = (1 << self.bits - 1) - 1
-        found = np.clip(np.rint(values / self.step), -half, half) + half
-        return np.where((values == 0) & np.signbit(values), 2 * half + 1, found).astype(
-            f"<u{self.word}"
-        )
+        codes = np.clip(np.rint(values / self.step), -half, half) + half
+        is_minus_zero = (values == 0) & np.signbit(values)
+        return np.where(is_minus_zero, 2 * half + 1, codes).astype(f"<u{self.word}")
 
     def values(self, codes: np.ndarray) -> np.ndarray:
         """The inverse of `codes`. Raises IndexError for a code that is none."""
         half = (1 << self.bits - 1) - 1
-        table = np.append(
-            np.arange(-half, half + 1).astype(np.float32) * self.step, np.float32(-0.0)
-        )
-        return table[codes].astype("<f4")
+        multiples = np.arange(-half, half + 1).astype(np.float32) * self.step
+        return np.append(multiples, np.float32(-0.0))[codes].astype("<f4")
 
 
-def find_grid(values: np.ndarray) -> Grid | None:
-    """The grid of the fewest bits, 2 to 16, that gives back (n,) float32 bit for bit, if there is
-    one whose largest code is taken.
+def find_grid(values: np.ndarray) -> ValueGrid | None:
+    """The grid of the fewest bits, 2 to 16, that gives back values (n,) float32 bit for bit.
 
-    A few values exclude most grids. The step is known up to rounding: quantisation rounded it, and
-    then the largest value.
+    None where there is no such grid whose largest code is taken. A few values exclude most grids.
+    The step is known up to rounding: quantisation rounded it, and then the largest value.
     """
     peak = np.abs(values).max(initial=0)
     if not 0 < peak < np.inf:
@@ -204,13 +207,13 @@ def find_grid(values: np.ndarray) -> Grid | None:
             steps.T * largest < np.inf
         ).T
     for row, column in np.argwhere(fits):
-        grid = Grid(int(bits[row]), steps[row, column])
+        grid = ValueGrid(int(bits[row]), steps[row, column])
         if np.array_equal(grid.values(grid.codes(values)).view(np.uint32), values.view(np.uint32)):
             return grid
     return None
 
 
 def entropy_bits(counts: np.ndarray) -> float:
-    """Of all symbols together that occur so often."""
+    """Entropy in bits of all symbols together, where each occurs `counts` times."""
     counts = counts[counts > 0]
     return float(-(counts * np.log2(counts / counts.sum())).sum())

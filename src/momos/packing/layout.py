@@ -1,11 +1,9 @@
-"""What a file is made of: tensors, the directory that describes them, and the sizes that follow
-from it.
-"""
+"""Contents of a .momos file: tensors, the directory that describes them, and its sections."""
 
 import math
 import struct
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,31 +19,52 @@ CODINGS = {
     "weights": ("raw", "planes", "grids", "grid planes"),
     "other": ("raw", "planes"),
 }
-DTYPES = {
+DTYPES: dict[str, torch.dtype] = {
     name: getattr(torch, name)
     for name in (
-        "float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz",
-        "int64", "int32", "int16", "int8", "uint64", "uint32", "uint16", "uint8", "bool", "complex128", "complex64",
+        "float64",
+        "float32",
+        "float16",
+        "bfloat16",
+        "float8_e4m3fn",
+        "float8_e5m2",
+        "float8_e4m3fnuz",
+        "float8_e5m2fnuz",
+        "int64",
+        "int32",
+        "int16",
+        "int8",
+        "uint64",
+        "uint32",
+        "uint16",
+        "uint8",
+        "bool",
+        "complex128",
+        "complex64",
     )
-}  # fmt: skip
+}
 MAGIC, VERSION = b"\x89MOMOS\r\n", 2
-PREAMBLE = struct.Struct("<8sIIQ")  # and 32 bytes of SHA-256
-DIGEST = 32
+PREAMBLE = struct.Struct("<8sIIQ")  # magic, version, bytes of directory and file; then the digest
+DIGEST = 32  # bytes of SHA-256
 MAX_DIRECTORY = 2**26  # bytes
 
 
 class Section(NamedTuple):
-    kind: str
+    """A part of the file that holds one kind of content of one dtype."""
+
+    kind: str  # of CODINGS
     dtype: str
-    coding: str
+    coding: str  # of CODINGS[kind]
     num_bytes: int
 
 
 class Directory(NamedTuple):
-    level: str
+    """The description of a file's content."""
+
+    level: str  # of LEVELS
     block_size: int
     slicing: str
-    shapes: dict[str, tuple[int, ...]]  # name -> shape, tied tensors under their first name alone
+    shapes: dict[str, tuple[int, ...]]  # name -> shape, of tied tensors the first name alone
     dtypes: dict[str, str]
     weights: list[str]  # names of the trainable weights
     aliases: dict[str, str]  # further names -> first name
@@ -57,12 +76,11 @@ class Layout(NamedTuple):
     """How the weights of one dtype are cut."""
 
     block_bytes: int
-    pieces: list[
-        tuple[int, int]
-    ]  # (bytes in whole blocks, bytes of the tail) of what is cut together
+    pieces: list[tuple[int, int]]  # of what is cut together: bytes in whole blocks, bytes of tail
 
     @property
     def num_blocks(self) -> int:
+        """Whole blocks of all pieces."""
         return sum(whole for whole, _ in self.pieces) // self.block_bytes
 
     @property
@@ -70,15 +88,17 @@ class Layout(NamedTuple):
         return sum(tail for _, tail in self.pieces)
 
 
-class Bad(ValueError):
-    """What is wrong with a file that is being read."""
+class BadFile(ValueError):
+    """A file that is being read is damaged, or does not fit."""
 
 
 def dtype_name(tensor: Tensor) -> str:
+    """The dtype as in DTYPES."""
     return str(tensor.dtype).removeprefix("torch.")
 
 
 def check_tensor(name: str, tensor: object) -> None:
+    """Raise ValueError naming what is no dense tensor of a known dtype with data."""
     if not isinstance(tensor, Tensor):
         raise ValueError(
             f"{name} is no tensor but {type(tensor).__name__}: a .momos file holds tensors alone"
@@ -89,11 +109,13 @@ def check_tensor(name: str, tensor: object) -> None:
         or tensor.device.type == "meta"
     ):
         raise ValueError(
-            f"{name} can't be packed: expected a dense tensor with data, got {tensor.dtype}, {tensor.layout}, {tensor.device}"
+            f"{name} can't be packed: expected a dense tensor with data, "
+            f"got {tensor.dtype}, {tensor.layout}, {tensor.device}"
         )
 
 
 def check_settings(block_size: int, level: str, slicing: str) -> None:
+    """Raise ValueError naming a setting that is out of range."""
     if isinstance(block_size, bool) or not isinstance(block_size, int) or block_size < 1:
         raise ValueError(f"block_size must be a whole number of at least 1, got {block_size!r}")
     if level not in LEVELS:
@@ -103,7 +125,7 @@ def check_settings(block_size: int, level: str, slicing: str) -> None:
 
 
 def memory_of(tensor: Tensor) -> tuple:
-    """Equal for two tensors that are the same values in the same memory."""
+    """A key that is equal for two tensors with the same values in the same memory."""
     if tensor.numel() == 0:
         return (id(tensor),)
     return (
@@ -118,7 +140,7 @@ def memory_of(tensor: Tensor) -> tuple:
 
 
 def aliases_of(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """Every further name of a tensor -> its first name."""
+    """The first name of a tensor, by each of its further names."""
     first: dict[tuple, str] = {}
     return {
         name: origin
@@ -128,24 +150,18 @@ def aliases_of(tensors: Mapping[str, Tensor]) -> dict[str, str]:
 
 
 def as_bytes(tensor: Tensor) -> np.ndarray:
-    """(num_bytes,) uint8 in logical order: the tensor's own memory if it is contiguous and on the
-    CPU, else a copy.
+    """The tensor's bytes in logical order: (num_bytes,) uint8.
+
+    They are its own memory if it is contiguous and on the CPU, else a copy.
     """
-    if tensor.numel() == 0:  # whose strides may be any
+    if tensor.numel() == 0:  # an empty tensor may have any strides
         return np.empty(0, dtype=np.uint8)
-    return (
-        tensor.detach()
-        .resolve_conj()
-        .resolve_neg()
-        .cpu()
-        .contiguous()
-        .reshape(-1)
-        .view(torch.uint8)
-        .numpy()
-    )
+    resolved = tensor.detach().resolve_conj().resolve_neg()
+    return resolved.cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
 
 
 def layout_of(directory: Directory, dtype: str) -> Layout:
+    """The layout of the trainable weights of one dtype."""
     sizes = [
         math.prod(directory.shapes[name])
         for name in directory.weights
@@ -159,11 +175,12 @@ def layout_of(directory: Directory, dtype: str) -> Layout:
 
 
 def word_of(dtype: str) -> int:
-    """Bytes of the words that are coded together: an element, or a half of complex128."""
+    """Bytes of a word of this dtype: an element, or a half of complex128."""
     return min(DTYPES[dtype].itemsize, 8)
 
 
-def to_json(directory: Directory) -> dict:
+def to_json(directory: Directory) -> dict[str, Any]:
+    """The directory as JSON values."""
     weights = set(directory.weights)
     tensors = [
         [name, directory.dtypes[name], list(shape), name in weights]
@@ -176,10 +193,15 @@ def to_json(directory: Directory) -> dict:
     return kept | {"tensors": tensors}
 
 
-def from_json(values: dict) -> Directory:
-    """Raises ValueError, KeyError or TypeError for anything that `to_json` does not write."""
+def from_json(values: dict[str, Any]) -> Directory:
+    """The inverse of `to_json`.
+
+    Raises ValueError, KeyError or TypeError for anything that `to_json` does not write.
+    """
     check_settings(values["block_size"], values["level"], values["slicing"])
-    shapes, dtypes, weights = {}, {}, []
+    shapes: dict[str, tuple[int, ...]] = {}
+    dtypes: dict[str, str] = {}
+    weights: list[str] = []
     for name, dtype, shape, weight in values["tensors"]:
         if (
             not isinstance(name, str)
@@ -198,65 +220,56 @@ def from_json(values: dict) -> Directory:
         for kind, dtype, coding, size in values["sections"]
     ]
     num_motifs = {dtype: _count(k) for dtype, k in values["num_motifs"].items()}
-    directory = Directory(
-        values["level"],
-        values["block_size"],
-        values["slicing"],
-        shapes,
-        dtypes,
-        weights,
-        aliases,
-        num_motifs,
-        sections,
-    )
+    settings = (values["level"], values["block_size"], values["slicing"])
+    directory = Directory(*settings, shapes, dtypes, weights, aliases, num_motifs, sections)
     _check_sections(directory)
     return directory
 
 
 def _count(value: object) -> int:
+    """The value. Raises ValueError unless it is an integer of at least 0."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ValueError(f"a size of {value!r}")
     return value
 
 
 def _check_sections(directory: Directory) -> None:
-    """Raises ValueError unless the sections are those that the tensors need, of the sizes that
-    their codings fix.
+    """Raise ValueError unless the sections are those that the tensors need.
+
+    A section whose coding fixes its size must have that size.
     """
+    weights = set(directory.weights)
+    groups = list(dict.fromkeys(directory.dtypes[name] for name in directory.weights))
+    others = dict.fromkeys(dtype for name, dtype in directory.dtypes.items() if name not in weights)
     expected = [
         (kind, dtype)
-        for dtype in dict.fromkeys(directory.dtypes[name] for name in directory.weights)
+        for dtype in groups
         for kind in (("motifs", "mosaic", "tails") if directory.num_motifs[dtype] else ("weights",))
     ]
-    weights = set(directory.weights)
-    expected += [
-        ("other", dtype)
-        for dtype in dict.fromkeys(
-            dtype for name, dtype in directory.dtypes.items() if name not in weights
-        )
-    ]
+    expected += [("other", dtype) for dtype in others]
     if [(section.kind, section.dtype) for section in directory.sections] != expected:
         raise ValueError("its sections")
-    if list(directory.num_motifs) != list(
-        dict.fromkeys(directory.dtypes[name] for name in directory.weights)
-    ):
+    if list(directory.num_motifs) != groups:
         raise ValueError("its groups of weights")
     for section in directory.sections:
-        k = directory.num_motifs.get(section.dtype, 0)
-        if section.coding not in CODINGS[section.kind]:
-            raise ValueError(f"{section.kind} coded as {section.coding!r}")
-        if section.coding.startswith("grid") and section.dtype != "float32":
-            raise ValueError(f"a grid of {section.dtype}")
-        if section.kind == "motifs" and k > layout_of(directory, section.dtype).num_blocks:
-            raise ValueError(f"{k} motifs")
-        if section.coding in ("raw", "bits") and section.num_bytes != fixed_bytes(
-            directory, section
-        ):
-            raise ValueError(f"{section.num_bytes} bytes of {section.kind}")
+        _check_section(directory, section)
+
+
+def _check_section(directory: Directory, section: Section) -> None:
+    num_motifs = directory.num_motifs.get(section.dtype, 0)
+    if section.coding not in CODINGS[section.kind]:
+        raise ValueError(f"{section.kind} coded as {section.coding!r}")
+    if section.coding.startswith("grid") and section.dtype != "float32":
+        raise ValueError(f"a grid of {section.dtype}")
+    if section.kind == "motifs" and num_motifs > layout_of(directory, section.dtype).num_blocks:
+        raise ValueError(f"{num_motifs} motifs")
+    has_fixed_size = section.coding in ("raw", "bits")
+    if has_fixed_size and section.num_bytes != fixed_bytes(directory, section):
+        raise ValueError(f"{section.num_bytes} bytes of {section.kind}")
 
 
 def fixed_bytes(directory: Directory, section: Section) -> int:
-    """Bytes of a section's content, of the mosaic's at fixed width."""
+    """Bytes of a section's content before it is coded; of the mosaic, at fixed width."""
     dtype = section.dtype
     if section.kind == "other":
         names = set(directory.weights)
@@ -266,16 +279,16 @@ def fixed_bytes(directory: Directory, section: Section) -> int:
             if name not in names and directory.dtypes[name] == dtype
         ]
         return sum(sizes) * DTYPES[dtype].itemsize
-    layout, k = layout_of(directory, dtype), directory.num_motifs[dtype]
+    layout, num_motifs = layout_of(directory, dtype), directory.num_motifs[dtype]
     return {
-        "motifs": k * layout.block_bytes,
-        "mosaic": -(-layout.num_blocks * max(k - 1, 0).bit_length() // 8),
+        "motifs": num_motifs * layout.block_bytes,
+        "mosaic": -(-layout.num_blocks * max(num_motifs - 1, 0).bit_length() // 8),
         "tails": layout.tail_bytes,
         "weights": sum(map(sum, layout.pieces)),
     }[section.kind]
 
 
 def some(names: Sequence[str]) -> str:
-    return (", ".join(names[:5]) or "nothing") + (
-        f" and {len(names) - 5} more" if len(names) > 5 else ""
-    )
+    """The first five names, and how many more there are."""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return (", ".join(names[:5]) or "nothing") + more

@@ -1,4 +1,4 @@
-"""What a model takes as a file, coding by coding, and how accurate it is once it is read back."""
+"""Size of a model as a file in each coding, and its accuracy once it is read back."""
 
 import copy
 import tempfile
@@ -11,22 +11,18 @@ from momos import config, packing
 from momos.complexity.compressors import compress
 from momos.packing import lossy
 
-ORDINARY = "safetensors"
-COMBINED = "combined"  # refitted, pruned, and at few bits
+ORDINARY = "safetensors"  # the coding without compression
+COMBINED = "combined"  # the level whose motifs are refitted, pruned, and at few bits
 WEIGHTS = ("motifs", "mosaic", "tails", "weights")  # sections that hold the trainable weights
 Accuracy = Callable[[nn.Module], float]
 
 
 def ordinary(model: nn.Module, accuracy: Accuracy, compressors: Sequence[str]) -> list[dict]:
-    """A row for the safetensors file of the model's state dict, and one for each compressor of that
-    file.
-    """
+    """A row for the safetensors file of the model's state dict, and one per compressor of it."""
     from safetensors.torch import save
 
     content = save({name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()})
-    sizes = {ORDINARY: len(content)} | {
-        name: len(compress(content, name)) for name in compressors
-    }
+    sizes = {ORDINARY: len(content)} | {name: len(compress(content, name)) for name in compressors}
     reached = accuracy(model)
     return [
         {"coding": name, "file_bytes": size, "test_accuracy": reached}
@@ -34,11 +30,12 @@ def ordinary(model: nn.Module, accuracy: Accuracy, compressors: Sequence[str]) -
     ]
 
 
-def lossless(model: nn.Module, accuracy: Accuracy, **how) -> list[dict]:
-    """A row per level of the .momos file. how: block_size and slicing. Raises ValueError if a
-    tensor comes back changed.
-    """
-    return [row(level, model, accuracy, level=level, **how) for level in packing.LEVELS]
+def lossless(model: nn.Module, accuracy: Accuracy, *, block_size: int, slicing: str) -> list[dict]:
+    """A row per level of the .momos file. Raises ValueError if a tensor comes back changed."""
+    return [
+        measure_file(level, model, accuracy, level=level, block_size=block_size, slicing=slicing)
+        for level in packing.LEVELS
+    ]
 
 
 def lossy_levels(
@@ -50,43 +47,52 @@ def lossy_levels(
     block_size: int,
     slicing: str,
 ) -> list[dict]:
-    """A row per lossy level, all of them entropy-coded. batches: on which motifs are trained again."""
+    """A row per lossy level, all of them entropy-coded.
+
+    batches: training images, on which motifs are refitted. Raises ValueError as `lossless` does,
+    and where refitting diverges.
+    """
     changed = copy.deepcopy(model)
+    start = lossy.mosaic_of(model, block_size, slicing)
     rows = []
-    for name, found in levels(
-        changed, lossy.mosaic_of(model, block_size, slicing), batches, settings, slicing
-    ):
-        lossy.put_(changed, found, slicing)
-        rows.append(
-            row(name, changed, accuracy, level="entropy", block_size=block_size, slicing=slicing)
+    for name, weights in levels(changed, start, batches, settings, slicing):
+        lossy.put_(changed, weights, slicing)
+        row = measure_file(
+            name, changed, accuracy, level="entropy", block_size=block_size, slicing=slicing
         )
+        rows.append(row)
     return rows
 
 
 def levels(
     model: nn.Module,
-    start: lossy.Mosaic,
+    start: lossy.MosaicWeights,
     batches: Iterable[lossy.Batch],
     settings: config.Pack,
     slicing: str,
-) -> Iterator[tuple[str, lossy.Mosaic]]:
-    """Each name and what becomes of the mosaic. The model's own weights are of no effect."""
+) -> Iterator[tuple[str, lossy.MosaicWeights]]:
+    """Each lossy level's name and what it makes of the mosaic; the model's weights do not count."""
     for bits in settings.motif_bits:
         yield f"motifs{bits}", lossy.quantised(start, bits)
     yield "pruned", lossy.pruned(start, settings.min_usage)
-    again = lossy.refitted(model, start, slicing, batches, lr=settings.refit_lr)
-    yield "refitted", again
-    yield COMBINED, lossy.quantised(lossy.pruned(again, settings.min_usage), settings.combined_bits)
+    refitted = lossy.refitted(model, start, slicing, batches, lr=settings.refit_lr)
+    yield "refitted", refitted
+    pruned = lossy.pruned(refitted, settings.min_usage)
+    yield COMBINED, lossy.quantised(pruned, settings.combined_bits)
 
 
-def row(coding: str, model: nn.Module, accuracy: Accuracy, **how) -> dict:
-    """The model written as a .momos file and read into another module, which is measured. Raises
-    ValueError if it is not the same.
+def measure_file(
+    coding: str, model: nn.Module, accuracy: Accuracy, *, level: str, block_size: int, slicing: str
+) -> dict:
+    """Write the model as a .momos file, read it into another module, and measure that.
+
+    coding: the row's name. Raises ValueError if a tensor comes back changed.
     """
     with tempfile.TemporaryDirectory() as folder:
         path, decoded = Path(folder) / "model.momos", copy.deepcopy(model)
-        packing.pack(model, path, **how)
-        decoded.train()  # timm's models keep what they computed from weights, until then
+        packing.pack(model, path, block_size, level=level, slicing=slicing)
+        # timm's models keep what they computed from weights until they are in training mode
+        decoded.train()
         for tensor in decoded.state_dict().values():
             tensor.zero_()
         packing.unpack(path, decoded)
@@ -96,14 +102,10 @@ def row(coding: str, model: nn.Module, accuracy: Accuracy, **how) -> dict:
         contents = packing.inspect(path)
     sections = {f"{kind}_bytes": size for kind, size in contents.sections.items()}
     weights = sum(contents.sections[kind] for kind in WEIGHTS)
-    found = {
+    row = {
         "coding": coding,
         "file_bytes": contents.file_bytes,
         "test_accuracy": accuracy(decoded),
-        "num_motifs": _motifs(contents),
+        "num_motifs": sum(group.num_motifs for group in contents.groups),
     }
-    return found | {"stored_bytes": weights} | sections
-
-
-def _motifs(contents: packing.Contents) -> int:
-    return sum(group.num_motifs for group in contents.groups)
+    return row | {"stored_bytes": weights} | sections

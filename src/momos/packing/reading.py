@@ -1,6 +1,4 @@
-"""Reading a .momos file: checked whole before anything is given out, in parts that the caller takes
-one by one.
-"""
+"""Read a .momos file in parts, after the whole of it has been checked."""
 
 import contextlib
 import hashlib
@@ -23,18 +21,18 @@ from momos.packing.coding import (
     GRID,
     LEADING,
     SMALLEST,
-    Grid,
+    ValueGrid,
     decompress,
     unpack_bits,
 )
-from momos.packing.layout import (  # fmt: skip
+from momos.packing.layout import (
     DIGEST,
     DTYPES,
     MAGIC,
     MAX_DIRECTORY,
     PREAMBLE,
     VERSION,
-    Bad,
+    BadFile,
     Directory,
     Layout,
     Section,
@@ -53,6 +51,7 @@ BUFFER = 2**20  # bytes moved at a time
 
 
 def store(parts: Iterator[np.ndarray], tensor: Tensor) -> None:
+    """Copy bytes, given in parts of uint8, into a tensor of any device and layout."""
     own = (
         tensor.device.type == "cpu"
         and tensor.is_contiguous()
@@ -69,60 +68,67 @@ def store(parts: Iterator[np.ndarray], tensor: Tensor) -> None:
 
 @contextlib.contextmanager
 def opened_file(path: Path | str) -> Iterator["Opened"]:
+    """Open a .momos file. Raises ValueError naming it if it is missing, or for BadFile."""
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path} is missing: expected a .momos file")
     with path.open("rb") as file:
         try:
             yield Opened(file)
-        except Bad as error:
+        except BadFile as error:
             raise ValueError(f"{path}: {error}") from error
 
 
 class Opened:
-    """A file whose digest is right and whose directory is consistent with its size. Raises Bad."""
+    """A file whose digest is right and whose directory fits its size. Raises BadFile."""
 
     def __init__(self, file: BinaryIO):
         self.file, self.file_bytes = file, os.fstat(file.fileno()).st_size
         directory_bytes = self._check_preamble()
         self.directory = self._load_directory(directory_bytes)
-        self.starts, position = [], PREAMBLE.size + DIGEST
+        self.starts: list[int] = []
+        position = PREAMBLE.size + DIGEST
         for section in self.directory.sections:
             self.starts.append(position)
             position += section.num_bytes
         if position != self.file_bytes - directory_bytes:
-            raise Bad(
-                "its directory is inconsistent: the sizes of its sections do not add up to the file's"
+            raise BadFile(
+                "its directory is inconsistent: "
+                "the sizes of its sections do not add up to the file's"
             )
 
     def _check_preamble(self) -> int:
+        """Check preamble and digest, and return the number of bytes of the directory."""
         start = self.file.read(PREAMBLE.size)
         if not start.startswith(MAGIC):
-            raise Bad(
+            raise BadFile(
                 "is no .momos file" if not MAGIC.startswith(start[: len(MAGIC)]) else "is cut short"
             )
         digest = self.file.read(DIGEST)
         if len(digest) < DIGEST:
-            raise Bad("is cut short")
+            raise BadFile("is cut short")
         _, version, directory_bytes, file_bytes = PREAMBLE.unpack(start)
         if version != VERSION:
-            raise Bad(f"has version {version}, expected {VERSION}")
+            raise BadFile(f"has version {version}, expected {VERSION}")
         if file_bytes != self.file_bytes:
-            raise Bad(
-                f"has {self.file_bytes} bytes and should have {file_bytes}: it is cut short or damaged"
+            raise BadFile(
+                f"has {self.file_bytes} bytes and should have {file_bytes}: "
+                "it is cut short or damaged"
             )
         if directory_bytes > file_bytes - PREAMBLE.size - DIGEST:
-            raise Bad(f"declares a directory of {directory_bytes} bytes in a file of {file_bytes}")
+            raise BadFile(
+                f"declares a directory of {directory_bytes} bytes in a file of {file_bytes}"
+            )
         self._check_digest(start, digest)
         return directory_bytes
 
     def _check_digest(self, preamble: bytes, expected: bytes) -> None:
-        found = hashlib.sha256()
+        total = hashlib.sha256()
         while part := self.file.read(BUFFER):
-            found.update(part)
-        found.update(preamble)
-        if found.digest() != expected:
-            raise Bad("is damaged: its checksum does not match its content")
+            total.update(part)
+        total.update(preamble)
+        if total.digest() != expected:
+            raise BadFile("is damaged: its checksum does not match its content")
 
     def _load_directory(self, num_bytes: int) -> Directory:
         self.file.seek(self.file_bytes - num_bytes)
@@ -140,20 +146,20 @@ class Opened:
             RecursionError,
             zstandard.ZstdError,
         ) as error:
-            raise Bad(f"its directory is inconsistent: {error}") from error
+            raise BadFile(f"its directory is inconsistent: {error}") from error
 
     def check_fit(self, tensors: Mapping[str, Tensor], *, tied: bool = True) -> None:
-        """tied: whether tensors that share memory must do so in the file, as they must where it is
-        loaded into them.
+        """Raise BadFile unless the file has the names, dtypes and shapes of these tensors.
+
+        tied: tensors that share memory must also do so in the file, which is needed where the file
+        is loaded into them.
         """
         directory = self.directory
         origins = {name: name for name in directory.shapes} | directory.aliases
-        missing, unexpected = (
-            [name for name in tensors if name not in origins],
-            [name for name in origins if name not in tensors],
-        )
+        missing = [name for name in tensors if name not in origins]
+        unexpected = [name for name in origins if name not in tensors]
         if missing or unexpected:
-            raise Bad(
+            raise BadFile(
                 f"holds another model: it lacks {some(missing)}; the model lacks {some(unexpected)}"
             )
         wrong = []
@@ -163,7 +169,7 @@ class Opened:
             wanted = f"{dtype_name(tensors[name])} {tuple(tensors[name].shape)}"
             wrong += [f"{name} is {held} instead of {wanted}"] if held != wanted else []
         if wrong:
-            raise Bad(f"holds another model: {some(wrong)}")
+            raise BadFile(f"holds another model: {some(wrong)}")
         if tied:
             self._check_writable(tensors, origins)
 
@@ -174,16 +180,19 @@ class Opened:
             if 0 in tensor.stride() and tensor.numel() > 1 and not tensor.is_contiguous()
         ]
         if folded:
-            raise Bad(f"can't be loaded into tensors whose elements share memory: {some(folded)}")
+            raise BadFile(
+                f"can't be loaded into tensors whose elements share memory: {some(folded)}"
+            )
         apart = [
             f"{name} and {other}"
             for name, other in aliases_of(tensors).items()
             if origins[name] != origins[other]
         ]
         if apart:
-            raise Bad(f"holds another model: it keeps apart what the model ties, {some(apart)}")
+            raise BadFile(f"holds another model: it keeps apart what the model ties, {some(apart)}")
 
     def check_total(self, max_bytes: int | None) -> None:
+        """Raise BadFile for more bytes of tensors than allowed (default: see `read_tensors`)."""
         limit = 2**30 + 1000 * self.file_bytes if max_bytes is None else max_bytes
         directory = self.directory
         total = sum(
@@ -191,8 +200,9 @@ class Opened:
             for name, shape in directory.shapes.items()
         )
         if total > limit:
-            raise Bad(
-                f"declares {total} bytes of tensors in a file of {self.file_bytes}; up to {limit} are read without a model"
+            raise BadFile(
+                f"declares {total} bytes of tensors in a file of {self.file_bytes}; "
+                f"up to {limit} are read without a model"
             )
 
     def check(self) -> None:
@@ -201,35 +211,31 @@ class Opened:
             pass
 
     def walk(self) -> Iterator[tuple[str, Iterator[np.ndarray]]]:
-        """Name and bytes, in parts of uint8, of each tensor; parts that the caller leaves are
-        passed over.
+        """Name and bytes of each tensor, in parts of uint8.
+
+        Parts that the caller does not take are skipped.
         """
         directory, weights = self.directory, set(self.directory.weights)
-        for dtype, k in directory.num_motifs.items():
+        for dtype, num_motifs in directory.num_motifs.items():
             names = [name for name in directory.weights if directory.dtypes[name] == dtype]
-            layout = layout_of(directory, dtype)
-            yield from self._tensors(
-                names, self._mosaic_bytes(dtype, layout) if k else self._apart(dtype, names)
-            )
-        for dtype in dict.fromkeys(
-            dtype for name, dtype in directory.dtypes.items() if name not in weights
-        ):
-            names = [
-                name
-                for name in directory.shapes
-                if directory.dtypes[name] == dtype and name not in weights
-            ]
+            if num_motifs:
+                stream = self._mosaic_bytes(dtype, layout_of(directory, dtype))
+            else:
+                stream = self._apart(dtype, names)
+            yield from self._tensors(names, stream)
+        others = [name for name in directory.shapes if name not in weights]
+        for dtype in dict.fromkeys(directory.dtypes[name] for name in others):
+            names = [name for name in others if directory.dtypes[name] == dtype]
             yield from self._tensors(names, self._plain("other", dtype))
 
     def _tensors(
         self, names: Sequence[str], stream: Iterator[np.ndarray]
     ) -> Iterator[tuple[str, Iterator[np.ndarray]]]:
+        """Cut a stream of bytes into those of each tensor."""
         source = _Source(stream)
         for name in names:
-            parts = source.take(
-                math.prod(self.directory.shapes[name])
-                * DTYPES[self.directory.dtypes[name]].itemsize
-            )
+            item = DTYPES[self.directory.dtypes[name]].itemsize
+            parts = source.take(math.prod(self.directory.shapes[name]) * item)
             yield name, parts
             for _ in parts:
                 pass
@@ -238,10 +244,8 @@ class Opened:
     def _mosaic_bytes(self, dtype: str, layout: Layout) -> Iterator[np.ndarray]:
         """The bytes of the weights of one dtype: each piece's whole blocks, then its tail."""
         motifs = self._motifs(dtype, layout)
-        blocks, tails = (
-            _Source(self._blocks(motifs, self.mosaic(dtype, layout))),
-            _Source(self._plain("tails", dtype)),
-        )
+        blocks = _Source(self._blocks(motifs, self.mosaic(dtype, layout)))
+        tails = _Source(self._plain("tails", dtype))
         for whole, tail in layout.pieces:
             yield from blocks.take(whole)
             yield from tails.take(tail)
@@ -249,11 +253,11 @@ class Opened:
         tails.end()
 
     def _blocks(self, motifs: np.ndarray, mosaic: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-        step = max(BUFFER // motifs.shape[1], 1)
+        """The bytes of whole blocks, looked up in the motifs."""
+        size = motifs.shape[1]
+        step = max(BUFFER // size, 1)
         # rows of one scalar are gathered several times faster than rows of bytes
-        rows = motifs.view(
-            f"V{motifs.shape[1]}" if motifs.shape[1] not in (1, 2, 4, 8) else f"<u{motifs.shape[1]}"
-        )[:, 0]
+        rows = motifs.view(f"<u{size}" if size in (1, 2, 4, 8) else f"V{size}")[:, 0]
         for indices in mosaic:
             for start in range(0, len(indices), step):
                 yield rows[indices[start : start + step]].view(np.uint8)
@@ -262,26 +266,26 @@ class Opened:
         for section, start in zip(self.directory.sections, self.starts, strict=True):
             if (section.kind, section.dtype) == (kind, dtype):
                 return _Cursor(self.file, start, section), section
-        raise AssertionError(f"no section {kind} of {dtype}")  # _check_sections has seen to it
+        raise AssertionError(f"no section {kind} of {dtype}")  # from_json checks the sections
 
     def _plain(self, kind: str, dtype: str) -> Iterator[np.ndarray]:
+        """The bytes of a section that is raw or in planes."""
         cursor, section = self._section(kind, dtype)
         rest = fixed_bytes(self.directory, section)
         yield from _plain_parts(cursor, rest, word_of(dtype), section.coding)
         cursor.end()
 
     def _motifs(self, dtype: str, layout: Layout) -> np.ndarray:
-        """(num_motifs, block_bytes) uint8"""
+        """The motifs (num_motifs, block_bytes) uint8."""
         cursor, section = self._section("motifs", dtype)
-        k, word = self.directory.num_motifs[dtype], word_of(dtype)
+        num_motifs, word = self.directory.num_motifs[dtype], word_of(dtype)
         if section.coding == "raw":
-            motifs = np.frombuffer(cursor.read(section.num_bytes), dtype=np.uint8).reshape(
-                k, layout.block_bytes
-            )
+            flat = np.frombuffer(cursor.read(section.num_bytes), dtype=np.uint8)
+            motifs = flat.reshape(num_motifs, layout.block_bytes)
         elif section.coding == "motifs":
-            motifs = _sums(cursor, k, layout.block_bytes, word)
+            motifs = _sums(cursor, num_motifs, layout.block_bytes, word)
         else:
-            motifs = _grid_motifs(cursor, section.coding, k, layout.block_bytes // word)
+            motifs = _grid_motifs(cursor, section.coding, num_motifs, layout.block_bytes // word)
         cursor.end()
         return motifs
 
@@ -301,153 +305,159 @@ class Opened:
         cursor.end()
 
     def mosaic(self, dtype: str, layout: Layout) -> Iterator[np.ndarray]:
-        """Indices of motifs, int64, in parts of CHUNK."""
+        """The index of each block's motif, int64, in parts of CHUNK."""
         cursor, section = self._section("mosaic", dtype)
-        k = self.directory.num_motifs[dtype]
-        width = (k - 1).bit_length()
+        num_motifs = self.directory.num_motifs[dtype]
+        width = (num_motifs - 1).bit_length()
         for start in range(0, layout.num_blocks, CHUNK):
             count = min(CHUNK, layout.num_blocks - start)
-            coded = cursor.read_size(count) if section.coding == "ranks" else 0
-            read = (
-                cursor.read_ranks(coded, count, width)
-                if coded
-                else unpack_bits(cursor.read(-(-count * width // 8)), count, width)
-            )
-            if read.max() >= k:
-                raise Bad(f"names motif {read.max()} of {k}")
-            yield read
+            num_coded = cursor.read_size(count) if section.coding == "ranks" else 0
+            if num_coded:
+                indices = cursor.read_ranks(num_coded, count, width)
+            else:
+                indices = unpack_bits(cursor.read(-(-count * width // 8)), count, width)
+            if indices.max() >= num_motifs:
+                raise BadFile(f"names motif {indices.max()} of {num_motifs}")
+            yield indices
         cursor.end()
 
 
 class _Cursor:
-    """Reads a section in order and never beyond its end. Raises Bad."""
+    """A reader of one section, in order and never beyond its end. Raises BadFile."""
 
     def __init__(self, file: BinaryIO, start: int, section: Section):
-        self.file, self.position, self.rest, self.kind = (
-            file,
-            start,
-            section.num_bytes,
-            section.kind,
-        )
+        self.file, self.position = file, start
+        self.rest, self.kind = section.num_bytes, section.kind
 
     def read(self, num_bytes: int) -> bytes:
+        """The next bytes."""
         if num_bytes > self.rest:
-            raise Bad(f"section {self.kind} ends early")
+            raise BadFile(f"section {self.kind} ends early")
         self.file.seek(self.position)
         data = self.file.read(num_bytes)
         if len(data) != num_bytes:
-            raise Bad(f"section {self.kind} can't be read")
+            raise BadFile(f"section {self.kind} can't be read")
         self.position += num_bytes
         self.rest -= num_bytes
         return data
 
     def read_size(self, most: int) -> int:
+        """A stored number of bytes, of at most `most`."""
         (size,) = struct.unpack("<I", self.read(4))
         if size > most:
-            raise Bad(f"section {self.kind} declares {size} bytes where {most} suffice")
+            raise BadFile(f"section {self.kind} declares {size} bytes where {most} suffice")
         return size
 
-    def read_grid(self) -> Grid | None:
+    def read_grid(self) -> ValueGrid | None:
+        """A stored grid, or None where there are plain values."""
         bits, step = GRID.unpack(self.read(GRID.size))
         if bits and not (2 <= bits <= 16 and 0 < step < math.inf):
-            raise Bad(f"section {self.kind} declares a grid of {bits} bits and step {step}")
-        return Grid(bits, np.float32(step)) if bits else None
+            raise BadFile(f"section {self.kind} declares a grid of {bits} bits and step {step}")
+        return ValueGrid(bits, np.float32(step)) if bits else None
 
     def read_plane(self, count: int) -> np.ndarray:
-        """(count,) uint8"""
+        """A plane (count,) uint8, which is compressed unless it has `count` bytes."""
         coded = self.read(self.read_size(count))
-        return self._bytes(coded if len(coded) == count else None, coded, count)
+        if len(coded) == count:
+            return np.frombuffer(coded, dtype=np.uint8)
+        return self._decompress(coded, count)
 
     def read_ranks(self, num_coded: int, count: int, width: int) -> np.ndarray:
-        """(count,) int64"""
-        codes = self._bytes(None, self.read(num_coded), count)
+        """Indices (count,) int64: compressed byte codes, then the bits that follow."""
+        codes = self._decompress(self.read(num_coded), count)
         follow, ranks = FOLLOWING[codes], SMALLEST[codes]
         for size in range(1, width - LEADING):
             places = np.flatnonzero(follow == size)
             ranks[places] |= unpack_bits(self.read(-(-len(places) * size // 8)), len(places), size)
         return ranks
 
-    def _bytes(self, plain: bytes | None, coded: bytes, count: int) -> np.ndarray:
+    def _decompress(self, coded: bytes, count: int) -> np.ndarray:
         try:
-            return np.frombuffer(
-                decompress(coded, count) if plain is None else plain, dtype=np.uint8
-            )
+            return np.frombuffer(decompress(coded, count), dtype=np.uint8)
         except (zstandard.ZstdError, ValueError) as error:
-            raise Bad(f"section {self.kind} can't be decompressed: {error}") from error
+            raise BadFile(f"section {self.kind} can't be decompressed: {error}") from error
 
     def end(self) -> None:
+        """Raise BadFile if something is left."""
         if self.rest:
-            raise Bad(f"section {self.kind} has {self.rest} bytes too many")
+            raise BadFile(f"section {self.kind} has {self.rest} bytes too many")
 
 
 class _Source:
-    """A stream of byte arrays, to be taken in other lengths. Raises Bad."""
+    """A stream of byte arrays that can be taken in other lengths. Raises BadFile."""
 
     def __init__(self, stream: Iterator[np.ndarray]):
         self.stream, self.held = stream, np.empty(0, dtype=np.uint8)
 
     def take(self, num_bytes: int) -> Iterator[np.ndarray]:
+        """The next bytes, in parts."""
         while num_bytes:
             if not len(self.held):
-                self.held = next(self.stream, None)
-                if self.held is None:
-                    raise Bad("a section ends early")
+                following = next(self.stream, None)
+                if following is None:
+                    raise BadFile("a section ends early")
+                self.held = following
             part, self.held = self.held[:num_bytes], self.held[num_bytes:]
             num_bytes -= len(part)
             yield part
 
     def end(self) -> None:
-        """Lets the stream make its own checks at its end."""
+        """Raise BadFile if something is left; the stream makes its own checks at its end."""
         if len(self.held) or next(self.stream, None) is not None:
-            raise Bad("a section is too long")
+            raise BadFile("a section is too long")
 
 
-def _sums(cursor: _Cursor, k: int, width: int, word: int) -> np.ndarray:
-    """(k, width) uint8 of rows whose first words are stored as differences."""
-    steps = np.concatenate(list(_plain_parts(cursor, k * word, word, "planes"))).view(f"<u{word}")
-    others = list(_plain_parts(cursor, k * (width - word), word, "planes"))
-    rows = np.empty((k, width), dtype=np.uint8)
-    rows[:, :word] = np.cumsum(steps, dtype=steps.dtype).view(np.uint8).reshape(k, word)
+def _sums(cursor: _Cursor, num_rows: int, width: int, word: int) -> np.ndarray:
+    """Rows (num_rows, width) uint8 whose first words are stored as differences."""
+    parts = list(_plain_parts(cursor, num_rows * word, word, "planes"))
+    steps = np.concatenate(parts).view(f"<u{word}")
+    others = list(_plain_parts(cursor, num_rows * (width - word), word, "planes"))
+    rows = np.empty((num_rows, width), dtype=np.uint8)
+    rows[:, :word] = np.cumsum(steps, dtype=steps.dtype).view(np.uint8).reshape(num_rows, word)
     if others:
-        rows[:, word:] = np.concatenate(others).reshape(k, -1)
+        rows[:, word:] = np.concatenate(others).reshape(num_rows, -1)
     return rows
 
 
-def _grid_motifs(cursor: _Cursor, coding: str, k: int, size: int) -> np.ndarray:
-    """(k, 4 * size) uint8: motifs of `size` float32 values on one grid."""
+def _grid_motifs(cursor: _Cursor, coding: str, num_motifs: int, size: int) -> np.ndarray:
+    """Motifs of `size` float32 values on one grid, as bytes (num_motifs, 4 * size) uint8."""
     grid = cursor.read_grid()
     if grid is None:
-        raise Bad("section motifs declares no grid")
+        raise BadFile("section motifs declares no grid")
+    count = num_motifs * size
     if coding == "grid":
-        codes = unpack_bits(cursor.read(-(-k * size * grid.bits // 8)), k * size, grid.bits)
+        codes = unpack_bits(cursor.read(-(-count * grid.bits // 8)), count, grid.bits)
     else:
-        codes = _sums(cursor, k, size * grid.word, grid.word).reshape(-1).view(f"<u{grid.word}")
-    return _values(grid, codes, cursor.kind).reshape(k, -1)
+        rows = _sums(cursor, num_motifs, size * grid.word, grid.word)
+        codes = rows.reshape(-1).view(f"<u{grid.word}")
+    return _values(grid, codes, cursor.kind).reshape(num_motifs, -1)
 
 
-def _grid_parts(cursor: _Cursor, count: int, grid: Grid, *, packed: bool) -> Iterator[np.ndarray]:
-    """The bytes of `count` values on a grid. packed: their codes are as wide as they need."""
+def _grid_parts(
+    cursor: _Cursor, count: int, grid: ValueGrid, *, packed: bool
+) -> Iterator[np.ndarray]:
+    """The bytes of `count` values on a grid, in parts. packed: codes take grid.bits bits each."""
     for start in range(0, count, CHUNK):
         size = min(CHUNK, count - start)
         if packed:
             codes = unpack_bits(cursor.read(-(-size * grid.bits // 8)), size, grid.bits)
         else:
-            codes = next(_plain_parts(cursor, size * grid.word, grid.word, "planes")).view(
-                f"<u{grid.word}"
-            )
+            part = next(_plain_parts(cursor, size * grid.word, grid.word, "planes"))
+            codes = part.view(f"<u{grid.word}")
         yield _values(grid, codes, cursor.kind)
 
 
-def _values(grid: Grid, codes: np.ndarray, kind: str) -> np.ndarray:
-    """(bytes,) uint8"""
+def _values(grid: ValueGrid, codes: np.ndarray, kind: str) -> np.ndarray:
+    """The bytes (num_bytes,) uint8 of the values with these codes."""
     try:
         with np.errstate(over="ignore"):
             return grid.values(codes).view(np.uint8)
     except IndexError as error:
-        raise Bad(f"section {kind} has a code that is none of its grid") from error
+        raise BadFile(f"section {kind} has a code that is none of its grid") from error
 
 
 def _plain_parts(cursor: _Cursor, num_bytes: int, word: int, coding: str) -> Iterator[np.ndarray]:
+    """The next num_bytes bytes, raw or in planes, in parts of at most CHUNK words."""
     while num_bytes:
         size = min(CHUNK * word, num_bytes)
         if coding == "raw":

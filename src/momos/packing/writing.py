@@ -1,4 +1,4 @@
-"""Writing a .momos file: distinct blocks, then section after section, digested on the way."""
+"""Write a .momos file: distinct blocks, then section after section, with a digest of all."""
 
 import contextlib
 import hashlib
@@ -12,10 +12,10 @@ from typing import BinaryIO
 import numpy as np
 from torch import Tensor
 
-from momos.packing.coding import (  # fmt: skip
+from momos.packing.coding import (
     CHUNK,
     GRID,
-    Grid,
+    ValueGrid,
     coded_ranks,
     compress,
     entropy_bits,
@@ -24,7 +24,7 @@ from momos.packing.coding import (  # fmt: skip
     pack_bits,
     rank_codes,
 )
-from momos.packing.layout import (  # fmt: skip
+from momos.packing.layout import (
     DIGEST,
     MAGIC,
     PREAMBLE,
@@ -38,22 +38,25 @@ from momos.packing.layout import (  # fmt: skip
     word_of,
 )
 
-TINY = 256  # bytes that are not worth coding
+TINY = 256  # fewer bytes are not worth coding
 
 
 class Writer:
-    """Counts and digests what passes."""
+    """A file that counts and digests what is written to it."""
 
     def __init__(self, file: BinaryIO):
         self.file, self.digest, self.num_bytes = file, hashlib.sha256(), PREAMBLE.size + DIGEST
         file.write(bytes(self.num_bytes))
 
-    def write(self, data) -> None:
-        self.file.write(data)
-        self.digest.update(data)
-        self.num_bytes += memoryview(data).nbytes
+    def write(self, data: bytes | np.ndarray) -> None:
+        """Write the next bytes of a section."""
+        content = data.data if isinstance(data, np.ndarray) else data
+        self.file.write(content)
+        self.digest.update(content)
+        self.num_bytes += len(data) if isinstance(data, bytes) else data.nbytes
 
     def finish(self, directory: bytes) -> None:
+        """Write the directory at the end, and preamble and digest at the start."""
         self.write(directory)
         preamble = PREAMBLE.pack(MAGIC, VERSION, len(directory), self.num_bytes)
         self.digest.update(preamble)
@@ -63,8 +66,9 @@ class Writer:
 
 @contextlib.contextmanager
 def atomically(path: Path) -> Iterator[BinaryIO]:
-    """A file beside the target, synced and renamed over it if all went well. Raises OSError naming
-    the target.
+    """Open a file beside the target, which replaces it if the block ends without an error.
+
+    Raises OSError naming the target that can't be written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -85,7 +89,7 @@ def atomically(path: Path) -> Iterator[BinaryIO]:
 
 
 def write(writer: Writer, tensors: Mapping[str, Tensor], directory: Directory) -> None:
-    """Fills in the directory's num_motifs and sections on the way."""
+    """Write all sections; this fills in the directory's num_motifs and sections."""
     weights = set(directory.weights)
     for dtype in dict.fromkeys(directory.dtypes[name] for name in directory.weights):
         members = [tensors[name] for name in directory.weights if directory.dtypes[name] == dtype]
@@ -93,14 +97,8 @@ def write(writer: Writer, tensors: Mapping[str, Tensor], directory: Directory) -
     rest = [name for name in tensors if name not in weights]
     for dtype in dict.fromkeys(directory.dtypes[name] for name in rest):
         members = [tensors[name] for name in rest if directory.dtypes[name] == dtype]
-        _write_section(
-            writer,
-            directory,
-            "other",
-            dtype,
-            map(as_bytes, members),
-            sum(tensor.nbytes for tensor in members),
-        )
+        num_bytes = sum(tensor.nbytes for tensor in members)
+        _write_section(writer, directory, "other", dtype, map(as_bytes, members), num_bytes)
     content = json.dumps(to_json(directory), separators=(",", ":")).encode()
     writer.finish(compress(content, len(content)))
 
@@ -112,9 +110,8 @@ def _write_weights(
     grids = [_grid(values, dtype) for values in flat]
     blocks, tails = _cut(flat, layout)
     apart = _bits_apart(flat, grids, directory.level) - 8 * layout.tail_bytes
-    motifs, mosaic = _mosaic(
-        blocks, dtype, apart, "fixed" if not any(grids) else directory.level, hasty=not any(grids)
-    )
+    level = directory.level if any(grids) else "fixed"
+    motifs, mosaic = _mosaic(blocks, dtype, apart, level, hasty=not any(grids))
     directory.num_motifs[dtype] = len(motifs)
     if len(motifs):
         if directory.level == "entropy":
@@ -133,64 +130,62 @@ def _write_weights(
 def _section(
     writer: Writer, directory: Directory, kind: str, dtype: str, coding: str
 ) -> Iterator[None]:
-    """What is written meanwhile."""
+    """Enter what is written inside the block into the directory, as a section."""
     start = writer.num_bytes
     yield
     directory.sections.append(Section(kind, dtype, coding, writer.num_bytes - start))
 
 
-def _grid(values: np.ndarray, dtype: str) -> Grid | None:
-    """values: (bytes,) uint8"""
+def _grid(values: np.ndarray, dtype: str) -> ValueGrid | None:
+    """The grid of values, given as (num_bytes,) uint8, if they lie on one."""
     return find_grid(values.view("<f4")) if dtype == "float32" else None
 
 
-def _bits_apart(flat: Sequence[np.ndarray], grids: Sequence[Grid | None], level: str) -> float:
-    """What tensors take without a mosaic: the entropy of their codes where these are entropy-coded,
-    else fixed widths.
+def _bits_apart(flat: Sequence[np.ndarray], grids: Sequence[ValueGrid | None], level: str) -> float:
+    """Bits that tensors take without a mosaic.
+
+    Entropy-coded tensors take the entropy of their codes, others fixed widths.
     """
     total = 0.0
     for values, grid in zip(flat, grids, strict=True):
-        codes = None if grid is None else grid.codes(values.view("<f4"))
-        total += (
-            8 * len(values)
-            if grid is None
-            else len(codes) * grid.bits
-            if level == "fixed"
-            else entropy_bits(np.bincount(codes))
-        )
+        if grid is None:
+            total += 8 * len(values)
+        elif level == "fixed":
+            total += len(values) // 4 * grid.bits
+        else:
+            total += entropy_bits(np.bincount(grid.codes(values.view("<f4"))))
     return total
 
 
 def _mosaic(
     blocks: np.ndarray, dtype: str, apart: float, level: str, *, hasty: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Motifs (num_motifs, block_bytes) uint8 and mosaic (num_blocks,) int64; none where they would
-    not be smaller than `apart` bits.
+    """Motifs (num_motifs, block_bytes) uint8 and mosaic (num_blocks,) int64.
 
-    hasty: give up where a lower bound on the number of motifs is too many, which is known far
-    sooner than the number itself.
+    Both are empty where they would not be smaller than `apart` bits. hasty: give up where a lower
+    bound on the number of motifs is too many, which is known far sooner than the number itself.
     """
-    nothing = blocks[:0], np.empty(0, dtype=np.int64)
+    no_mosaic = blocks[:0], np.empty(0, dtype=np.int64)
     least = fewest(blocks) if hasty else 0
-    if (
-        not len(blocks)
-        or 8 * least * blocks.shape[1] + len(blocks) * max(least - 1, 0).bit_length() >= apart
-    ):
-        return nothing
+    least_bits = 8 * least * blocks.shape[1] + len(blocks) * max(least - 1, 0).bit_length()
+    if not len(blocks) or least_bits >= apart:
+        return no_mosaic
     mosaic, first = distinct(blocks)
     motifs = blocks[first]
     grid = _grid(motifs.reshape(-1), dtype)
-    entries = 8 * motifs.nbytes if grid is None else motifs.nbytes // 4 * grid.bits
-    indices = (
-        len(mosaic) * (len(motifs) - 1).bit_length()
-        if level == "fixed"
-        else entropy_bits(np.bincount(mosaic))
-    )
-    return (motifs, mosaic) if entries + indices < apart else nothing
+    motif_bits = 8 * motifs.nbytes if grid is None else motifs.nbytes // 4 * grid.bits
+    if level == "fixed":
+        mosaic_bits = float(len(mosaic) * (len(motifs) - 1).bit_length())
+    else:
+        mosaic_bits = entropy_bits(np.bincount(mosaic))
+    return (motifs, mosaic) if motif_bits + mosaic_bits < apart else no_mosaic
 
 
 def _cut(flat: Sequence[np.ndarray], layout: Layout) -> tuple[np.ndarray, list[np.ndarray]]:
-    """(num_blocks, block_bytes) uint8 and the tail of each piece. flat: the bytes of each tensor."""
+    """Whole blocks (num_blocks, block_bytes) uint8, and the tail of each piece.
+
+    flat: the bytes of each tensor.
+    """
     if len(layout.pieces) != len(flat) or len(flat) == 1:
         flat = [np.concatenate(flat)] if len(flat) > 1 else flat
     whole = [piece[:size] for piece, (size, _) in zip(flat, layout.pieces, strict=True)]
@@ -199,29 +194,31 @@ def _cut(flat: Sequence[np.ndarray], layout: Layout) -> tuple[np.ndarray, list[n
 
 
 def distinct(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(n, block_bytes) uint8 -> (n,) int64 number of each block in the order of first appearance,
-    (k,) int64 where each appears first.
+    """Number distinct blocks in the order of their first appearance.
 
-    Exact: blocks are told apart 64 bits at a time, by hash tables of integers.
+    blocks (n, block_bytes) uint8 -> the number of each block (n,) int64, and the index at which
+    each number appears first (k,) int64. Exact: blocks are told apart 64 bits at a time, by hash
+    tables of integers.
     """
     from pandas import factorize
 
     numbers = np.zeros(len(blocks), dtype=np.int64)
-    found = min(len(blocks), 1)
+    num_distinct = min(len(blocks), 1)
     for column in _columns(blocks):
         other, values = factorize(np.ascontiguousarray(column))
-        if found > 1:  # below 2^31 distinct values each, so that the product can't overflow
+        if num_distinct > 1:  # below 2^31 distinct values each, so that the product can't overflow
             other, values = factorize(numbers * len(values) + other)
-        numbers, found = other, len(values)
-        if found == len(blocks):
+        numbers, num_distinct = other, len(values)
+        if num_distinct == len(blocks):
             break
     highest = np.maximum.accumulate(numbers)
     return numbers, np.flatnonzero(np.diff(highest, prepend=-1))
 
 
 def fewest(blocks: np.ndarray) -> int:
-    """A number of distinct blocks that there are at least: of the cells that their hashes fall
-    into. Far faster than the exact one.
+    """A lower bound on the number of distinct blocks, far faster than the exact number.
+
+    It is the number of cells of a hash table that the blocks hit.
     """
     bits = max(4 * len(blocks), 2).bit_length()
     hit = np.zeros(1 << bits, dtype=bool)
@@ -235,8 +232,9 @@ def fewest(blocks: np.ndarray) -> int:
 
 
 def _columns(blocks: np.ndarray) -> np.ndarray:
-    """(n, block_bytes) uint8 -> (columns, n) unsigned integers of at most 64 bits, padded with
-    zeros.
+    """Columns of blocks (n, block_bytes) uint8, as (columns, n) unsigned integers.
+
+    An integer has at most 64 bits; blocks are padded with zeros to a multiple of it.
     """
     width = blocks.shape[1]
     if width in (1, 2, 4):
@@ -257,9 +255,10 @@ def _write_section(
     coding = "planes" if directory.level == "entropy" and num_bytes >= TINY else "raw"
     with _section(writer, directory, kind, dtype, coding):
         for part in _regrouped(arrays, CHUNK * word_of(dtype)):
-            writer.write(part) if coding == "raw" else _write_planes(
-                writer, part, word_of(dtype), num_bytes
-            )
+            if coding == "raw":
+                writer.write(part)
+            else:
+                _write_planes(writer, part, word_of(dtype), num_bytes)
 
 
 def _write_grids(
@@ -267,20 +266,22 @@ def _write_grids(
     directory: Directory,
     dtype: str,
     flat: Sequence[np.ndarray],
-    grids: Sequence[Grid | None],
+    grids: Sequence[ValueGrid | None],
 ) -> None:
-    """Tensor after tensor: the grid, then codes; or no grid, then the values."""
+    """Write tensor after tensor: its grid and codes, or no grid and its values."""
     fixed, num_bytes = directory.level == "fixed", sum(map(len, flat))
     with _section(writer, directory, "weights", dtype, "grids" if fixed else "grid planes"):
         for values, grid in zip(flat, grids, strict=True):
-            codes = None if grid is None else grid.codes(values.view("<f4"))
-            writer.write(GRID.pack(0, 0.0) if grid is None else grid.header())
+            if grid is None:
+                writer.write(GRID.pack(0, 0.0))
+                data, word = values, word_of(dtype)
+            else:
+                writer.write(grid.header())
+                codes = grid.codes(values.view("<f4"))
+                data, word = codes.view(np.uint8), grid.word
             if fixed:
                 writer.write(values if grid is None else pack_bits(codes, grid.bits))
                 continue
-            data, word = (
-                (values, word_of(dtype)) if grid is None else (codes.view(np.uint8), grid.word)
-            )
             for part in _regrouped([data], CHUNK * word):
                 _write_planes(writer, part, word, num_bytes)
 
@@ -304,37 +305,43 @@ def _write_motifs(writer: Writer, directory: Directory, dtype: str, motifs: np.n
 
 
 def _write_differences(writer: Writer, motifs: np.ndarray, word: int) -> None:
-    """motifs: (num_motifs, bytes) of words, the first of which are close to each other."""
+    """Write the differences of the first words, which are close to each other; then other words.
+
+    motifs: (num_motifs, num_bytes) uint8.
+    """
     value = first_word(motifs, word)
-    steps, others = (
-        np.diff(value, prepend=value.dtype.type(0)),
-        np.ascontiguousarray(motifs[:, word:]),
-    )
+    steps = np.diff(value, prepend=value.dtype.type(0))
+    others = np.ascontiguousarray(motifs[:, word:])
     for column in (steps.view(np.uint8), others.reshape(-1)):
         for part in _regrouped([column], CHUNK * word):
             _write_planes(writer, part, word, motifs.nbytes)
 
 
 def _write_mosaic(
-    writer: Writer, directory: Directory, dtype: str, mosaic: np.ndarray, starts: np.ndarray, k: int
+    writer: Writer,
+    directory: Directory,
+    dtype: str,
+    mosaic: np.ndarray,
+    starts: np.ndarray,
+    num_motifs: int,
 ) -> None:
-    """starts: of each tensor's indices."""
-    width = (k - 1).bit_length()
+    """Write the indices. starts: where each tensor's indices begin."""
+    width = (num_motifs - 1).bit_length()
     coding = "ranks" if directory.level == "entropy" and len(mosaic) * width >= 8 * TINY else "bits"
-    codes = rank_codes(k)
+    codes = rank_codes(num_motifs)
     with _section(writer, directory, "mosaic", dtype, coding):
         for start in range(0, len(mosaic), CHUNK):
             part = mosaic[start : start + CHUNK]
-            writer.write(
-                pack_bits(part, width)
-                if coding == "bits"
-                else coded_ranks(part, starts - start, codes, width, len(mosaic))
-            )
+            if coding == "bits":
+                writer.write(pack_bits(part, width))
+            else:
+                writer.write(coded_ranks(part, starts - start, codes, width, len(mosaic)))
 
 
 def _regrouped(arrays: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
-    """The same bytes in parts of `size`, the last one shorter."""
-    held, num_held = [], 0
+    """The same bytes in parts of `size`; the last part may be shorter."""
+    held: list[np.ndarray] = []
+    num_held = 0
     for array in arrays:
         start = 0
         while len(array) - start + num_held >= size:
@@ -349,7 +356,10 @@ def _regrouped(arrays: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
 
 
 def _write_planes(writer: Writer, data: np.ndarray, word: int, num_bytes: int) -> None:
-    """data: (bytes,) of at most CHUNK words. num_bytes: of the section."""
+    """Write a plane for each byte of a word, compressed where that is smaller.
+
+    data: (num_bytes,) uint8 of at most CHUNK words. num_bytes: of the section.
+    """
     for plane in np.ascontiguousarray(data.reshape(-1, word).T):
         coded = compress(plane, num_bytes)
         coded = coded if len(coded) < len(plane) else plane.tobytes()
@@ -357,7 +367,7 @@ def _write_planes(writer: Writer, data: np.ndarray, word: int, num_bytes: int) -
 
 
 def _ranked(motifs: np.ndarray, mosaic: np.ndarray, word: int) -> tuple[np.ndarray, np.ndarray]:
-    """Motifs by use, those of one byte code by value; the mosaic with their new numbers."""
+    """Motifs ordered by use, those of one byte code by value; and the mosaic of their ranks."""
     value = first_word(motifs, word)
     by_use = np.lexsort((value, -np.bincount(mosaic, minlength=len(motifs))))
     order = by_use[np.lexsort((value[by_use], rank_codes(len(motifs))))]

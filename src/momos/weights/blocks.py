@@ -1,7 +1,8 @@
 """Weights as blocks and back: the slicing operator and its inverse (MoMos, Eq. 4 and 5).
 
-`slicing="tensor"` pads and cuts each tensor by itself, as the authors' code does. num_blocks is then
-a sum of ceilings. `slicing="model"` flattens all tensors into one vector first, as the paper does.
+`slicing="tensor"` pads and cuts each tensor by itself, as the authors' code does; num_blocks is
+then a sum of ceilings. `slicing="model"` first flattens all tensors into one vector, as in the
+paper.
 """
 
 import math
