@@ -43,7 +43,13 @@ def test_a_compressed_copy_computes_with_its_own_biases(model):
 
 def test_a_chain_takes_more_than_one_step(model):
     found = estimate_llc(
-        model, lambda m, labels: F.cross_entropy(m(IMAGES), labels), [torch.tensor([1, 2])], lr=1e-5, nbeta=10.0, localization=10.0,
-        num_chains=1, num_draws=3,
-    )  # fmt: skip
+        model,
+        lambda m, labels: F.cross_entropy(m(IMAGES), labels),
+        [torch.tensor([1, 2])],
+        lr=1e-5,
+        nbeta=10.0,
+        localization=10.0,
+        num_chains=1,
+        num_draws=3,
+    )
     assert found.loss_trace.shape == (1, 3) and len(set(found.loss_trace[0])) == 3

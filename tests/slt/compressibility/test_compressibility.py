@@ -1,4 +1,4 @@
-"""Compressibility against brute force, closed forms and attention written out by hand (method B1)."""
+"""Compressibility against brute force, closed forms, and attention by hand (method B1)."""
 
 import copy
 import itertools
@@ -213,7 +213,7 @@ def assert_definition(found: c.CriticalPoint) -> None:
 def table_scan(
     losses: list[float], coarse: tuple[int, ...], eps: list[float]
 ) -> tuple[list[c.CriticalPoint], list[float]]:
-    """Scan a table of losses at strengths 1, 2 ..; also the strengths in the order of evaluation."""
+    """Scan a table of losses at strengths 1, 2 ..; and the strengths in order of evaluation."""
     asked = []
 
     def evaluate(strength: float) -> c.Point:
@@ -306,13 +306,13 @@ def test_critical_n_q_against_every_n_q_up_to_257(models, name, theta, record_pr
                 and not {p.strength for p in one.curve} & set(passed_over)
             )
             differences.append(
-                f"eps {one.eps}: scan {one.value}, brute force {truth}, outside in between {passed_over}"
+                f"eps {one.eps}: scan {one.value}, brute force {truth}, "
+                f"outside in between {passed_over}"
             )
-    record_property(
-        f"critical n_q, {name}, theta {theta}", "; ".join(differences) or "equal everywhere"
-    )
+    shown = "; ".join(differences)
+    record_property(f"critical n_q, {name}, theta {theta}", shown or "equal everywhere")
     print(
-        f"{name}, theta {theta}: {monotone} of {len(EPS)} eps monotone; {'; '.join(differences) or 'no difference'}"
+        f"{name}, theta {theta}: {monotone} of {len(EPS)} eps monotone; {shown or 'no difference'}"
     )
     assert monotone >= len(EPS) // 2, "too few monotone cases for the comparison to mean anything"
     assert len({one.value for one in found}) > 1, "and they should differ"

@@ -75,13 +75,15 @@ def test_a_scheme_is_its_search(scheme, model, loss_fn):
     )
     noise = {"sigmas": (1e-3, 1.0), "per_decade": 4, "num_draws": 2, "seed": 3}
     direct = {
-        "quantization": lambda *a: compressibility.critical_n_q(*a, max_n_q=17, fractions=[1.0, 0.5**0.5, 0.5, 0.125**0.5, 0.25]),
+        "quantization": lambda *a: compressibility.critical_n_q(
+            *a, max_n_q=17, fractions=[1.0, 0.5**0.5, 0.5, 0.125**0.5, 0.25]
+        ),
         "quantization_max": lambda *a: compressibility.critical_n_q(*a, max_n_q=17, theta="max"),
         "factorization": lambda *a: compressibility.critical_fraction(*a, num_steps=4),
         "noise_absolute": lambda *a: compressibility.critical_sigma(*a, kind="absolute", **noise),
         "noise_relative": lambda *a: compressibility.critical_sigma(*a, kind="relative", **noise),
         "pruning": lambda *a: compressibility.critical_heads(*a, training, num_coarse=2),
-    }  # fmt: skip
+    }
     expected = direct[scheme](model, lambda m: loss_fn(m).item(), [0.01, 0.1])
     assert [point.strength for point in found] == [point.strength for point in expected]
     assert [[p.loss for p in point.curve] for point in found] == [

@@ -51,7 +51,6 @@ def estimate(model=None, loss_fn=quadratic, batches=(1.0,), **changes):
     )
 
 
-# ------------------------------------------------------------------------------------------------------------------------
 # exact values
 
 
@@ -66,9 +65,15 @@ def sgld_mean(curvature, lr, nbeta, localization):
 @pytest.mark.parametrize(("curvature", "lr"), [(0.5, 0.002), (1.0, 0.01), (2.0, 0.01)])
 def test_sgld_on_a_quadratic_is_biased_by_the_step_as_the_closed_form_says(curvature, lr):
     result = estimate(
-        Weights(torch.zeros(2000)), batches=[curvature], lr=lr, nbeta=100.0, localization=20.0, num_draws=300, num_burnin_steps=200,
+        Weights(torch.zeros(2000)),
+        batches=[curvature],
+        lr=lr,
+        nbeta=100.0,
+        localization=20.0,
+        num_draws=300,
+        num_burnin_steps=200,
         sampler="sgld",
-    )  # fmt: skip
+    )
     assert result.mean / 2000 == pytest.approx(sgld_mean(curvature, lr, 100, 20), rel=0.02)
 
 
@@ -81,9 +86,15 @@ def test_psgld_with_frozen_scale_is_sgld_at_the_scaled_step():
     for _ in range(50):
         scale = 1 / (langevin.EPS + math.sqrt(1 / (a * (1 - lr * scale * a / 4))))
     result = estimate(
-        Weights(torch.zeros(2000)), batches=[1.0], lr=lr, nbeta=nbeta, localization=localization, num_draws=300, num_burnin_steps=600,
+        Weights(torch.zeros(2000)),
+        batches=[1.0],
+        lr=lr,
+        nbeta=nbeta,
+        localization=localization,
+        num_draws=300,
+        num_burnin_steps=600,
         freeze_after_burnin=True,
-    )  # fmt: skip
+    )
     assert result.mean / 2000 == pytest.approx(
         sgld_mean(1.0, lr * scale, nbeta, localization), rel=0.03
     )
@@ -119,9 +130,17 @@ def test_regression_equals_the_exact_sum(regression):
     assert exact == pytest.approx(4.97, abs=0.01)
     replicas = 100
     result = estimate(
-        Weights(model.w[0].detach()[:, None].expand(-1, replicas)), half_mse, [data], lr=5e-4, nbeta=145.0, localization=1.0, num_chains=1,
-        num_draws=300, num_burnin_steps=200, sampler="sgld",
-    )  # fmt: skip
+        Weights(model.w[0].detach()[:, None].expand(-1, replicas)),
+        half_mse,
+        [data],
+        lr=5e-4,
+        nbeta=145.0,
+        localization=1.0,
+        num_chains=1,
+        num_draws=300,
+        num_burnin_steps=200,
+        sampler="sgld",
+    )
     assert result.mean / replicas == pytest.approx(exact, abs=0.3)
     assert result.flags == ()
 
@@ -187,9 +206,17 @@ def test_two_crossing_valleys_equal_quadrature(nbeta, rounded, step):
     replicas, exact = 2000, crossing_exact(nbeta)
     assert exact == pytest.approx(rounded, abs=0.001)
     result = estimate(
-        Weights(torch.zeros(replicas), torch.zeros(replicas)), lambda model, _: (model.w[0] * model.w[1]).square().sum(), [None],
-        lr=step / nbeta, nbeta=float(nbeta), localization=1.0, num_chains=1, num_draws=1500, num_burnin_steps=4000, sampler="sgld",
-    )  # fmt: skip
+        Weights(torch.zeros(replicas), torch.zeros(replicas)),
+        lambda model, _: (model.w[0] * model.w[1]).square().sum(),
+        [None],
+        lr=step / nbeta,
+        nbeta=float(nbeta),
+        localization=1.0,
+        num_chains=1,
+        num_draws=1500,
+        num_burnin_steps=4000,
+        sampler="sgld",
+    )
     assert result.mean / replicas == pytest.approx(exact, abs=0.02)
 
 
@@ -223,13 +250,20 @@ def test_deep_linear_networks_equal_aoyagi(widths, rank, exact, stated_error, re
     target = torch.zeros(widths[-1], widths[0])
     target[range(rank), range(rank)] = 1.0
     result = estimate(
-        deep_linear(widths, rank, replicas), population_loss, [target], lr=0.025 / 1000, nbeta=1000.0, localization=1.0, num_chains=1,
-        num_draws=steps, num_burnin_steps=steps, sampler="sgld",
-    )  # fmt: skip
+        deep_linear(widths, rank, replicas),
+        population_loss,
+        [target],
+        lr=0.025 / 1000,
+        nbeta=1000.0,
+        localization=1.0,
+        num_chains=1,
+        num_draws=steps,
+        num_burnin_steps=steps,
+        sampler="sgld",
+    )
     assert result.mean / replicas == pytest.approx(exact, abs=stated_error)
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
 # one step
 
 
@@ -324,7 +358,6 @@ def test_300_steps_equal_devinterp_bit_for_bit(sampler, theirs):
     assert_bitwise_equal(after_our_steps(sampler, 300), model)
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
 # promises
 
 
@@ -482,7 +515,6 @@ def test_it_runs_where_gradients_are_off():
     np.testing.assert_array_equal(off.loss_trace, estimate().loss_trace)
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
 # mistakes
 
 
@@ -573,7 +605,6 @@ def test_a_loss_that_uses_another_model_is_noticed():
         estimate(loss_fn=lambda model, batch: quadratic(outer, batch))
 
 
-# -------------------------------------------------------------------------------------------------------------
 # settings and controls
 
 
@@ -647,8 +678,14 @@ def test_the_hessians_trace_of_attention_equals_the_full_hessian():
 def test_a_gpu_finds_the_same_coefficient():
     rng = torch.cuda.get_rng_state()
     result = estimate(
-        Weights(torch.zeros(2000)).cuda(), batches=[1.0], lr=0.002, nbeta=100.0, localization=20.0, num_draws=300, num_burnin_steps=200,
+        Weights(torch.zeros(2000)).cuda(),
+        batches=[1.0],
+        lr=0.002,
+        nbeta=100.0,
+        localization=20.0,
+        num_draws=300,
+        num_burnin_steps=200,
         sampler="sgld",
-    )  # fmt: skip
+    )
     assert result.mean / 2000 == pytest.approx(sgld_mean(1.0, 0.002, 100, 20), rel=0.02)
     assert torch.equal(torch.cuda.get_rng_state(), rng)
