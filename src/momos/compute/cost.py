@@ -6,7 +6,6 @@ Costs are kept apart from results, because no result may depend on a clock.
 import resource
 import sys
 import time
-from types import TracebackType
 from typing import Self
 
 import torch
@@ -24,12 +23,7 @@ class Meter:
         self.start, self.cpu_start = time.perf_counter(), time.process_time()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *about: object) -> None:
         self.seconds = time.perf_counter() - self.start
         self.cpu_seconds = time.process_time() - self.cpu_start
 

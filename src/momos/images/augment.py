@@ -381,13 +381,9 @@ def rand_augment_torch(
 
 @functools.lru_cache(maxsize=8)
 def _tables_on(device: torch.device, magnitude: int, height: int, width: int) -> Tables:
-    arrays = tables(magnitude, height, width)
-    return Tables(
-        *(
-            _to(torch.from_numpy(array), device)
-            for array in (arrays.sources.astype(np.int64), *arrays[1:])
-        )
-    )
+    sources, *others = tables(magnitude, height, width)
+    arrays = (sources.astype(np.int64), *others)
+    return Tables(*(_to(torch.from_numpy(array), device) for array in arrays))
 
 
 def _operate_sorted(

@@ -157,12 +157,10 @@ def _tar_entries(stream: IO[bytes]) -> Iterator[_Entry]:
 def _zip_entries(raw: BinaryIO) -> Iterator[_Entry]:
     with zipfile.ZipFile(raw) as archive:
         for member in archive.infolist():
-            if member.is_dir():
-                yield _Entry(member.filename, "folder")
-            elif stat.S_ISLNK(member.external_attr >> 16):
-                yield _Entry(member.filename, "other")
-            else:
-                yield _Entry(member.filename, "file", archive.read(member))
+            is_link = stat.S_ISLNK(member.external_attr >> 16)
+            kind = "folder" if member.is_dir() else "other" if is_link else "file"
+            content = archive.read(member) if kind == "file" else b""
+            yield _Entry(member.filename, kind, content)
 
 
 def _index(path: Path, entries: list[_Entry]) -> dict[_Key, tuple[str, bytes]]:

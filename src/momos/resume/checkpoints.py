@@ -16,7 +16,6 @@ import sys
 import time
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -67,12 +66,7 @@ class Checkpoints:
         self.saved_at = self.asked_at = self.start
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *about: object) -> None:
         if kind is None:
             shutil.rmtree(self.root, ignore_errors=True)
 
@@ -100,10 +94,7 @@ class Checkpoints:
         return None
 
     def due(self) -> bool:
-        """Whether to save now, because the next call of `due` would be too late.
-
-        The next call is taken to be as far away as the last one.
-        """
+        """Say whether to save now: the next call, as far off as the last, would be too late."""
         now = time.perf_counter()
         is_due = (now - self.saved_at) + (now - self.asked_at) >= self.seconds
         self.asked_at = now
@@ -192,17 +183,12 @@ class Shared(Checkpoints):
             fcntl.flock(self.lock, fcntl.LOCK_EX)
         return super().__enter__()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *about: object) -> None:
         with self.lock:
             if kind is None:
                 self._taken(self.member).touch()
                 if all(self._taken(other).exists() for other in self.members):
-                    super().__exit__(kind, error, trace)
+                    super().__exit__(kind, *about)
 
     def share(self, cost: Mapping[str, Any]) -> dict[str, Any]:
         """This member's equal part of the seconds, and the memory of the whole training.

@@ -13,7 +13,6 @@ import sys
 from collections.abc import Callable, Mapping
 from importlib import metadata, util
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from momos.files import atomic
@@ -47,12 +46,7 @@ class Scratch:
         atomic.write_json(path, part)
         return part
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *about: object) -> None:
         if kind is None:
             shutil.rmtree(self.folder, ignore_errors=True)
 

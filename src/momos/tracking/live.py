@@ -16,7 +16,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Protocol, Self
 
 from momos import config
@@ -88,12 +87,7 @@ class Log:
             about = atomic.read_json(folder / run_folder.RUN)
             self.send({"about": about, "output_hash": output_hash(folder)})
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *about: object) -> None:
         deadline = time.monotonic() + GRACE
         while self.unsent and time.monotonic() < deadline and self.stream is not None:
             time.sleep(0.05)

@@ -156,10 +156,9 @@ def critical_fraction(
 def _stacks(model: nn.Module) -> Iterator[tuple[str, nn.ModuleList | nn.Sequential]]:
     """Lists of modules of one class that have children of their own, by name."""
     for prefix, module in model.named_modules():
-        if isinstance(module, nn.ModuleList | nn.Sequential) and len(module):
-            if len({type(child) for child in module}) == 1 and any(
-                list(child.children()) for child in module
-            ):
+        if isinstance(module, nn.ModuleList | nn.Sequential):
+            alike = len({type(child) for child in module}) == 1
+            if alike and any(list(child.children()) for child in module):
                 yield prefix, module
 
 

@@ -27,10 +27,7 @@ def loss_of(loss_fn: LossFn, model: nn.Module) -> float:
 
 
 def initial_loss(loss_fn: LossFn, model: nn.Module) -> float:
-    """The loss of a copy, so that buffers of the given model do not move either.
-
-    Raises ValueError for a loss that is not finite.
-    """
+    """The loss of a copy; the given model's buffers stay. Raises ValueError unless it is finite."""
     loss = loss_of(loss_fn, eval_copy(model))
     if not math.isfinite(loss):
         raise ValueError(f"loss_fn must be finite on the original model, got {loss}")

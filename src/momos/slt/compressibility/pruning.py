@@ -191,9 +191,8 @@ def critical_heads(
         copied, cost = pruned(model, removed)
         result = retrained(copied, removed, training)
         trials = tuple(Trial(step, loss) for step, loss in enumerate(result.losses))
-        return Point(
-            kept, cost, result.lowest, eval_loss=loss_of(loss_fn, result.model), trials=trials
-        )
+        eval_loss = loss_of(loss_fn, result.model)
+        return Point(kept, cost, result.lowest, eval_loss=eval_loss, trials=trials)
 
     kept = tuple((total - num_pruned) / total for num_pruned in range(1, total + 1))
     grid = StrengthGrid(kept, every(total, max(total // num_coarse, 1)))

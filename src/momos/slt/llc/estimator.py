@@ -310,10 +310,7 @@ class _Run:
         return torch.Generator(self.device).manual_seed(seed)
 
     def _order(self, chain: int) -> np.ndarray:
-        """The index of each step's batch (num_steps,).
-
-        Batches are cycled, from a place of the chain's own, so that chains share few of them.
-        """
+        """The index of each step's batch (num_steps,): cycled, from a place of the chain's own."""
         num_batches = len(self.batches)
         start = chain * num_batches // self.settings.num_chains
         return (np.arange(self.settings.num_steps) + start) % num_batches

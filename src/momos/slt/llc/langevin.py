@@ -148,9 +148,8 @@ def _spans(sizes: list[int], chunk: int) -> list[list[int]]:
 @torch.no_grad()
 def _flatten_(parameters: Sequence[nn.Parameter]) -> Tensor:
     """Move the parameters into one buffer (num_weights,), of which they become views."""
-    flat = torch.empty(
-        sum(p.numel() for p in parameters), dtype=parameters[0].dtype, device=parameters[0].device
-    )
+    num_weights = sum(parameter.numel() for parameter in parameters)
+    flat = torch.empty(num_weights, dtype=parameters[0].dtype, device=parameters[0].device)
     for parameter, view in zip(parameters, _views(flat, parameters), strict=True):
         view.copy_(parameter)
         parameter.data = view
@@ -161,7 +160,5 @@ def _views(flat: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
     """The buffer (num_weights,) as tensors of the parameters' shapes and memory layouts."""
     ends = np.cumsum([parameter.numel() for parameter in parameters]).tolist()
     strides = [torch.empty_like(parameter, device="meta").stride() for parameter in parameters]
-    return [
-        flat.as_strided(p.shape, stride, end - p.numel())
-        for p, stride, end in zip(parameters, strides, ends, strict=True)
-    ]
+    places = zip(parameters, strides, ends, strict=True)
+    return [flat.as_strided(p.shape, stride, end - p.numel()) for p, stride, end in places]

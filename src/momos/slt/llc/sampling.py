@@ -72,10 +72,7 @@ def own_rng(device: torch.device) -> Iterator[None]:
 
 
 def seed_global(device: torch.device, seed: int) -> None:
-    """Seed the global RNG of the CPU and of this device.
-
-    torch.manual_seed would also reach devices that nobody restores.
-    """
+    """Seed the global RNG of the CPU and of this device, and of no other as torch does."""
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         with torch.cuda.device(device):
@@ -85,10 +82,8 @@ def seed_global(device: torch.device, seed: int) -> None:
 def check_batches(batches: object) -> None:
     """Raise ValueError unless batches is a sequence with at least one batch."""
     if not (hasattr(batches, "__len__") and hasattr(batches, "__getitem__")):
-        raise ValueError(
-            "batches must be a sequence (list, tuple ..) of what loss_fn takes, "
-            f"got {type(batches).__name__}"
-        )
+        expected = "a sequence (list, tuple ..) of what loss_fn takes"
+        raise ValueError(f"batches must be {expected}, got {type(batches).__name__}")
     if len(batches) == 0:
         raise ValueError("batches must hold at least one batch, got 0")
 

@@ -1,0 +1,1 @@
+"""Images as they come in data/raw: known data sets, archives and folders."""
