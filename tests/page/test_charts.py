@@ -3,8 +3,9 @@
 import pandas as pd
 import pytest
 
-from momos.page import chart_parts
+from momos.page import chart_parts, charts
 from momos.page.charts import figure2
+from momos.page.report_folder import ReportFolder
 
 
 def luminance(colour: str) -> float:
@@ -39,3 +40,30 @@ def test_a_large_zoo_is_drawn_against_the_number_of_weights():
         for spec in (many, few)
     ]
     assert x == ["num_weights", "title"]
+
+
+def test_a_file_in_the_folder_is_a_chart(tmp_path, monkeypatch):
+    """An interactive figure needs no other file of the page than its own."""
+    (tmp_path / "figure9.py").write_text(
+        "CAPTION = 'Nine.'\n\n\ndef chart(report):\n    return {'mark': report.path.name}\n"
+    )
+    (tmp_path / "absent.py").write_text(
+        "CAPTION = 'None.'\n\n\ndef chart(report):\n    return None\n"
+    )
+    monkeypatch.setattr(charts, "__path__", [str(tmp_path)])
+    drawn = charts.draw_charts(ReportFolder(tmp_path, {}))
+    assert drawn == {"figure9": charts.Chart("Nine.", {"mark": tmp_path.name})}
+
+
+@pytest.mark.parametrize(
+    ("figure", "chart"),
+    [
+        ("figure4", "figure4"),
+        ("figure4_mlp", "figure4"),
+        ("figure41", None),
+        ("figure_b1_mlp", None),
+    ],
+)
+def test_a_chart_stands_for_the_figures_of_its_name(figure, chart):
+    drawn = {name: charts.Chart("", {}) for name in ("figure2", "figure4")}
+    assert charts.chart_for(figure, drawn) == chart

@@ -39,9 +39,10 @@ def minified(svg: str) -> str:
     _normalise_styles(root)
     _inherit(root, defaults[0][1])
     _drop_overridden(root)
+    definitions = _gather_definitions(root)
+    _share_texts(root, definitions)
     _shorten_ids(root)
     _drop_unseen(root)
-    _gather_definitions(root)
     _group_alike(root)
     _name_styles(root, sheets[0])
     return "".join(_written(root))
@@ -187,8 +188,8 @@ def _drop_unseen(parent: Element) -> None:
             parent[place : place + 1] = list(child)
 
 
-def _gather_definitions(root: Element) -> None:
-    """Move all that is only used elsewhere to one place at the top."""
+def _gather_definitions(root: Element) -> Element:
+    """Move all that is only used elsewhere to one element at the top; returns that element."""
     together = Element(f"{{{SVG}}}defs")
     for parent in list(root.iter()):
         for child in list(parent):
@@ -196,6 +197,26 @@ def _gather_definitions(root: Element) -> None:
                 together.extend(list(child))
                 parent.remove(child)
     root.insert(0, together)
+    return together
+
+
+def _share_texts(root: Element, definitions: Element) -> None:
+    """Define a text that occurs twice, which is a group of used glyphs, and use it twice."""
+    occurrences: dict[str, list[Element]] = {}
+    for group in root.iter(f"{{{SVG}}}g"):
+        if "transform" in group.attrib and all(_tag(child) == "use" for child in group):
+            content = "".join(part for child in group for part in _written(child))
+            occurrences.setdefault(content, []).append(group)
+    for number, groups in enumerate(occurrences.values()):
+        if len(groups) > 1:
+            name = f"text-{number}"
+            shared = Element(f"{{{SVG}}}g", {"id": name})
+            shared.extend(list(groups[0]))
+            definitions.append(shared)
+            for group in groups:
+                group[:] = []
+                group.tag = f"{{{SVG}}}use"
+                group.attrib[HREF] = f"#{name}"
 
 
 def _group_alike(parent: Element) -> None:
