@@ -139,7 +139,7 @@ def ladder(
     for name, mosaic in (("motifs", start), ("refitted", refitted)):
         for bits in BITS:
             lossy.put_(model, lossy.quantised(mosaic, bits), slicing)
-            row = levels.row(
+            row = levels.measure_file(
                 f"{name}{bits}",
                 model,
                 accuracy,

@@ -51,7 +51,7 @@ def estimate(model=None, loss_fn=quadratic, batches=(1.0,), **changes):
     )
 
 
-# exact values
+# --- exact values
 
 
 def sgld_mean(curvature, lr, nbeta, localization):
@@ -264,7 +264,7 @@ def test_deep_linear_networks_equal_aoyagi(widths, rank, exact, stated_error, re
     assert result.mean / replicas == pytest.approx(exact, abs=stated_error)
 
 
-# one step
+# --- one step
 
 
 def convolutional():
@@ -358,7 +358,7 @@ def test_300_steps_equal_devinterp_bit_for_bit(sampler, theirs):
     assert_bitwise_equal(after_our_steps(sampler, 300), model)
 
 
-# promises
+# --- promises
 
 
 def classifier():
@@ -515,7 +515,7 @@ def test_it_runs_where_gradients_are_off():
     np.testing.assert_array_equal(off.loss_trace, estimate().loss_trace)
 
 
-# mistakes
+# --- mistakes
 
 
 def test_a_loss_that_becomes_nan_names_chain_draw_and_lr():
@@ -605,7 +605,7 @@ def test_a_loss_that_uses_another_model_is_noticed():
         estimate(loss_fn=lambda model, batch: quadratic(outer, batch))
 
 
-# settings and controls
+# --- settings and controls
 
 
 def test_suggested_lr_is_the_specs_rule():
