@@ -15,7 +15,7 @@ import pytest
 import zstandard
 
 from momos.complexity import compressors
-from momos.config.images import Evaluate
+from momos.config.images import Evaluate, compressor_names
 
 READERS = {
     "gzip": gzip.decompress,
@@ -141,6 +141,7 @@ def test_a_new_file_is_a_compressor_in_every_list_of_the_settings(tmp_path):
 
 def test_the_settings_know_the_same_names():
     settings = {"checkpoint": "last", "compressors": ["rar"], "shuffle_seed": 0}
+    assert compressor_names() == compressors.names()
     known = ", ".join(map(repr, compressors.names()))
     with pytest.raises(ValueError, match=rf"compressors\[0\] must be one of {known}, got 'rar'"):
         Evaluate.from_mapping(settings, "evaluate")

@@ -384,8 +384,13 @@ class Report(Settings):
 
 def require_compressors(names: tuple[str, ...], where: str) -> None:
     """Raises ValueError unless each name is a file of the folder `complexity/compressors`."""
-    files = (Path(__file__).parents[1] / "complexity" / "compressors").glob("[!_]*.py")
-    known = sorted(path.stem for path in files)
+    known = compressor_names()
     for i, name in enumerate(names):
         expected = f"one of {', '.join(map(repr, known))}"
         require(name in known, f"{where}[{i}]", expected, name)
+
+
+def compressor_names() -> list[str]:
+    """Names of the files in the folder `complexity/compressors`, sorted; none is imported."""
+    files = (Path(__file__).parents[1] / "complexity" / "compressors").glob("[!_]*.py")
+    return sorted(path.stem for path in files)

@@ -76,6 +76,15 @@ def test_tables_have_means_over_the_seeds_that_were_packed_so():
     assert packing_tables.lossy_table(packing()[packing().method == "baseline"]) is None
 
 
+def test_any_compressor_has_a_column_and_a_number():
+    """One that no list of the report names, beside the safetensors file and never a lossy level."""
+    rows = packing().replace({"coding": {"zstd": "quick"}})
+    assert list(packing_tables.lossless_table(rows).columns)[2:4] == ["safetensors", "quick"]
+    assert "quick" not in packing_tables.lossy_codings(rows)
+    found = {measure for _, _, measure, *_ in packing_tables.measures(rows)}
+    assert "quick_bytes" in found and "quick_accuracy" not in found
+
+
 def test_the_figure_has_entropy_coded_files_and_the_last_lossy_level():
     methods = {
         "baseline": parse({"bits": 32}, "baseline"),

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from momos import config
-from momos.complexity import compressors
+from momos.config.images import compressor_names
 from momos.report.shared.figures import Drawing
 from momos.report.shared.statistics import spearman
 from momos.report.slt import figures
@@ -173,7 +173,7 @@ def _correlation_table(study: SltStudy) -> pd.DataFrame:
     measures = [
         study.n_q, "llc_mean", "hessian_trace", "bdm_1d_ratio", "bdm_2d_ratio", "rac",
     ]  # fmt: skip
-    measures += [name for name in study.complexity if name in compressors.names()]
+    measures += [name for name in study.complexity if name in compressor_names()]
     rows = []
     for a in measures:
         values = {b: spearman(study.complexity[a], study.complexity[b]) for b in measures}
