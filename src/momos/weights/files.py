@@ -37,6 +37,13 @@ NUM_SHOWN = 5  # names in a message
 Layout = dict[str, tuple[int, ...]]  # a tensor's name -> its shape
 
 
+class NoWeights(ValueError):
+    """A file in which no weights are found. The message is one line, and names the file."""
+
+    def __init__(self, message: str):
+        super().__init__(one_line(message))
+
+
 class WeightFile(Mapping[str, "Tensor"]):
     """Tensors of a file by name, without wrappers and prefixes. Each is read when it is asked for.
 
@@ -83,37 +90,33 @@ class WeightFile(Mapping[str, "Tensor"]):
         return one_line(", ".join(parts))
 
     def require_floats(self, names: Mapping[str, Any]) -> None:
-        """Raises ValueError if one of the named weights is stored as integers.
+        """Raises NoWeights if one of the named tensors is stored as integers.
 
         What integers stand for (a scale, a zero point) is not guessed.
         """
         for name in names:
             if name in self.layout and not self._is_float(self.prefix + name):
-                raise ValueError(
-                    one_line(
-                        f"{self.name}: tensor {name} is {self[name].dtype}, "
-                        "expected floating-point weights"
-                    )
-                )
+                found = f"tensor {name} is {self[name].dtype}, expected floating-point weights"
+                raise NoWeights(f"{self.name}: {found}")
 
 
 def open_weights(path: Path, *, name: str | None = None) -> WeightFile:
     """Open a weight file, and say on stderr which wrapper and prefix were removed.
 
     name: of the file in messages; None takes the path.
-    Raises ValueError, in one line, for a file that is missing, damaged, of another kind, or without
+    Raises NoWeights, a ValueError, for a file that is missing, damaged, of another kind, or without
     tensors by name where the module's docstring says.
     """
     name = str(path) if name is None else name
     if not path.is_file():
-        raise ValueError(one_line(f"{name} is missing: expected {EXPECTED}"))
+        raise NoWeights(f"{name} is missing: expected {EXPECTED}")
     try:
         opened = _open_safetensors(path, name) if _is_safetensors(path) else _open_torch(path, name)
-    except (OSError, ValueError, MemoryError):
+    except (OSError, NoWeights, MemoryError):
         raise
     except Exception as error:  # safetensors, pickle and torch have types of their own
         reason = f"{name} can't be read as weights: {_reason(error)}; expected {EXPECTED}"
-        raise ValueError(one_line(reason)) from error
+        raise NoWeights(reason) from error
     if opened.taken:
         print(f"{one_line(name)}: {opened.taken}", file=sys.stderr)
     return opened
@@ -158,7 +161,7 @@ def _open_safetensors(path: Path, name: str) -> WeightFile:
     file = safe_open(path, framework="pt")
     parts = {key: file.get_slice(key) for key in file.keys()}
     if not parts:
-        raise ValueError(one_line(f"{name} holds no tensors; expected {EXPECTED}"))
+        raise NoWeights(f"{name} holds no tensors; expected {EXPECTED}")
     layout = {key: tuple(part.get_shape()) for key, part in parts.items()}
 
     def is_float(key: str) -> bool:
@@ -178,7 +181,7 @@ def _open_torch(path: Path, name: str) -> WeightFile:
     state = _find_tensors(content, set())
     if state is None:
         expected = f"expected {EXPECTED}, bare or under {', '.join(WRAPPERS)}"
-        raise ValueError(one_line(f"{name} holds {_description(content)}; {expected}"))
+        raise NoWeights(f"{name} holds {_description(content)}; {expected}")
     tensors = state.tensors
     layout = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
 
