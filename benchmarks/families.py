@@ -62,13 +62,19 @@ class Family:
 
 def families(quick: bool) -> list[Family]:
     """quick: tiny sizes, of families alike only one, and only sides that a job compares."""
-    found = [*machine(quick), *bdm(quick), *assign(quick), *projection(quick), *augmentation(quick)]
-    found += [
+    listed = [
+        *machine(quick),
+        *bdm(quick),
+        *assign(quick),
+        *projection(quick),
+        *augmentation(quick),
+    ]
+    listed += [
         family for model in ("mlp", "resnet20", "tiny_vit") for family in training(model, quick)
     ]
-    found += sampling(quick)
+    listed += sampling(quick)
     return (
-        [_compared(family) for family in found if family.name not in LEFT_OUT] if quick else found
+        [_compared(family) for family in listed if family.name not in LEFT_OUT] if quick else listed
     )
 
 
@@ -137,13 +143,13 @@ def training(model: str, quick: bool) -> list[Family]:
     if quick:
         images = sizes[0]
         sizes, named = sizes[:1], sizes[0]
-    found = []
+    listed = []
     for kind in ("step",) if model == "tiny_vit" else ("step", "train"):
         ours = {
             f"ours {precision}": Side(f"ours.{kind}", {"precision": precision})
             for precision in ("float32", "bf16")
         }
-        found.append(
+        listed.append(
             Family(
                 name=f"{kind}_{model}",
                 axis="Images in a batch",
@@ -163,7 +169,7 @@ def training(model: str, quick: bool) -> list[Family]:
                 two_threads=kind == "train" and not quick,
             )
         )
-    return found
+    return listed
 
 
 def sampling(quick: bool) -> list[Family]:
@@ -180,7 +186,7 @@ def sampling(quick: bool) -> list[Family]:
     points = [
         Point(size, {"num_draws": num_draws, "batch_size": size}, items=num_draws) for size in sizes
     ]
-    found = [
+    listed = [
         Family(
             name="llc_draws",
             axis="Images in a batch",
@@ -195,7 +201,7 @@ def sampling(quick: bool) -> list[Family]:
         sides = {"ours": Side("sampling.llc"), "devinterp's llc()": Side("sampling.devinterp_llc")}
         points = [Point(size, {"num_draws": 10, "batch_size": size}, items=20) for size in (4, 16)]
         jobs = [Job("llc_devinterp", "ours", "devinterp's llc()", 16)]
-        found.append(
+        listed.append(
             Family(
                 name="llc_whole",
                 axis="Sequences in a batch",
@@ -206,7 +212,7 @@ def sampling(quick: bool) -> list[Family]:
                 rounds=2,
             )
         )
-    return found
+    return listed
 
 
 def projection(quick: bool) -> list[Family]:
@@ -215,7 +221,7 @@ def projection(quick: bool) -> list[Family]:
         name: Side("baselines.project", {"method": name}, warm=False)
         for name in ("brute_force", "expanded")
     }
-    found = []
+    listed = []
     for block_size, blocks in RESNET20.items():
         points, jobs = [], []
         for capacity in CAPACITIES[:1] if quick else CAPACITIES:
@@ -231,7 +237,7 @@ def projection(quick: bool) -> list[Family]:
                     size,
                 )
             )
-        found.append(
+        listed.append(
             Family(
                 name=f"projection_resnet20_s{block_size}",
                 axis=f"Motifs, for {blocks:,} blocks of {block_size}",
@@ -241,13 +247,13 @@ def projection(quick: bool) -> list[Family]:
                 rounds=2,
             )
         )
-    return found
+    return listed
 
 
 def assign(quick: bool) -> list[Family]:
     """Nearest motifs alone, 10 % of the blocks being motifs."""
     largest = {2: 2_700_000, 4: 1_270_000}
-    found = []
+    listed = []
     for block_size, blocks in RESNET20.items():
         sizes = (1_000,) if quick else (1_000, 10_000, blocks, 500_000, largest[block_size])
         sides = {
@@ -257,7 +263,7 @@ def assign(quick: bool) -> list[Family]:
         named = {blocks: "resnet20", largest[block_size]: "large"} | (
             {1_000: "small"} if quick else {}
         )
-        found.append(
+        listed.append(
             Family(
                 name=f"assign_s{block_size}",
                 axis=f"Blocks of {block_size}, a tenth as many motifs",
@@ -279,7 +285,7 @@ def assign(quick: bool) -> list[Family]:
                 rounds=3,
             )
         )
-    return found
+    return listed
 
 
 def bdm(quick: bool) -> list[Family]:

@@ -72,7 +72,7 @@ def main(root: Path, out: Path, python: str | None, seed: int) -> None:
 def measured(
     root: Path, about: dict, dataset: Dataset, python: str | None, theirs: list[dict] | None
 ) -> Iterator[dict]:
-    """theirs: rows of the other codecs, if they are known."""
+    """A run's rows, one per codec and setting. theirs: the other codecs', where they are known."""
     folder = root / "runs" / "digits" / about["model"] / about["method"] / str(about["seed"])
     model = models.restore(about, run_folder.load_weights(folder, "last"))
     model = config.load_method(about["method"]).deployed(model, arch=about["arch"])

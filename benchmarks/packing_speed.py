@@ -56,9 +56,8 @@ def large(kind: str) -> Weights:
     if kind == "noise":
         return Weights([torch.randn(NUM_WEIGHTS // 10, generator=generator) for _ in range(10)])
     motifs = torch.randn(int(CAPACITY * num_blocks), BLOCK_SIZE, generator=generator)
-    chosen = (
-        len(motifs) * torch.rand(num_blocks, generator=generator) ** 3
-    ).long()  # some far more often than others
+    # Some motifs are used far more often than others.
+    chosen = (len(motifs) * torch.rand(num_blocks, generator=generator) ** 3).long()
     return Weights([part.reshape(-1).clone() for part in motifs[chosen].chunk(10)])
 
 
@@ -87,10 +86,8 @@ def forward() -> Iterator[dict]:
         mosaic.project_(
             model, BLOCK_SIZE, capacity=CAPACITY, generator=torch.Generator().manual_seed(0)
         )
-        lookup, images = (
-            lossy.Lookup(model, lossy.mosaic_of(model, BLOCK_SIZE, "tensor"), "tensor"),
-            torch.randn(64, 3, size, size),
-        )
+        lookup = lossy.Lookup(model, lossy.mosaic_of(model, BLOCK_SIZE, "tensor"), "tensor")
+        images = torch.randn(64, 3, size, size)
         with torch.no_grad():
             own, looked_up = fastest(partial(model, images)), fastest(partial(lookup, images))
             gather = fastest(lookup.weights)

@@ -1,5 +1,6 @@
-"""The fingerprint of a machine's rounding: the same wherever bytes are, another where a kernel sums
-otherwise.
+"""The fingerprint of a machine's rounding.
+
+It is the same wherever a training gives the same bytes, and another where a kernel sums otherwise.
 """
 
 import os
