@@ -3,6 +3,7 @@
 import argparse
 import itertools
 import json
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -264,6 +265,26 @@ def test_damaged_files_are_named(tmp_path, suffix, damage):
     path = saved(tmp_path / f"a{suffix}", STATE)
     path.write_bytes(damage(path.read_bytes()))
     assert "can't be read as weights: " in refusal(path)
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy", "safetensors"])
+def test_a_file_with_changed_bytes_is_read_or_refused_in_one_line(tmp_path, form):
+    path = tmp_path / ("a.safetensors" if form == "safetensors" else "a.pt")
+    if form == "safetensors":
+        saved(path, STATE)
+    else:
+        torch.save({"ema": STATE}, path, _use_new_zipfile_serialization=form == "zip")
+    whole, draw = path.read_bytes(), random.Random(0)
+    for _ in range(100):
+        damaged = bytearray(whole)
+        for _ in range(draw.choice([1, 2, 20])):
+            damaged[draw.randrange(len(damaged))] = draw.randrange(256)
+        path.write_bytes(damaged)
+        try:
+            load_weights(path)
+        except files.NoWeights as error:
+            assert path.name in str(error) and str(error).isprintable()
+            assert "weights_only" not in str(error)
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
