@@ -189,10 +189,8 @@ class Slurm(repro.Hand):
     def reason(self, error: Exception) -> str:
         """Why a job ended, in terms of the settings that a user can change."""
         if "timed-out too many times" in str(error):  # submitit's words
-            return (
-                f"its job reached its limit {self.settings.attempts} times"
-                f" (sweep.minutes: {self.settings.minutes}, sweep.attempts)"
-            )
+            limit = f"(sweep.minutes: {self.settings.minutes}, sweep.attempts)"
+            return f"its job reached its limit {self.settings.attempts} times {limit}"
         return str(error)
 
     def fail(self, stage: str, job: submitit.Job, reason: str) -> None:

@@ -50,12 +50,10 @@ def model_tables(profile: str, model: str, runs: list[config.Run]) -> dict[str, 
 
 def histories(folder: Path, runs: list[config.Run]) -> pd.DataFrame:
     """A row per epoch of each run. folder: of all runs."""
-    parts = [
-        pd.DataFrame(run_folder.load_history(run.folder(folder))).assign(
-            **dict(zip(imported.KEYS, run, strict=False))
-        )
-        for run in runs
-    ]
+    parts = []
+    for run in runs:
+        frame = pd.DataFrame(run_folder.load_history(run.folder(folder)))
+        parts.append(frame.assign(**dict(zip(imported.KEYS, run, strict=False))))
     return pd.concat(parts, ignore_index=True).astype({"epoch": int})[imported.HISTORY_COLUMNS]
 
 

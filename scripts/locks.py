@@ -49,9 +49,8 @@ def _name(line: str) -> str:
     try:
         (name,) = yaml.safe_load(line)
     except (TypeError, ValueError, yaml.YAMLError) as error:
-        raise ValueError(
-            f"dvc.lock: expected a stage's name, as DVC writes it, got {line!r}"
-        ) from error
+        expected = "expected a stage's name, as DVC writes it"
+        raise ValueError(f"dvc.lock: {expected}, got {line!r}") from error
     return name
 
 

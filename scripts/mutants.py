@@ -95,10 +95,7 @@ class Copy:
         self.commands = commands(folder, "provenance")
 
     def study(self) -> None:
-        """Run every stage up to the report's numbers.
-
-        One process runs all: most of a tiny stage's time goes into imports.
-        """
+        """Run every stage up to the report's numbers, in one process: imports take longest."""
         for name in ("results", "reports/mutants", "runs", "data/prepared"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
         self.python("-c", RUN_ALL, text=json.dumps(self.commands), check=True)
@@ -133,10 +130,8 @@ class Copy:
         """Replace a text in a file. Raises ValueError unless `old` stands there once."""
         text = (self.folder / file).read_text()
         if text.count(old) != 1:
-            raise ValueError(
-                f"{file}: expected {old!r} once, found it {text.count(old)} times:"
-                " the mutant needs a new place"
-            )
+            found = f"expected {old!r} once, found it {text.count(old)} times"
+            raise ValueError(f"{file}: {found}: the mutant needs a new place")
         (self.folder / file).write_text(text.replace(old, new))
 
 

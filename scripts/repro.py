@@ -98,12 +98,8 @@ def group(stage: str) -> str:
 
 def interleaved(stages: Iterable[str]) -> list[str]:
     """Stages in turn from each group, so that slow and fast ones are spread evenly."""
-    groups = [
-        list(members)
-        for _, members in itertools.groupby(
-            sorted(stages, key=lambda stage: (group(stage), stage)), key=group
-        )
-    ]
+    ordered = sorted(stages, key=lambda stage: (group(stage), stage))
+    groups = [list(members) for _, members in itertools.groupby(ordered, key=group)]
     return [stage for turn in itertools.zip_longest(*groups) for stage in turn if stage is not None]
 
 

@@ -243,11 +243,8 @@ class Workplace:
         """The md5 of every output in dvc.lock that has to be the same."""
         stages = yaml.safe_load((self.path / "dvc.lock").read_text())["stages"].values()
         outs = [out for stage in stages for out in stage.get("outs", [])]
-        return {
-            out["path"]: out["md5"]
-            for out in outs
-            if not any(name in out["path"] for name in APART)
-        }
+        same = [out for out in outs if not any(name in out["path"] for name in APART)]
+        return {out["path"]: out["md5"] for out in same}
 
     def kept(self) -> int:
         """The number of files from which the next attempt resumes."""

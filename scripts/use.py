@@ -105,9 +105,8 @@ def swap_locks(current: str | None, name: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write params.yaml from profiles/PROFILE.yaml.")
     parser.add_argument("profile")
-    parser.add_argument(
-        "--force", action="store_true", help="drop settings that were edited in params.yaml"
-    )
+    forced = "drop settings that were edited in params.yaml"
+    parser.add_argument("--force", action="store_true", help=forced)
     arguments = parser.parse_args()
     use(arguments.profile, arguments.force)
     print(f"params.yaml is profile {arguments.profile} now; `make repro` runs it.")

@@ -184,9 +184,5 @@ def shared(settings: config.Tracking) -> Iterator[None]:
 def warn(reason: str) -> None:
     """Tell the user, in one line on stderr, that the run is not recorded."""
     lines = str(reason).strip().splitlines() or ["no reason given"]
-    print(
-        f"warning: MLflow does not record this run: {lines[0][:300]}"
-        " (training goes on; `make track` later)",
-        file=sys.stderr,
-        flush=True,
-    )
+    meant = f"{lines[0][:300]} (training goes on; `make track` later)"
+    print(f"warning: MLflow does not record this run: {meant}", file=sys.stderr, flush=True)
