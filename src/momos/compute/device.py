@@ -51,11 +51,7 @@ def _make_deterministic() -> None:
 
 
 def limit_threads(num_threads: int) -> None:
-    """Limit the CPU threads of torch and of numpy's BLAS.
-
-    BLAS takes all cores unless it is told otherwise. Stages that run side by side would then spend
-    most of their time waiting for each other.
-    """
+    """Limit threads of torch and BLAS, so that stages side by side do not wait for each other."""
     torch.set_num_threads(num_threads)
     threadpoolctl.threadpool_limits(num_threads, user_api="blas")
 

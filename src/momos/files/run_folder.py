@@ -53,10 +53,7 @@ def save_weights(folder: Path, which: str, state: Mapping[str, Tensor]) -> None:
 
 
 def load_weights(folder: Path, which: str) -> dict[str, Tensor]:
-    """Load the state dict `which` (initial, best, last) of a run.
-
-    Raises ValueError for another `which`, and naming a missing or damaged file.
-    """
+    """Load weights. Raises ValueError for another `which`, and a missing or damaged file."""
     if which not in WEIGHTS:
         raise ValueError(f"weights must be one of {', '.join(WEIGHTS)}, got {which!r}")
     return load_tensors(folder / f"{which}.safetensors")

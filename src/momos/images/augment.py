@@ -412,10 +412,7 @@ def _operate_sorted(
 
 
 def _moves(orders: np.ndarray) -> np.ndarray:
-    """From where each place takes its image, for each of k moves: (k, n).
-
-    orders (n, k): which image stands at each place after each move; before, they stand in order.
-    """
+    """Each place's source, move by move: (k, n). orders (n, k): the images after each move."""
     moves, place = np.empty_like(orders.T), np.arange(len(orders))
     for move, order in zip(moves, orders.T, strict=True):
         move[:] = place[order]

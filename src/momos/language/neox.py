@@ -90,10 +90,7 @@ def fold_(model: "GPTNeoXForCausalLM") -> None:
 
 
 def _fold(norm: nn.LayerNorm, linear: nn.Linear) -> nn.LayerNorm:
-    """Change the linear layer, and return the layer norm without parameters to put before it.
-
-    W (norm * scale + shift) + b = (W scale) norm + (b + W shift), in float64 and rounded once.
-    """
+    """W (norm * scale + shift) + b = (W scale) norm + (b + W shift), in float64, rounded once."""
     weight = linear.weight.double()
     linear.bias.copy_(linear.bias.double() + weight @ norm.bias.double())
     linear.weight.copy_(weight * norm.weight.double())

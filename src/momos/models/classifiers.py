@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -92,9 +93,7 @@ class MLP(nn.Module):
     ):
         super().__init__()
         widths = [in_features, *[width] * hidden_layers]
-        self.hidden = nn.ModuleList(
-            nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False)
-        )
+        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         self.linear = nn.Linear(widths[-1], num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -120,12 +119,9 @@ class BasicBlock(nn.Module):
         self.stride, self.added = stride, channels - in_channels
 
     def forward(self, x: Tensor) -> Tensor:
-        shortcut = x
-        if self.added:
-            shortcut = F.pad(
-                x[:, :, :: self.stride, :: self.stride],
-                (0, 0, 0, 0, self.added // 2, self.added - self.added // 2),
-            )
+        padding = (0, 0, 0, 0, self.added // 2, self.added - self.added // 2)
+        strided = x[:, :, :: self.stride, :: self.stride]
+        shortcut = F.pad(strided, padding) if self.added else x
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)
         return F.relu(self.bn2(self.conv2(x)).add_(shortcut), inplace=True)
 

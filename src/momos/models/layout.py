@@ -22,11 +22,7 @@ def arrange_(model: nn.Module, device: torch.device, precision: str = "float32")
 
 
 def layout_of(model: nn.Module) -> torch.memory_format:
-    """The layout of images for this model.
-
-    It is channels last for models with convolutions; on a GPU only where `arrange_` has laid the
-    weights so.
-    """
+    """Layout of images: channels last for convolutions, on a GPU only if `arrange_` chose it."""
     weights = [module.weight for module in _convolutions(model)]
     is_last = any(weight.device.type != "cuda" or not weight.is_contiguous() for weight in weights)
     return torch.channels_last if is_last else torch.contiguous_format

@@ -16,14 +16,10 @@ MIN_PRODUCTS = 2**21
 
 
 def speed_up_(model: nn.Module) -> nn.Module:
-    """Let every plain `nn.Linear` of the model compute through oneDNN, where that pays.
-
-    Weights and names stay.
-    """
-    if available() and pays():
-        for module in model.modules():
-            if type(module) is nn.Linear:
-                module.__class__ = Linear
+    """Let every plain `nn.Linear` compute through oneDNN, where that pays; names stay."""
+    for module in model.modules() if available() and pays() else ():
+        if type(module) is nn.Linear:
+            module.__class__ = Linear
     return model
 
 

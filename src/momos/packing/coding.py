@@ -41,11 +41,8 @@ def coded_ranks(
 
 
 def compress(data: bytes | np.ndarray, num_bytes: int) -> bytes:
-    """Compress a part of a section of num_bytes with zstandard.
-
-    In small sections, this is the smaller result of the fastest and the slowest usual level, which
-    may be either; in others that of the fastest.
-    """
+    """Compress a part of a section of num_bytes with zstandard."""
+    # The slowest usual level is not always the better one.
     levels = (1, 19) if num_bytes <= SMALL else (1,)
     content = data.data if isinstance(data, np.ndarray) else data
     coded = [zstandard.ZstdCompressor(level=level).compress(content) for level in levels]
@@ -97,10 +94,7 @@ def first_word(motifs: np.ndarray, word: int) -> np.ndarray:
 
 
 def rank_codes(num_motifs: int) -> np.ndarray:
-    """The byte code of each rank: (num_motifs,) uint8.
-
-    Ranks with the same code differ in the bits that follow.
-    """
+    """The byte code of each rank, (num_motifs,) uint8; bits that follow tell equal codes apart."""
     ranks = np.arange(num_motifs)
     follow = np.maximum(np.frexp(ranks.astype(np.float64))[1] - 1 - LEADING, 0)
     return ((follow << LEADING) + (ranks >> follow)).astype(np.uint8)
@@ -147,11 +141,7 @@ def unpack_bits(data: bytes, count: int, width: int) -> np.ndarray:
 
 
 def decompress(coded: bytes, num_bytes: int) -> bytes:
-    """Decompress one frame of zstandard that holds num_bytes.
-
-    Raises ValueError or ZstdError for anything else; the size is checked before that much memory is
-    allocated.
-    """
+    """Decompress one frame of num_bytes. Raises ValueError or ZstdError, before memory is taken."""
     if zstandard.frame_content_size(coded) != num_bytes:
         raise ValueError(f"expected {num_bytes} bytes")
     return zstandard.ZstdDecompressor().decompress(coded)

@@ -142,18 +142,12 @@ def memory_of(tensor: Tensor) -> tuple:
 def aliases_of(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """The first name of a tensor, by each of its further names."""
     first: dict[tuple, str] = {}
-    return {
-        name: origin
-        for name, tensor in tensors.items()
-        if (origin := first.setdefault(memory_of(tensor), name)) != name
-    }
+    origins = {name: first.setdefault(memory_of(tensor), name) for name, tensor in tensors.items()}
+    return {name: origin for name, origin in origins.items() if origin != name}
 
 
 def as_bytes(tensor: Tensor) -> np.ndarray:
-    """The tensor's bytes in logical order: (num_bytes,) uint8.
-
-    They are its own memory if it is contiguous and on the CPU, else a copy.
-    """
+    """The bytes (num_bytes,) uint8 in order: own memory if contiguous on the CPU, else a copy."""
     if tensor.numel() == 0:  # an empty tensor may have any strides
         return np.empty(0, dtype=np.uint8)
     resolved = tensor.detach().resolve_conj().resolve_neg()

@@ -42,10 +42,7 @@ class MosaicWeights(NamedTuple):
 
 
 def mosaic_of(model: nn.Module, block_size: int, slicing: str) -> MosaicWeights:
-    """The model's weights as distinct blocks, which are told apart bit by bit.
-
-    Ragged blocks are padded with zeros. Raises ValueError as `to_blocks` does.
-    """
+    """The model's weights as blocks that differ in any bit. Raises ValueError as `to_blocks`."""
     blocks = to_blocks(list(trainable(model).values()), block_size, slicing).cpu()
     numbers, first = distinct(blocks.numpy().view(np.uint8))
     return MosaicWeights(blocks[torch.from_numpy(first)], torch.from_numpy(numbers))
@@ -69,10 +66,7 @@ def quantised(weights: MosaicWeights, bits: int) -> MosaicWeights:
 
 
 def pruned(weights: MosaicWeights, min_usage: int) -> MosaicWeights:
-    """Leave out motifs that fewer than min_usage blocks use; the most used one always stays.
-
-    Blocks of a pruned motif go to the nearest motif that is left.
-    """
+    """Give the blocks of motifs that fewer than min_usage use to the nearest motif that stays."""
     usage = torch.bincount(weights.mosaic, minlength=len(weights.motifs))
     kept = weights.motifs[usage >= min(min_usage, int(usage.max()))]
     return MosaicWeights(kept, assign(weights.motifs, kept)[weights.mosaic])
@@ -128,10 +122,8 @@ class Lookup(nn.Module):
         """The weights by name, with gradients to the motifs."""
         flat = self.motifs.reshape(-1).index_select(0, self.places)
         parts = flat.split([shape.numel() for shape in self.shapes])
-        return {
-            name: part.view(shape)
-            for name, part, shape in zip(self.names, parts, self.shapes, strict=True)
-        }
+        views = [part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)]
+        return dict(zip(self.names, views, strict=True))
 
     def forward(self, inputs: Tensor) -> Tensor:
         self.forget()

@@ -356,10 +356,7 @@ def _regrouped(arrays: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
 
 
 def _write_planes(writer: Writer, data: np.ndarray, word: int, num_bytes: int) -> None:
-    """Write a plane for each byte of a word, compressed where that is smaller.
-
-    data: (num_bytes,) uint8 of at most CHUNK words. num_bytes: of the section.
-    """
+    """Write a plane per byte of a word, of a part with at most CHUNK words of the section."""
     for plane in np.ascontiguousarray(data.reshape(-1, word).T):
         coded = compress(plane, num_bytes)
         coded = coded if len(coded) < len(plane) else plane.tobytes()

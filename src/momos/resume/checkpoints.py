@@ -52,9 +52,7 @@ class Checkpoints:
     depends on. seconds: at most so far apart.
     """
 
-    def __init__(
-        self, name: str, depends: Mapping[str, Any], *inputs: Path, seconds: float
-    ) -> None:
+    def __init__(self, name: str, depends: Mapping[str, Any], *inputs: Path, seconds: float):
         self.root = scratch.ROOT / name
         self.folder = self.root / scratch.key(depends, *inputs)
         self.seconds = seconds
@@ -191,10 +189,7 @@ class Shared(Checkpoints):
                     super().__exit__(kind, *about)
 
     def share(self, cost: Mapping[str, Any]) -> dict[str, Any]:
-        """This member's equal part of the seconds, and the memory of the whole training.
-
-        They are those of the stage that finished the training.
-        """
+        """This member's equal part of the seconds, as the stage that trained has counted them."""
         path = self.folder / "cost.json"
         if not path.is_file():
             atomic.write_json(path, self.with_earlier(cost))

@@ -25,10 +25,7 @@ def eval_copy(model: Model) -> Model:
 
 
 def _forget_(model: nn.Module) -> None:
-    """Empty the caches of attention biases in timm's TinyViT, LeViT and EfficientFormer, for good.
-
-    In eval mode these models look their biases up once and keep the result with its graph.
-    """
+    """Let timm's TinyViT, LeViT and EfficientFormer look their biases up at each call."""
     for module in model.modules():
         if isinstance(getattr(module, "attention_bias_cache", None), dict):
             # nn.Module declares attributes as tensors or modules; this one is a dict in timm
