@@ -11,7 +11,7 @@ from scipy import stats
 from synthetic import CAPACITIES, PAPER, ROOT, SIZES, TREE_METHODS, TREE_MODELS, Tree
 
 from momos import regression
-from momos.report.momos import document
+from momos.report.momos import cell_list, document
 from momos.report.shared import figures, verdicts
 
 
@@ -160,8 +160,8 @@ def comparable(verdict: str, value: float, std: float | None = 0.1):
     accuracy = {"value": value, "std": std, "num_seeds": 4}
     bdm = accuracy | {"value": value / 50}
     return (
-        document.compare("test_accuracy_last", accuracy, row, rows, ()),
-        document.compare("bdm_1d_ratio", bdm, row, rows, ()),
+        cell_list.compare("test_accuracy_last", accuracy, row, rows, ()),
+        cell_list.compare("bdm_1d_ratio", bdm, row, rows, ()),
     )
 
 
@@ -251,8 +251,10 @@ def test_a_line_per_cell_no_nan_and_twelve_digits(built):
 
 
 def test_two_cells_of_one_name_are_an_error(monkeypatch):
-    monkeypatch.setattr(document._Cells, "__init__", lambda self, *arguments: None)
-    monkeypatch.setattr(document._Cells, "__iter__", lambda self: iter([{"id": "a"}, {"id": "a"}]))
+    monkeypatch.setattr(document.CellList, "__init__", lambda self, *arguments: None)
+    monkeypatch.setattr(
+        document.CellList, "__iter__", lambda self: iter([{"id": "a"}, {"id": "a"}])
+    )
     with pytest.raises(ValueError, match="its own id, got twice: a"):
         document.document(None, paper_dir="", results_dir="")
 

@@ -64,7 +64,7 @@ def test_parameters_stand_in_the_texts(claim):
 
 def test_every_claim_has_a_function_with_a_docstring_and_a_name_of_its_own():
     functions = momos_claims.JUDGES.functions | slt_claims.JUDGES.functions
-    assert sorted(functions) == sorted(claim.id for claim in CLAIMS) and len(functions) == 25
+    assert sorted(functions) == sorted(claim.id for claim in CLAIMS)
     assert len({function.__name__ for function in functions.values()}) == len(functions)
     assert all(function.__doc__ for function in functions.values())
     papers = {claim.id: claim.paper for claim in CLAIMS}

@@ -14,7 +14,7 @@ import yaml
 from scipy import stats
 
 from momos import config
-from momos.report.momos import document
+from momos.report.momos import cell_list
 from momos.report.momos.claims import read_singular
 from momos.report.shared import verdicts
 from momos.report.shared.claims import read_claims
@@ -381,7 +381,7 @@ def test_the_report_holds_all_that_it_links_to(tree):
 
 def test_its_numbers_stand_in_the_document_of_both_papers(tree):
     rows = read_singular_numbers(tree / "slt_numbers.csv")
-    cells = {cell["id"]: cell for cell in document.singular_cells(rows)}
+    cells = {cell["id"]: cell for cell in cell_list.singular_cells(rows)}
     slope = cells["slt_fits/neox/quantization_on_llc_mean/slope"]
     assert (
         slope["values"] == pytest.approx([0.5] * 3)

@@ -92,8 +92,8 @@ class Claim:
 
         Raises KeyError for a statistic that a condition names and that is not given.
         """
-        each = [bool(condition.met(statistics).all()) for condition in self.conditions]
-        return any(each) if self.one_is_enough else all(each)
+        met = [bool(condition.met(statistics).all()) for condition in self.conditions]
+        return any(met) if self.one_is_enough else all(met)
 
 
 def read_claims(folder: Path) -> list[Claim]:

@@ -12,8 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 import pandas as pd
 
-from momos.methods.method import percent
-
 EMPTY = "–"
 LATEX = {
     "\\": r"\textbackslash{}",
@@ -136,7 +134,7 @@ def capacity_table(points: pd.DataFrame) -> pd.DataFrame:
         index=["title", "block_size"], columns="capacity", values="accuracy", sort=True
     )
     texts = wide.map(lambda value: number(value, 2))
-    texts.columns = [f"C={percent(capacity)} %" for capacity in wide.columns]
+    texts.columns = [f"C={100 * capacity:.10g} %" for capacity in wide.columns]
     return (
         texts.reset_index()
         .rename(columns={"title": "Model", "block_size": "Block size"})
