@@ -14,8 +14,7 @@ from momos.compute.device import prepare_device
 from momos.files import atomic
 from momos.language import steps
 from momos.resume.scratch import Scratch
-from momos.slt import language_models
-from momos.slt.compressibility import schemes
+from momos.slt.compressibility import language_models, schemes
 
 
 def main(name: str, seed: int, scheme: str, text_file: Path, folder: Path, out_dir: Path) -> None:

@@ -14,7 +14,7 @@ from momos.compute.device import prepare_device
 from momos.files import atomic
 from momos.language import steps
 from momos.resume.scratch import Scratch
-from momos.slt import language_models
+from momos.slt.llc import language_models
 
 
 def main(name: str, seed: int, text_file: Path, folder: Path, out_dir: Path) -> None:

@@ -18,11 +18,12 @@ from momos.compute.device import prepare_device
 from momos.files import atomic, run_folder
 from momos.images.dataset import load_dataset
 from momos.images.inputs import Batches
+from momos.methods.method import Method
 from momos.training import loop, runs
 from momos.training.recipe import Recipe
 
 
-def main(key: dict, method: config.Method, paths: argparse.Namespace) -> None:
+def main(key: dict, method: Method, paths: argparse.Namespace) -> None:
     settings, images = config.load(config.Train), config.load(config.Data)
     model = config.load(config.Model, key["model"])
     dataset = load_dataset(paths.data)

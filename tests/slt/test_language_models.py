@@ -10,9 +10,9 @@ from momos import config
 from momos.files import atomic
 from momos.language import neox, steps
 from momos.resume.scratch import Scratch
-from momos.slt import language_models
+from momos.slt.compressibility import language_models as critical_points
 from momos.slt.compressibility import schemes
-from momos.slt.llc import estimate_llc, hessian_trace
+from momos.slt.llc import estimate_llc, hessian_trace, language_models
 
 pytest.importorskip("transformers")
 PROFILES = Path(__file__).parents[2] / "profiles"
@@ -104,13 +104,13 @@ def test_llc_at_steps_is_each_steps_estimate(folder):
 @pytest.mark.parametrize("scheme", ["quantization_max", "pruning"])
 def test_critical_points_at_steps_are_each_steps_search(folder, scheme):
     cpu = torch.device("cpu")
-    evaluation = language_models.evaluation_batches(tokens(), CORPUS, SEARCH, cpu)
+    evaluation = critical_points.evaluation_batches(tokens(), CORPUS, SEARCH, cpu)
     assert [batch.shape for batch in evaluation] == [(2, 13)] * 2
-    training = language_models.retraining(tokens(), CORPUS, RECIPE, SEARCH, cpu, seed=1)
+    training = critical_points.retraining(tokens(), CORPUS, RECIPE, SEARCH, cpu, seed=1)
     assert len(training.batches) == 2 and training.train_lr == RECIPE.lr
     search = schemes.search(scheme, SEARCH, seed=1, training=training)
     with Scratch("compressibility", {}, *steps.described_by(folder)) as finished:
-        curve, critical = language_models.critical_points_at_steps(
+        curve, critical = critical_points.critical_points_at_steps(
             folder, STEPS, search, evaluation, [0.1, 1.0], finished, title="test"
         )
     for step in STEPS:

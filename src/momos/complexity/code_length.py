@@ -7,6 +7,7 @@
 All lengths are exact integers. The additive constant of Eq. 8 is ignored, as in the paper.
 """
 
+import contextlib
 import operator
 
 from momos.methods.method import Stored
@@ -55,10 +56,7 @@ def lower_complexity(
 
 
 def qat_rac(bits: int) -> float:
-    """RAC of a model quantised to `bits` per weight: 32 / bits, so 1 without quantisation.
-
-    Raises ValueError outside 1..32.
-    """
+    """RAC of a model quantised to `bits` per weight, 32 / bits. Raises ValueError outside 1..32."""
     if _positive("bits", bits) > 32:
         raise ValueError(f"bits must be in 1..32, got {bits}")
     return 32 / bits
@@ -97,10 +95,7 @@ def _check_slicing(num_weights: int, num_blocks: int, block_size: int) -> None:
 
 def _positive(name: str, value: int) -> int:
     """value as an int. Raises ValueError unless it is a whole number of at least 1."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise ValueError(f"{name} must be a positive integer, got {value!r}") from None
-    if number < 1:
-        raise ValueError(f"{name} must be a positive integer, got {value!r}")
-    return number
+    with contextlib.suppress(TypeError):
+        if (number := operator.index(value)) >= 1:
+            return number
+    raise ValueError(f"{name} must be a positive integer, got {value!r}")

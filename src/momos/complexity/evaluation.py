@@ -11,6 +11,7 @@ from momos.complexity import code_length, measure
 from momos.files import run_folder
 from momos.images.dataset import Dataset
 from momos.images.inputs import Batches
+from momos.methods.method import Method
 from momos.models.evaluate import test_accuracy
 from momos.weights import blocks
 
@@ -23,7 +24,7 @@ Row = dict[str, Any]
 
 def evaluate_run(
     folder: Path,
-    method: config.Method,
+    method: Method,
     dataset: Dataset,
     batches: Batches,
     settings: config.Evaluate,

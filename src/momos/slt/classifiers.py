@@ -13,6 +13,7 @@ from momos.compute.seeds import generator_for
 from momos.files import run_folder
 from momos.images.dataset import Dataset
 from momos.images.inputs import Batches
+from momos.methods.method import Method
 from momos.slt.compressibility import schemes
 from momos.slt.llc.rows import llc_rows
 
@@ -26,7 +27,7 @@ def classifier_loss(model: nn.Module, batch: Batch) -> Tensor:
 
 def measure_classifier(
     folder: Path,
-    method: config.Method,
+    method: Method,
     dataset: Dataset,
     settings: config.Complexity,
     search: config.Compressibility,

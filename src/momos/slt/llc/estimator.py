@@ -305,8 +305,7 @@ class _Run:
         self.langevin.restart()
         for module, name, buffer in self.buffers:
             setattr(module, name, buffer.clone())
-        seed = seed_for(f"llc:chain {chain}", self.settings.seed)
-        seed_global(self.device, seed)
+        seed_global(self.device, seed := seed_for(f"llc:chain {chain}", self.settings.seed))
         return torch.Generator(self.device).manual_seed(seed)
 
     def _order(self, chain: int) -> np.ndarray:

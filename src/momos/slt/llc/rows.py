@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from momos import config
@@ -79,12 +80,11 @@ def _estimate_row(llc: LLC) -> dict[str, Any]:
 
 def _trace_rows(llc: LLC) -> list[dict[str, Any]]:
     """A row per chain and draw; draws of the burn-in have numbers below zero."""
-    num_burnin_steps = llc.burnin_trace.shape[1]
-    traces = zip(llc.burnin_trace.tolist(), llc.loss_trace.tolist(), strict=True)
+    losses = np.hstack([llc.burnin_trace, llc.loss_trace]).tolist()
     return [
-        {"chain": chain, "draw": step - num_burnin_steps, "loss": loss}
-        for chain, (burnin, draws) in enumerate(traces)
-        for step, loss in enumerate([*burnin, *draws])
+        {"chain": chain, "draw": draw, "loss": loss}
+        for chain, chain_losses in enumerate(losses)
+        for draw, loss in enumerate(chain_losses, -llc.burnin_trace.shape[1])
     ]
 
 
