@@ -70,7 +70,7 @@ FILES = {
 }
 
 
-class Cell(TypedDict):
+class ExpectedCell(TypedDict):
     """One number of a report. `results.json` has `id`, `published` and `published_std` as well."""
 
     value: float | None
@@ -85,7 +85,7 @@ class Cell(TypedDict):
 class Expected(TypedDict):
     """reports/expected/<profile>.json: cells by name, and a verdict for each claim."""
 
-    cells: dict[str, Cell]
+    cells: dict[str, ExpectedCell]
     claims: dict[str, str]
 
 
@@ -195,7 +195,7 @@ def column(profile: str, model: str) -> str:
     return tables.markdown(pd.DataFrame(rows))
 
 
-def _column_row(cells: Mapping[str, Cell], model: str, method: str) -> dict[str, str]:
+def _column_row(cells: Mapping[str, ExpectedCell], model: str, method: str) -> dict[str, str]:
     accuracy, rac, bdm, latent = (
         cells.get(f"table1/{model}/{method}/{measure}") for measure in MEASURES
     )
@@ -214,12 +214,12 @@ def _column_row(cells: Mapping[str, Cell], model: str, method: str) -> dict[str,
     }
 
 
-def _spread(cell: Cell) -> str:
+def _spread(cell: ExpectedCell) -> str:
     value, std = cell["value"], cell["std"]
     return tables.spread(math.nan if value is None else value, math.nan if std is None else std)
 
 
-def _number(cell: Cell | None, digits: int) -> str:
+def _number(cell: ExpectedCell | None, digits: int) -> str:
     value = None if cell is None else cell["value"]
     return tables.EMPTY if value is None else tables.number(value, digits)
 

@@ -247,7 +247,7 @@ class Hand(threading.Thread):
             self.ended.wait()
 
 
-class Worker(Hand):
+class LocalHand(Hand):
     """Takes stages from the board and runs them, one DVC process after the other."""
 
     def __init__(self, board: Board, progress: Progress) -> None:
@@ -396,7 +396,7 @@ def reproduce(jobs: int) -> int:
     progress = Progress(board)
     progress.tell(f"Up to {board.total} stages to run, {jobs} at a time.")
     with shared_logger():
-        run_stages(board, progress, [Worker(board, progress) for _ in range(jobs)])
+        run_stages(board, progress, [LocalHand(board, progress) for _ in range(jobs)])
     if board.failed:
         if board.skipped:
             print(f"Not run, as they need what failed: {', '.join(board.skipped)}")

@@ -65,7 +65,7 @@ def worker_command(cache: Path, *stages: str) -> list[str]:
     return [sys.executable, worker.__file__, str(Path.cwd()), *options, *stages]
 
 
-class Local(repro.Worker):
+class Local(repro.LocalHand):
     """One of several processes on this machine, with a GPU where there are any."""
 
     def __init__(

@@ -33,7 +33,7 @@ PACKAGES = ("torch", "torchvision", "timm", "numpy", "numba", "scipy", "triton")
 
 
 @dataclass(frozen=True)
-class Training:
+class PlannedTraining:
     """One run, with its files below `folder`."""
 
     run: config.Run
@@ -75,7 +75,7 @@ class Training:
 
 
 def train(
-    waiting: Sequence[Training], prepared: Path, *, jobs: int, seconds: float
+    waiting: Sequence[PlannedTraining], prepared: Path, *, jobs: int, seconds: float
 ) -> tuple[list[str], list[str]]:
     """Run trainings side by side until all have ended or the time is over.
 
@@ -84,7 +84,7 @@ def train(
     """
     end = time.monotonic() + seconds
     failed: list[str] = []
-    waiting, running = list(waiting), dict[Training, subprocess.Popen[bytes]]()
+    waiting, running = list(waiting), dict[PlannedTraining, subprocess.Popen[bytes]]()
     while (waiting or running) and time.monotonic() < end:
         start_next(waiting, running, prepared, jobs)
         time.sleep(POLL)
@@ -97,8 +97,8 @@ def train(
 
 
 def start_next(
-    waiting: list[Training],
-    running: dict[Training, subprocess.Popen[bytes]],
+    waiting: list[PlannedTraining],
+    running: dict[PlannedTraining, subprocess.Popen[bytes]],
     prepared: Path,
     jobs: int,
 ) -> None:
@@ -139,11 +139,13 @@ def describe_machine() -> dict:
     return collect.collect_provenance(sections, PACKAGES, rounding.fingerprint(chosen))
 
 
-def list_trainings(folder: Path) -> list[Training]:
+def list_trainings(folder: Path) -> list[PlannedTraining]:
     """All trainings of params.yaml. Raises ValueError naming a wrong setting."""
     stacks = config.load(config.Train)
     return [
-        Training(run, folder, stacks.together(run.seed) if run.grid == "main" else (run.seed,))
+        PlannedTraining(
+            run, folder, stacks.together(run.seed) if run.grid == "main" else (run.seed,)
+        )
         for run in config.runs()
     ]
 

@@ -188,7 +188,7 @@ def test_the_release_that_is_installed_is_one_where_it_works(monkeypatch):
 
 
 def test_make_repro_writes_so():
-    assert repro.Worker(repro.Board([], {}, 1), None).command(["a"])[1:] == [
+    assert repro.LocalHand(repro.Board([], {}, 1), None).command(["a"])[1:] == [
         str(ROOT / "scripts" / "quick_dvc.py"),
         "--wait-for-lock",
         "repro",

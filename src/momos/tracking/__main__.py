@@ -22,7 +22,7 @@ from momos.tracking.store import LIVE_LIMITS, Store, uri
 TURN = threading.Lock()  # trainings that share a logger write one after the other
 
 
-class Run:
+class StoredRun:
     """One training's run in the store, from its first message on."""
 
     def __init__(self, first: dict) -> None:
@@ -64,7 +64,7 @@ def serve(stream: int) -> None:
     run = None
     for messages in read_messages(stream):
         with TURN:
-            run = run or Run(messages[0])
+            run = run or StoredRun(messages[0])
             run.add(messages)
     if run is not None:
         with TURN:

@@ -26,7 +26,7 @@ SHARED = "MOMOS_LOGGER"  # environment: the socket of a logger that several trai
 GRACE = 10.0  # seconds that a finished training waits for its logger, at most
 
 
-class Stream(Protocol):
+class LogStream(Protocol):
     """A pipe or socket to a logger, which does not block."""
 
     def write(self, data: bytes, /) -> int | None:
@@ -49,7 +49,7 @@ class Log:
 
     def __init__(self, settings: config.Tracking, about: Mapping[str, Any]) -> None:
         self.settings, self.about = settings, dict(about)
-        self.stream: Stream | None = None  # to the logger; None without one
+        self.stream: LogStream | None = None  # to the logger; None without one
         # The logger, if it is this training's own.
         self.process: subprocess.Popen[bytes] | None = None
         self.unsent = b""
@@ -63,7 +63,7 @@ class Log:
                 self.give_up(f"its process can't be started: {error}")
         return self
 
-    def own_logger(self) -> Stream:
+    def own_logger(self) -> LogStream:
         """Start a logger for this training alone."""
         command = [sys.executable, "-m", "momos.tracking"]
         process = subprocess.Popen(
@@ -137,7 +137,7 @@ class Log:
             warn(reason)
 
 
-def shared_logger() -> Stream | None:
+def shared_logger() -> LogStream | None:
     """A connection to the logger that MOMOS_LOGGER names; None if no such logger listens."""
     path = os.environ.get(SHARED)
     if not path:
