@@ -37,13 +37,6 @@ NUM_SHOWN = 5  # names in a message
 Layout = dict[str, tuple[int, ...]]  # a tensor's name -> its shape
 
 
-class NoWeights(ValueError):
-    """A file in which no weights are found. The message is one line, and names the file."""
-
-    def __init__(self, message: str):
-        super().__init__(one_line(message))
-
-
 class WeightFile(Mapping[str, "Tensor"]):
     """Tensors of a file by name, without wrappers and prefixes. Each is read when it is asked for.
 
@@ -90,33 +83,35 @@ class WeightFile(Mapping[str, "Tensor"]):
         return one_line(", ".join(parts))
 
     def require_floats(self, names: Mapping[str, Any]) -> None:
-        """Raises NoWeights if one of the named tensors is stored as integers.
+        """Raises ValueError if one of the named tensors is stored as integers.
 
         What integers stand for (a scale, a zero point) is not guessed.
         """
         for name in names:
             if name in self.layout and not self._is_float(self.prefix + name):
                 found = f"tensor {name} is {self[name].dtype}, expected floating-point weights"
-                raise NoWeights(f"{self.name}: {found}")
+                raise ValueError(one_line(f"{self.name}: {found}"))
 
 
 def open_weights(path: Path, *, name: str | None = None) -> WeightFile:
     """Open a weight file, and say on stderr which wrapper and prefix were removed.
 
     name: of the file in messages; None takes the path.
-    Raises NoWeights, a ValueError, for a file that is missing, damaged, of another kind, or without
-    tensors by name where the module's docstring says.
+    Raises ValueError, in one line that names the file, for one that is missing, damaged, of another
+    kind, or without tensors by name where the module's docstring says.
     """
     name = str(path) if name is None else name
     if not path.is_file():
-        raise NoWeights(f"{name} is missing: expected {EXPECTED}")
+        raise ValueError(one_line(f"{name} is missing: expected {EXPECTED}"))
     try:
         opened = _open_safetensors(path, name) if _is_safetensors(path) else _open_torch(path, name)
-    except (OSError, NoWeights, MemoryError):
+    except (OSError, MemoryError):
         raise
+    except _NoWeights as error:
+        raise ValueError(one_line(f"{name} holds {error}")) from error
     except Exception as error:  # safetensors, pickle and torch have types of their own
         reason = f"{name} can't be read as weights: {_reason(error)}; expected {EXPECTED}"
-        raise NoWeights(reason) from error
+        raise ValueError(one_line(reason)) from error
     if opened.taken:
         print(f"{one_line(name)}: {opened.taken}", file=sys.stderr)
     return opened
@@ -147,6 +142,10 @@ def some_of(names: list[str]) -> str:
     return (", ".join(names[:NUM_SHOWN]) or "none") + more
 
 
+class _NoWeights(Exception):
+    """A file that was read, but has no weights. The message says what it holds instead."""
+
+
 def _is_prefix_of_all(prefix: str, names: Mapping[str, Any]) -> bool:
     return bool(names) and all(len(n) > len(prefix) and n.startswith(prefix) for n in names)
 
@@ -161,7 +160,7 @@ def _open_safetensors(path: Path, name: str) -> WeightFile:
     file = safe_open(path, framework="pt")
     parts = {key: file.get_slice(key) for key in file.keys()}
     if not parts:
-        raise NoWeights(f"{name} holds no tensors; expected {EXPECTED}")
+        raise _NoWeights(f"no tensors; expected {EXPECTED}")
     layout = {key: tuple(part.get_shape()) for key, part in parts.items()}
 
     def is_float(key: str) -> bool:
@@ -181,7 +180,7 @@ def _open_torch(path: Path, name: str) -> WeightFile:
     state = _find_tensors(content, set())
     if state is None:
         expected = f"expected {EXPECTED}, bare or under {', '.join(WRAPPERS)}"
-        raise NoWeights(f"{name} holds {_description(content)}; {expected}")
+        raise _NoWeights(f"{_description(content)}; {expected}")
     tensors = state.tensors
     layout = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
 
