@@ -140,6 +140,14 @@ def test_a_prefix_that_some_names_lack_stays(tmp_path, prefix, capsys):
     assert_state(saved(tmp_path / "b.pt", outer), state)
 
 
+@pytest.mark.parametrize("suffix", files.SUFFIXES)
+def test_the_counter_of_torchs_own_average_is_no_weight(tmp_path, suffix):
+    averaged = torch.optim.swa_utils.AveragedModel(torch.nn.Linear(3, 2))
+    path = saved(tmp_path / f"a{suffix}", averaged.state_dict())
+    expected = dict(averaged.module.state_dict())
+    assert_state(path, expected)
+
+
 def test_no_name_is_emptied(tmp_path):
     state = {"model.": torch.ones(2), "model.weight": torch.ones(3)}
     assert_state(saved(tmp_path / "a.pt", state), state)

@@ -241,7 +241,7 @@ def _measured_models(
     return _measured_side_by_side(todo, settings, min(num_workers, len(todo)))
 
 
-class Worker:
+class SurveyWorker:
     """A process of its own that measures one candidate after the other."""
 
     def __init__(self, settings: RowSettings):
@@ -291,8 +291,8 @@ def _measured_side_by_side(
     todo: Sequence[Candidate], settings: RowSettings, num_workers: int
 ) -> Iterator[tuple[Candidate, MeasuredModel]]:
     waiting = deque(todo)
-    busy: dict[connection.Connection, Worker] = {}
-    idle = [Worker(settings) for _ in range(num_workers)]
+    busy: dict[connection.Connection, SurveyWorker] = {}
+    idle = [SurveyWorker(settings) for _ in range(num_workers)]
     try:
         while waiting or busy:
             while waiting and idle:
@@ -302,7 +302,7 @@ def _measured_side_by_side(
             for pipe in connection.wait(list(busy)):
                 worker = busy.pop(pipe)  # type: ignore[call-overload]  # it is one of busy's keys
                 model, lives = worker.finish()
-                idle.append(worker if lives else Worker(settings))
+                idle.append(worker if lives else SurveyWorker(settings))
                 yield worker.candidate, model
     finally:
         for worker in [*idle, *busy.values()]:

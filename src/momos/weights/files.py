@@ -10,7 +10,8 @@ wrapped   The tensors are found under one of the keys WRAPPERS, nested in any de
           plain weights: the order is that of WRAPPERS. A key that leads to no tensors is passed
           over. Whatever stands beside a wrapper, such as an epoch or an optimizer, is left out.
 prefixed  All names begin with the same one of PREFIXES. It is removed, and so on with the rest of
-          the names. A prefix that some names lack belongs to the architecture, and stays.
+          the names. A prefix that some names lack belongs to the architecture, and stays. The
+          counter COUNTER of torch's AveragedModel is no weight, and is left out.
 
 One line on stderr says which wrapper and which prefix were removed.
 """
@@ -31,6 +32,7 @@ EMA_WRAPPERS = ("state_dict_ema", "model_ema", "ema")
 WRAPPERS = (*EMA_WRAPPERS, "state_dict", "model", "model_state_dict", "module", "params")
 # In the order in which they usually stand: DataParallel, torch.compile, Lightning, a backbone.
 PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")
+COUNTER = "n_averaged"  # how many weights torch.optim.swa_utils.AveragedModel has averaged
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 EXPECTED = "a .safetensors file, or one of torch.save (.pt, .pth, .bin) with tensors by name"
 NUM_SHOWN = 5  # names in a message
@@ -52,6 +54,7 @@ class WeightFile(Mapping[str, "Tensor"]):
         wrappers: tuple[str, ...] = (),
         beside: tuple[str, ...] = (),
     ):
+        stored = {key: shape for key, shape in stored.items() if (key, shape) != (COUNTER, ())}
         self.prefix = common_prefix(stored)
         self.name, self.wrappers, self.beside = name, wrappers, beside
         self.layout = {key.removeprefix(self.prefix): shape for key, shape in stored.items()}
