@@ -21,6 +21,7 @@ from momos.report.shared.claims import read_claims
 from momos.report.shared.verdicts import NOT_COMPARABLE, NOT_RUN, NOT_SUPPORTED, SUPPORTED
 
 CLAIMS = read_claims(PAPER)
+PUBLISHED = {f"M{number}" for number in range(1, 18)} | {f"S{number}" for number in range(1, 9)}
 BY_ID = {claim.id: claim for claim in CLAIMS}
 
 
@@ -397,11 +398,12 @@ def test_every_claim_of_the_file_gets_its_row_unchanged(base):
         "measured",
         "note",
     ]
-    assert list(table.id) == [claim.id for claim in CLAIMS] and len(table) == 25
+    assert list(table.id) == [claim.id for claim in CLAIMS]
+    assert PUBLISHED <= set(table.id), "one may be added, none may go"
     for column in ("where", "claim", "statistic", "threshold"):
         assert list(table[column]) == [getattr(claim, column) for claim in CLAIMS]
     assert set(table.verdict[table.id.str.startswith("S")]) == {NOT_RUN}
-    assert sum(verdicts.counts(table).values()) == 25
+    assert sum(verdicts.counts(table).values()) == len(CLAIMS)
 
 
 @pytest.mark.parametrize(

@@ -414,7 +414,8 @@ def test_bits_are_drawn_for_every_run():
 
 def test_the_first_papers_report_reads_the_verdicts(tree):
     found = read_singular(tree / "verdicts.json")
-    assert list(found) == [f"S{number}" for number in range(1, 9)] == list(claims.JUDGES.functions)
+    assert list(found) == list(claims.JUDGES.functions)
+    assert list(found)[:8] == [f"S{number}" for number in range(1, 9)]
     assert found["S1"] == verdict("S1", HOLD)
     assert read_singular(tree / "missing.json") == {}
 
