@@ -16,6 +16,16 @@ ROOMS = (
     "scripts",
 )  # fmt: skip
 MOST_ROOMS = 28
+# Files that can be read, tested and taken elsewhere by themselves, with what they may import.
+LEAVES = {
+    "compute/device": (), "compute/seeds": (), "files/atomic": (), "images/dataset": (),
+    "images/draws": (), "images/pixels": (), "images/resize": (), "methods/kdtree": (),
+    "methods/nearest": ("methods/kdtree",), "methods/quantize": (), "models/classifiers": (),
+    "models/linear": (), "provenance/rounding": (), "report/shared/plots": (),
+    "report/shared/statistics": (), "report/shared/tables": (), "settings": (),
+    "theory": ("weights/blocks",), "weights/blocks": (),
+    "images/augment": ("images/draws", "images/pixels", "images/resize"),
+}  # fmt: skip
 
 
 def circles(graph: dict[str, set[str]]) -> list[list[str]]:
@@ -50,6 +60,20 @@ def test_imports_go_downward_only():
         if ROOMS.index(room_of(file)) > ROOMS.index(room_of(path))
     ]
     assert not upward, upward
+
+
+@pytest.mark.parametrize("leaf", LEAVES)
+def test_leaves_import_nothing_else_of_the_project(leaf):
+    allowed = {PACKAGE / f"{name}.py" for name in LEAVES[leaf]}
+    assert set(imports(PACKAGE / f"{leaf}.py")) == allowed
+
+
+def test_settings_are_read_without_what_uses_them():
+    """Config imports its own files, `settings`, and what a method's settings are."""
+    for file in (PACKAGE / "config").glob("*.py"):
+        for imported in imports(file):
+            known = (PACKAGE / "settings.py", PACKAGE / "methods" / "method.py")
+            assert imported in known or imported.parent == PACKAGE / "config", (file, imported)
 
 
 def test_no_file_imports_itself_over_others():
