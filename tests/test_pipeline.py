@@ -522,12 +522,12 @@ def test_divergence_fails_the_stage_and_keeps_the_history(clone):
     assert not (clone.path / "x" / "run" / "last.safetensors").exists()
 
 
-def test_the_readmes_tour_works_word_for_word(clone):
+def test_the_page_on_extending_works_word_for_word(clone):
     """The last test of this file: it leaves the clone as it is then."""
     for language, text in tour():
         if language == "python":
             (clone.path / re.match(r"# (src/\S+\.py)\n", text).group(1)).write_text(text)
-        else:
+        elif language == "bash":
             clone.run("bash", "-ec", text)
     cells = {
         cell["id"]: cell
