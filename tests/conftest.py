@@ -4,10 +4,13 @@ Hypothesis runs without its deadline of 200 ms: a first call may compile or impo
 shared.
 """
 
+import sys
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from source_files import PACKAGE
 
 settings.register_profile("shared_machine", deadline=None)
 settings.load_profile("shared_machine")
@@ -38,6 +41,18 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def no_import_stays():
+    """A module of a test's own file is gone with the file: what hashes the loaded code would look
+    for it.
+    """
+    yield
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None) if name.startswith("momos.") else None
+        if file and not Path(file).is_relative_to(PACKAGE):
+            del sys.modules[name]
 
 
 @pytest.fixture(scope="session")

@@ -27,16 +27,6 @@ def test_the_norm_survives_what_float32_squares_do_not():
     )
 
 
-@pytest.fixture
-def no_import_stays():
-    """A module of a test's own file is gone with the file: whatever hashes the loaded code would
-    look for it.
-    """
-    yield
-    for name in [name for name in sys.modules if name.startswith("momos.metrics.mine_")]:
-        del sys.modules[name]
-
-
 @pytest.mark.usefixtures("no_import_stays")
 def test_a_new_file_is_found_and_one_that_returns_no_number_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(metrics, "__path__", [*metrics.__path__, str(tmp_path)])

@@ -42,6 +42,7 @@ def test_a_large_zoo_is_drawn_against_the_number_of_weights():
     assert x == ["num_weights", "title"]
 
 
+@pytest.mark.usefixtures("no_import_stays")
 def test_a_file_in_the_folder_is_a_chart(tmp_path, monkeypatch):
     """An interactive figure needs no other file of the page than its own."""
     (tmp_path / "figure9.py").write_text(
