@@ -34,18 +34,14 @@ MACHINE = re.compile(
 )
 
 
-@pytest.fixture(scope="module", params=["bdm", pytest.param("", marks=pytest.mark.stress)])
-def quick(request, tmp_path_factory):
-    """(lines, results, folder, families) of one quick run: of few families, or in stress of all."""
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+    """(lines, results, folder) of one quick run."""
     folder = tmp_path_factory.mktemp("bench")
     command = [sys.executable, "-m", "benchmarks", "--quick", "--out", str(folder)]
-    command += ["--only", request.param] if request.param else []
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
-    results = json.loads((folder / "results.json").read_text())
-    wanted = (request.param, "machine")
-    chosen = [family for family in families(True) if family.name.startswith(wanted)]
-    return done.stdout.splitlines(), results, folder, chosen
+    return done.stdout.splitlines(), json.loads((folder / "results.json").read_text()), folder
 
 
 def numbers(entry):
@@ -60,8 +56,8 @@ def numbers(entry):
 
 
 def test_every_job_has_its_line(quick):
-    lines, results, _, chosen = quick
-    jobs = [job.name for family in chosen for job in family.jobs]
+    lines, results, _ = quick
+    jobs = [job.name for family in families(True) for job in family.jobs]
     assert MACHINE.fullmatch(lines[0]) and [line.split()[0] for line in lines[1:]] == jobs == list(
         results["jobs"]
     )
@@ -69,24 +65,20 @@ def test_every_job_has_its_line(quick):
 
 
 def test_results_are_positive_and_finite(quick):
-    _, results, _, chosen = quick
-    whole = len(chosen) == len(families(True))
-    assert ("compute" in results) == whole, "of trainings"
-    measured = [*numbers(results["jobs"]), *numbers(results["peaks"])]
-    measured += numbers(results.get("compute", {}))
+    _, results, _ = quick
+    measured = [*numbers(results["jobs"]), *numbers(results["peaks"]), *numbers(results["compute"])]
     measured += numbers(results["two_threads_wall_seconds"])
     for family in results["families"].values():
         measured += numbers([point["seconds"] for point in family["points"]])
-    assert len(measured) > (50 if whole else 5)
-    assert all(math.isfinite(number) and number > 0 for number in measured)
+    assert len(measured) > 50 and all(math.isfinite(number) and number > 0 for number in measured)
     assert {"cpu", "cores", "torch", "numba", "commit", "date"} <= {
         key for key, value in results["machine"].items() if value
     }
 
 
 def test_every_family_has_its_figure(quick):
-    _, results, folder, chosen = quick
-    names = [family.name for family in chosen]
+    _, results, folder = quick
+    names = [family.name for family in families(True)]
     assert list(results["families"]) == names
     assert sorted(path.stem for path in (folder / "figures").glob("*.svg")) == sorted(names)
     assert all("CPU time" in path.read_text() for path in (folder / "figures").iterdir())

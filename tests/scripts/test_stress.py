@@ -121,7 +121,6 @@ def test_a_training_killed_three_times_ends_with_the_same_bytes(project):
     )
 
 
-@pytest.mark.stress
 def test_language_model_and_llc_end_with_the_same_bytes_after_sigterm(project):
     key, text = ["neox", "1", "text.safetensors"], ["text.json"]
     project.run_here("language", "neox", 1, *map(Path, ("text.safetensors", "text.json", "lm")))

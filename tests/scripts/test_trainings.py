@@ -190,7 +190,6 @@ def test_an_interrupted_stack_of_the_stage_goes_on(workspace, stacked):
                 ), path
 
 
-@pytest.mark.stress
 def test_minutes_that_are_too_few_cost_nothing_but_time(workspace, whole):
     """The first calls are cut off, wherever they may be; the last one finishes. Together: the bytes
     of one call.
