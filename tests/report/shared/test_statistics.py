@@ -20,6 +20,74 @@ def test_wilson_equals_scipy(successes, total):
     )
 
 
+def tail(successes: int, total: int, share: float) -> float:
+    """Probability of so many successes or more, summed term by term."""
+    return math.fsum(
+        math.comb(total, k) * share**k * (1 - share) ** (total - k)
+        for k in range(successes, total + 1)
+    )
+
+
+def bisect(function, wanted: float) -> float:
+    """The share in [0, 1] at which a rising function has the wanted value."""
+    low, high = 0.0, 1.0
+    for _ in range(200):
+        middle = (low + high) / 2
+        low, high = (middle, high) if function(middle) < wanted else (low, middle)
+    return low
+
+
+@pytest.mark.parametrize(
+    ("successes", "total"), [(0, 7), (7, 7), (9, 10), (3, 11), (1, 1), (50, 117)]
+)
+@pytest.mark.parametrize("level", [0.95, 0.99])
+def test_clopper_pearson_inverts_binomial_tails(successes, total, level):
+    low, high = statistics.clopper_pearson(successes, total, level)
+    half = (1 - level) / 2
+    by_hand = (
+        bisect(lambda share: tail(successes, total, share), half) if successes else 0.0,
+        bisect(lambda share: tail(successes + 1, total, share), 1 - half)
+        if successes < total
+        else 1.0,
+    )
+    assert (low, high) == pytest.approx(by_hand, abs=1e-9)
+    scipys = scipy.stats.binomtest(successes, total).proportion_ci(level, method="exact")
+    assert (low, high) == pytest.approx((scipys.low, scipys.high), abs=1e-9)
+
+
+def test_clopper_pearson_of_all_has_a_closed_form():
+    assert statistics.clopper_pearson(11, 11) == pytest.approx((0.025 ** (1 / 11), 1.0))
+    assert statistics.clopper_pearson(0, 11) == pytest.approx((0.0, 1 - 0.025 ** (1 / 11)))
+
+
+@pytest.mark.parametrize(("successes", "total"), [(0, 0), (-1, 3), (4, 3)])
+def test_a_share_of_nothing_has_no_interval(successes, total):
+    with pytest.raises(ValueError, match=f"{successes} of {total}"):
+        statistics.clopper_pearson(successes, total)
+
+
+def test_student_by_hand():
+    """1, 2, 3: mean 2, standard error 1 / sqrt(3), t(0.975; 2) = 4.30265, t(0.995; 2) = 9.92484."""
+    for level, quantile in ((0.95, 4.302652730), (0.99, 9.924843201)):
+        half = quantile / math.sqrt(3)
+        assert statistics.student([1, 2, 3], level) == pytest.approx((2 - half, 2 + half))
+
+
+def test_the_prediction_bound_is_exceeded_as_rarely_as_it_says():
+    """t(0.001; 19) = 3.57940 and 20 values: 3.66784; and a simulation of the next value."""
+    assert statistics.prediction_bound(20, 0.001) == pytest.approx(
+        3.579400 * math.sqrt(1.05), rel=1e-6
+    )
+    generator, num = np.random.default_rng(0), 200_000
+    values = generator.normal(size=(num, 21))
+    z = (values[:, 20] - values[:, :20].mean(axis=1)) / values[:, :20].std(axis=1, ddof=1)
+    for probability in (0.01, 0.001):
+        below = (z < -statistics.prediction_bound(20, probability)).mean()
+        assert abs(below - probability) < 4 * math.sqrt(probability / num)
+    with pytest.raises(ValueError, match="two values or more, got 1"):
+        statistics.prediction_bound(1, 0.001)
+
+
 @pytest.mark.parametrize("y", [[1, 2, 3, 4], [4, 4, 1, 2], [1, 1, 1, 2]])
 def test_spearman_equals_scipy(y):
     assert statistics.spearman([0.1, 0.05, 0.01, 0.005], y) == pytest.approx(

@@ -9,10 +9,18 @@ of its name with a number or with another statistic:
     stated_in   the text of the claim that states the condition; `threshold` where it is left out
 
 The thresholds stand in that file alone. A test holds the conditions against the texts.
+
+What was added after the first measurement stands beside the texts and changes none of them:
+
+    nature      by construction | audit, where no run can decide the claim; `also` says why
+    also        entries with `date`, `what` was added, and the `reason`; an entry may have `name`
+                and `conditions` of a second statistic, which is judged beside the first
 """
 
+import dataclasses
+import datetime
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -30,6 +38,7 @@ COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
     ">=": operator.ge,
 }
 OPERATORS = (*COMPARISONS, WITHIN_FACTOR)
+BY_CONSTRUCTION, AUDIT = NATURES = ("by construction", "audit")
 TEXTS = ("id", "where", "claim", "statistic", "threshold")
 Statistic: TypeAlias = float | Sequence[float] | NDArray[np.float64]
 
@@ -68,6 +77,17 @@ class Condition:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Addition:
+    """What was added to a claim after it was fixed: shown beside it, never instead of it."""
+
+    date: datetime.date
+    what: str
+    reason: str
+    name: str = ""  # of a second statistic
+    conditions: tuple[Condition, ...] = ()  # of that
+
+
+@dataclass(frozen=True, kw_only=True)
 class Claim:
     """One claim of a paper, with the threshold that decides about it."""
 
@@ -81,11 +101,23 @@ class Claim:
     needs: str = ""
     one_is_enough: bool = False  # else all conditions must be met
     parameters: Mapping[str, Any] = field(default_factory=dict)  # numbers of the statistic itself
+    nature: str = ""  # by construction | audit, where no run can decide the claim
+    also: tuple[Addition, ...] = ()
 
     @property
     def texts(self) -> dict[str, str]:
         """What readers see of the claim: id, where, claim, statistic, threshold."""
         return {name: str(getattr(self, name)) for name in TEXTS}
+
+    def second(self, name: str) -> "Claim":
+        """The claim with a second statistic's conditions in place of its own.
+
+        name: as an entry of `also` has it. Raises ValueError for another one.
+        """
+        for addition in self.also:
+            if addition.name == name:
+                return dataclasses.replace(self, conditions=addition.conditions)
+        raise ValueError(f"claim {self.id}: expected an entry of `also` named {name!r}, found none")
 
     def met(self, **statistics: Statistic) -> bool:
         """Compare the statistics with all conditions; every value of a statistic counts.
@@ -116,15 +148,29 @@ def read_claims(folder: Path) -> list[Claim]:
 def _claim(path: Path, paper: str, entry: Mapping[str, Any]) -> Claim:
     where = f"{path}: claim {entry.get('id')}"
     try:
-        conditions = tuple(Condition(**condition) for condition in entry["conditions"])
-        claim = Claim(paper=paper, **{**entry, "conditions": conditions})
+        conditions = _conditions(entry["conditions"])
+        also = tuple(
+            Addition(**{**added, "conditions": _conditions(added.get("conditions", ()))})
+            for added in entry.get("also", ())
+        )
+        claim = Claim(paper=paper, **{**entry, "conditions": conditions, "also": also})
     except (KeyError, TypeError) as error:
         raise ValueError(f"{where}: {error}") from error
     if not conditions:
         raise ValueError(f"{where}: expected a condition or more, got none")
-    for condition in conditions:
+    for condition in (*conditions, *(one for added in also for one in added.conditions)):
         _check(where, condition)
+    for added in also:
+        if not isinstance(added.date, datetime.date):
+            raise ValueError(f"{where}: also.date must be a date, got {added.date!r}")
+    if claim.nature not in ("", *NATURES):
+        expected = " or ".join(NATURES)
+        raise ValueError(f"{where}: nature must be {expected}, or left out, got {claim.nature!r}")
     return claim
+
+
+def _conditions(entries: Iterable[Mapping[str, Any]]) -> tuple[Condition, ...]:
+    return tuple(Condition(**entry) for entry in entries)
 
 
 def _check(where: str, condition: Condition) -> None:

@@ -1,6 +1,6 @@
 """Statistics of the reports: intervals, rank correlation, and Pareto fronts.
 
-There is no test of significance anywhere: with three seeds none is worth printing.
+An interval is two-sided. What it says of a claim is for `momos.report.shared.decisions`.
 """
 
 import math
@@ -15,17 +15,49 @@ REPETITIONS = 10_000  # of the bootstrap
 LEVEL = 0.95
 
 
-def student(values: ArrayLike) -> tuple[float, float] | None:
-    """95 % interval of the mean by Student's t with n - 1 degrees of freedom.
+def student(values: ArrayLike, level: float = LEVEL) -> tuple[float, float] | None:
+    """Interval of the mean by Student's t with n - 1 degrees of freedom.
 
-    Returns None for a single value. The interval is not cut at the ends of a scale: for accuracies
-    near 100 % it may reach beyond. Raises ValueError for a value that is not finite.
+    level: its coverage, 0.95 where it is left out. Returns None for a single value. The interval
+    is not cut at the ends of a scale: for accuracies near 100 % it may reach beyond. Raises
+    ValueError for a value that is not finite.
     """
     array = _finite(values)
     if len(array) < 2:
         return None
-    half = stats.t.ppf((1 + LEVEL) / 2, len(array) - 1) * array.std(ddof=1) / math.sqrt(len(array))
+    half = stats.t.ppf((1 + level) / 2, len(array) - 1) * array.std(ddof=1) / math.sqrt(len(array))
     return float(array.mean() - half), float(array.mean() + half)
+
+
+def clopper_pearson(successes: int, total: int, level: float = LEVEL) -> tuple[float, float]:
+    """Exact interval of a share (Clopper and Pearson 1934).
+
+    The lower end is the share at which so many successes or more have the probability
+    (1 - level) / 2, the upper end that at which so many or fewer have it. Without a success the
+    lower end is 0, without a failure the upper end is 1. Raises ValueError for a total below 1 and
+    for successes outside 0 to total.
+    """
+    if total < 1 or not 0 <= successes <= total:
+        raise ValueError(
+            f"clopper_pearson needs 0 to total successes of at least one trial,"
+            f" got {successes} of {total}"
+        )
+    tail, failures = (1 - level) / 2, total - successes
+    low = stats.beta.ppf(tail, successes, failures + 1) if successes else 0.0
+    high = stats.beta.ppf(1 - tail, successes + 1, failures) if failures else 1.0
+    return float(low), float(high)
+
+
+def prediction_bound(num_values: int, probability: float) -> float:
+    """How many standard deviations below the mean of n values the next one rarely lies.
+
+    It is t * sqrt(1 + 1 / n) with n - 1 degrees of freedom: the next value of the same normal
+    distribution lies further below with this probability. Raises ValueError for fewer than two
+    values, which have no standard deviation.
+    """
+    if num_values < 2:
+        raise ValueError(f"a prediction bound needs two values or more, got {num_values}")
+    return float(stats.t.isf(probability, num_values - 1) * math.sqrt(1 + 1 / num_values))
 
 
 def wilson(successes: int, total: int, z: float = 1.959963984540054) -> tuple[float, float]:

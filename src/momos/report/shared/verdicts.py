@@ -11,16 +11,25 @@ registered under the claim's id, next to its definition:
     judges = Judges[Evidence]()
 
     @judges.judges("M7")
-    def tiny_vit_keeps_accuracy(claim: Claim, evidence: Evidence) -> Judgement: ...
+    def tiny_vit_keeps_accuracy(claim: Claim, evidence: Evidence) -> Judgement:
+        drops = {0: 0.4, 1: 0.9, 2: 0.7}  # by seed, baseline and MoMos paired
+        mean, samples = float(np.mean([*drops.values()])), {"drop_in_points": {"": drops}}
+        return judged(claim, f"{mean:.2f} points", samples=samples, drop_in_points=mean)
+
+`samples` (a value per initialisation, `momos.report.shared.decisions`) say whether the verdict is
+decided, and by which interval. The verdict that counts is that of the mean; what else was measured
+stands in `also`, and changes neither. A claim whose `nature` in claims.yaml is `by construction` or
+`audit` is so marked whatever the samples say. A verdict without samples is not decided.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 import pandas as pd
 
 from momos.report.shared import tables
-from momos.report.shared.claims import Claim, Statistic
+from momos.report.shared.claims import NATURES, Claim, Statistic
+from momos.report.shared.decisions import NO, YES, Decision, Samples, decide
 
 SUPPORTED, NOT_SUPPORTED, NOT_RUN, NOT_COMPARABLE = VERDICTS = (
     "SUPPORTED",
@@ -28,17 +37,36 @@ SUPPORTED, NOT_SUPPORTED, NOT_RUN, NOT_COMPARABLE = VERDICTS = (
     "NOT RUN",
     "NOT COMPARABLE",
 )
+JUDGED = (SUPPORTED, NOT_SUPPORTED)
 # Columns of claims.md and of the claims in results.json.
-SHOWN = ["id", "verdict", "claim", "measured", "threshold", "statistic", "where", "note"]
+SHOWN = [
+    "id",
+    "verdict",
+    "decided",
+    "claim",
+    "measured",
+    "interval",
+    "threshold",
+    "statistic",
+    "where",
+    "also",
+    "note",
+]
+NO_SAMPLES = Decision(NO, "no value per initialisation")
 
 E = TypeVar("E")  # what was measured
 F = TypeVar("F", bound=Callable[..., "Judgement"])
 
 
 class Judgement(NamedTuple):
+    """A verdict and what it stands on. All are texts, so that it can be written as JSON."""
+
     verdict: str
     measured: str  # the statistic in words
     note: str = ""
+    decided: str = ""  # yes | no | by construction | audit; empty without a verdict
+    interval: str = ""  # what decides it: the intervals over initialisations
+    also: str = ""  # other statistics, weights or readings, which change no verdict
 
 
 class Missing(Exception):
@@ -93,25 +121,66 @@ def verdict(met: bool) -> str:
     return SUPPORTED if met else NOT_SUPPORTED
 
 
-def judged(claim: Claim, measured: str, note: str = "", **statistics: Statistic) -> Judgement:
-    """Compare the statistics with the claim's threshold: the verdict, beside the given texts."""
-    return Judgement(verdict(claim.met(**statistics)), measured, note)
+def judged(
+    claim: Claim,
+    measured: str,
+    note: str = "",
+    *,
+    also: str = "",
+    samples: Mapping[str, Samples | float] | None = None,
+    decision: Decision | None = None,
+    **statistics: Statistic,
+) -> Judgement:
+    """Compare the statistics with the claim's threshold: the verdict, beside the given texts.
+
+    samples: the statistics by initialisation, for `decisions.decide`; decision: one that was found
+    otherwise, in place of samples. Raises what `decide` raises.
+    """
+    met = claim.met(**statistics)
+    if decision is None:
+        decision = NO_SAMPLES if samples is None else decide(claim, met, **samples)
+    decided = claim.nature or decision.decided
+    return Judgement(verdict(met), measured, note, decided, decision.interval, also)
 
 
 def table(claims: Sequence[Claim], judgements: Sequence[Judgement]) -> pd.DataFrame:
-    """A row per claim: id, where, claim, statistic, threshold, verdict, measured, note."""
+    """A row per claim: its texts (id, where, claim, statistic, threshold) and its judgement's.
+
+    The latter are verdict, measured, note, decided, interval and also.
+    """
     pairs = zip(claims, judgements, strict=True)
     return pd.DataFrame([claim.texts | judgement._asdict() for claim, judgement in pairs])
 
 
+def is_apart(verdicts: pd.DataFrame) -> pd.Series:
+    """Mark the claims that no run can decide: true by construction, or an audit of the paper."""
+    return verdicts.decided.isin(NATURES)
+
+
 def counts(verdicts: pd.DataFrame) -> dict[str, int]:
-    """How often each verdict was given, all four of them."""
-    return {name: int((verdicts.verdict == name).sum()) for name in VERDICTS}
+    """How often each verdict was given, all four of them, to the claims that runs can decide."""
+    tested = verdicts[~is_apart(verdicts)]
+    return {name: int((tested.verdict == name).sum()) for name in VERDICTS}
+
+
+def counts_decided(verdicts: pd.DataFrame) -> dict[str, int]:
+    """How many of the SUPPORTED and of the NOT SUPPORTED ones are decided."""
+    decided = verdicts[verdicts.decided == YES]
+    return {name: int((decided.verdict == name).sum()) for name in JUDGED}
+
+
+def counts_apart(verdicts: pd.DataFrame) -> dict[str, int]:
+    """How many claims hold by construction, and how many audit the publication."""
+    return {name: int((verdicts.decided == name).sum()) for name in NATURES}
 
 
 def counts_text(verdicts: pd.DataFrame) -> str:
-    """The same for readers: 3 SUPPORTED, 1 NOT SUPPORTED, .."""
-    return ", ".join(f"{number} {name}" for name, number in counts(verdicts).items())
+    """All counts for readers: 3 SUPPORTED, 1 NOT SUPPORTED, ..; decided: 2 of the 3, 0 of the 1."""
+    all_of, decided = counts(verdicts), counts_decided(verdicts)
+    given = ", ".join(f"{number} {name}" for name, number in all_of.items())
+    sure = ", ".join(f"{number} of {all_of[name]} {name}" for name, number in decided.items())
+    apart = ", ".join(f"{number} {name}" for name, number in counts_apart(verdicts).items())
+    return f"{given}; decided: {sure}; counted apart: {apart}"
 
 
 def markdown(verdicts: pd.DataFrame) -> str:
