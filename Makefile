@@ -3,14 +3,14 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 PROFILE ?= digits
-JOBS ?= 2
+JOBS ?= $(or $(MOMOS_JOBS),2)
 BACKEND ?= local
-BIN := $(CURDIR)/.venv/bin
+BIN := .venv/bin
 STAMP := .venv/.stamp
 
 # dvc.yaml says `python stages/...`: the environment's python comes first.
-export PATH := $(BIN):$(PATH)
-.PHONY: help setup repro sweep regress bless readme mutants test stress bench use export track ui lint dag clean
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+.PHONY: help setup quick repro exp sweep regress bless readme mutants test stress bench use export track ui lint dag clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
@@ -24,6 +24,9 @@ $(STAMP): requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps devinterp==2.0.1 # a test's oracle: its optimiser alone
 	@touch $(STAMP)
+
+quick: setup ## the whole pipeline in 3 minutes, in scratch/quick: one seed, few methods; nothing else changes
+	@$(BIN)/python scripts/quick.py --jobs "$(JOBS)"
 
 repro: setup ## run every stage that is not up to date, MOMOS_JOBS (2) side by side
 	@$(BIN)/python scripts/repro.py

@@ -1,25 +1,66 @@
 """Copies of the working tree, in which other scripts try things out or run stages."""
 
+import filecmp
+import json
+import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+
+from locks import write_at_once
+from pathspec import GitIgnoreSpec
+
+LIST = ".copied.json"  # in a copy that is kept: its files that are copies
 
 
 def files_of(root: Path, left_out: tuple[str, ...] = ()) -> list[str]:
     """Files under version control or about to be, uncommitted changes included, relative to root.
 
-    left_out: beginnings of paths that are not wanted. Raises RuntimeError outside a repository.
+    Where there is no git, as in an unpacked archive: all that no .gitignore names.
+    left_out: beginnings of paths that are not wanted.
     """
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard", "-z"],
-        cwd=root,
-        capture_output=True,
-        text=True,
-    )
-    if listed.returncode:
-        raise RuntimeError(f"{root} must be a git repository: {listed.stderr.strip()}")
-    names = [name for name in listed.stdout.split("\0") if name and not name.startswith(left_out)]
-    return [name for name in names if (root / name).is_file()]
+    names = _known_to_git(root)
+    if names is None:
+        names = sorted(_not_ignored(root, "", []))
+    wanted = [name for name in names if name and not name.startswith(left_out)]
+    return [name for name in wanted if (root / name).is_file()]
+
+
+def _known_to_git(root: Path) -> list[str] | None:
+    """Paths that git tracks or would add; None where root is not the top of a repository."""
+    try:
+        inside = _git(root, "rev-parse", "--show-prefix").strip()
+        listed = _git(root, "ls-files", "-co", "--exclude-standard", "-z")
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        return None
+    return None if inside else listed.split("\0")
+
+
+def _git(root: Path, *arguments: str) -> str:
+    command = ["git", *arguments]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout
+
+
+def _not_ignored(root: Path, folder: str, rules: list[tuple[str, GitIgnoreSpec]]) -> Iterator[str]:
+    """Files below a folder that no .gitignore names. rules: those of the folders above, and where.
+
+    As in git, the last .gitignore that says anything of a path decides.
+    """
+    if (own := root / folder / ".gitignore").is_file():
+        lines = own.read_text(encoding="utf-8").splitlines()
+        rules = [*rules, (folder, GitIgnoreSpec.from_lines(lines))]
+    for entry in os.scandir(root / folder):
+        name, is_folder = folder + entry.name, entry.is_dir(follow_symlinks=False)
+        path = f"{name}/" if is_folder else name
+        said = [spec.check_file(path.removeprefix(start)).include for start, spec in rules]
+        ignored = next((one for one in reversed(said) if one is not None), False)
+        if ignored or entry.name == ".git":
+            continue
+        if is_folder:
+            yield from _not_ignored(root, path, rules)
+        else:
+            yield name
 
 
 def copy_files(root: Path, folder: Path, left_out: tuple[str, ...] = ()) -> None:
@@ -27,6 +68,27 @@ def copy_files(root: Path, folder: Path, left_out: tuple[str, ...] = ()) -> None
     for name in files_of(root, left_out):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(root / name, folder / name)
+
+
+def update_files(root: Path, folder: Path, left_out: tuple[str, ...] = ()) -> None:
+    """Make an earlier copy the same as what `files_of` lists now, or make the first one.
+
+    Files that are the same stay untouched. Those that are no longer listed are removed. What else
+    is in the folder stays.
+    """
+    names = files_of(root, left_out)
+    path = folder / LIST
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_at_once(path, json.dumps(sorted({*before, *names})))  # it may be stopped from here on
+    for name in set(before) - set(names):
+        (folder / name).unlink(missing_ok=True)
+    for name in names:
+        copy = folder / name
+        if not copy.is_file() or not filecmp.cmp(root / name, copy, shallow=False):
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(root / name, copy)
+    write_at_once(path, json.dumps(names))
 
 
 def merged(base: dict, changes: dict) -> dict:

@@ -41,6 +41,13 @@ def test_provenance(tmp_path, monkeypatch):
     )
     (tmp_path / "params.yaml").write_text("a: 1\n")
     assert commit_state()["dirty"] is True
+    # A workspace in scratch/ is a copy of the tree around it.
+    (tmp_path / ".gitignore").write_text("/scratch/\n")
+    (tmp_path / "scratch" / "copy").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "scratch" / "copy")
+    assert commit_state()["dirty"] is True
+    (tmp_path / "params.yaml").unlink()
+    assert commit_state()["dirty"] is False
     (tmp_path / "requirements.txt").write_text("# nothing\n")
     with pytest.raises(ValueError, match="name==version"):
         pinned_packages(tmp_path / "requirements.txt")

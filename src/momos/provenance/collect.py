@@ -57,11 +57,13 @@ def pinned_packages(requirements: Path) -> list[str]:
 def commit_state() -> dict[str, Any] | None:
     """The commit, and whether anything that decides results differs from it (dirty).
 
+    In a copy that git ignores, as in scratch/, the state of the working tree that it is a copy of.
     None outside a repository or without git.
     """
     try:
         commit = _run_git("rev-parse", "HEAD").strip()
-        changes = _run_git("status", "--porcelain", "--", *DECIDES).strip()
+        top = _run_git("rev-parse", "--show-toplevel").rstrip("\n") if _is_ignored() else "."
+        changes = _run_git("-C", top, "status", "--porcelain", "--", *DECIDES).strip()
     except (FileNotFoundError, subprocess.CalledProcessError):
         return None
     return {"commit": commit, "dirty": bool(changes)}
@@ -89,6 +91,12 @@ def package_version(name: str) -> str | None:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
+
+
+def _is_ignored() -> bool:
+    """Whether git ignores the working directory."""
+    command = ["git", "check-ignore", "--quiet", "."]
+    return subprocess.run(command, capture_output=True).returncode == 0
 
 
 def _run_git(*arguments: str) -> str:

@@ -1,0 +1,123 @@
+"""`make quick`: the whole pipeline in a few minutes, in a workspace of its own.
+
+usage: quick.py [--jobs N]
+
+The workspace is scratch/quick: a copy of the working tree with the settings of profiles/quick.yaml,
+and a params.yaml, dvc.lock, cache and reports of its own. So nothing else in the clone changes, and
+git is not needed. The workspace is kept: the next `make quick` copies what was edited since, and
+runs the stages that this concerns.
+"""
+
+import argparse
+import os
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import repro
+from copies import update_files
+from filelock import FileLock, Timeout
+from locks import write_at_once
+
+from momos.config import overlays
+from momos.files import atomic
+
+PROFILE = "quick"
+WORKSPACE = Path("scratch/quick")
+REPORT = WORKSPACE / "reports" / PROFILE
+LEFT_OUT = (".github/", "benchmarks/", "docs/", "dvc.lock", "params.yaml", "reports/", "tests/")
+# DVC without git, and with a cache of its own even where the user's settings name a shared one.
+DVC_SETTINGS = "[core]\n    no_scm = true\n[cache]\n    dir = cache\n"
+
+
+def fill(root: Path, folder: Path) -> None:
+    """Make or update the workspace: root's files, the profile as params.yaml, DVC's settings.
+
+    Raises ValueError for a profile that is no overlay on its base.
+    """
+    settings = overlays.complete_text(root / "profiles" / f"{PROFILE}.yaml")
+    update_files(root, folder, LEFT_OUT)
+    write_if_other(folder / "params.yaml", settings)
+    write_if_other(folder / ".dvc" / "config.local", DVC_SETTINGS)
+
+
+def write_if_other(path: Path, text: str) -> None:
+    """Write a file, or leave it untouched if it has this text."""
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        write_at_once(path, text)
+
+
+def enter(folder: Path) -> None:
+    """Go to the workspace, whose code all stages import from here on, and which holds all state."""
+    os.chdir(folder)
+    os.environ |= {
+        "PYTHONPATH": str(folder / "src"),
+        "DVC_SITE_CACHE_DIR": str(folder / ".dvc" / "site"),
+        "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
+    }
+
+
+def run(jobs: int) -> int:
+    """Update the workspace, run its stages and say what the page shows. Returns the exit code."""
+    root, start = Path.cwd(), time.monotonic()
+    fill(root, root / WORKSPACE)
+    enter(root / WORKSPACE)
+    try:
+        repro.check_params()
+        code = repro.reproduce(jobs)
+    finally:
+        os.chdir(root)
+    if code == 0:
+        print("\n".join(summary(REPORT, time.monotonic() - start)))
+    return code
+
+
+def summary(report: Path, seconds: float) -> list[str]:
+    """Where the page is, and in a few lines what it shows. report: the folder of the page."""
+    results = atomic.read_json(report / "results.json")
+    verdicts = Counter(claim["verdict"] for claim in results["claims"])
+    return [
+        f"\n{report / 'index.html'} is the page ({repro.clock(seconds)}); open it in a browser.",
+        "Test accuracy, and how many times smaller the description of the weights is:",
+        *(f"  {results['names']['models'][model]}: {row}" for model, row in rows(results).items()),
+        f"Claims: {', '.join(f'{count} {verdict}' for verdict, count in verdicts.most_common())}.",
+        "One seed and few epochs settle none of them: `make repro` runs the study.",
+    ]
+
+
+def rows(results: dict[str, Any]) -> dict[str, str]:
+    """The cells of Table 1 that were run, one line per model."""
+    cells = {cell["id"]: cell["value"] for cell in results["cells"] if cell["table"] == "table1"}
+    grid, names = results["settings"]["grid"], results["names"]["methods"]
+    return {
+        model: ", ".join(
+            f"{names[method]['label']} {cells[f'table1/{model}/{method}/test_accuracy_last']:.1f} %"
+            f" at {cells[f'table1/{model}/{method}/rac']:.1f}"
+            for method in grid["methods"]
+        )
+        for model in grid["models"]
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Run the whole pipeline in a few minutes.")
+    parser.add_argument(
+        "--jobs", type=repro.num_jobs, default="2", help="stages side by side (default: 2)"
+    )
+    arguments = parser.parse_args()
+    WORKSPACE.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(f"{WORKSPACE}.lock", timeout=0):
+            return run(arguments.jobs)
+    except Timeout:
+        print(f"Another `make quick` runs in {Path.cwd()}.", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Stopped. Finished stages are kept; `make quick` goes on from here.", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
