@@ -35,6 +35,8 @@ def main(name: str, seed: int, text_file: Path, text_json: Path, folder: Path) -
     device = prepare_device(loop.device, loop.num_threads)
     vocabulary = atomic.read_json(text_json)["vocabulary"]
     shape = {"vocabulary": vocabulary, "context": corpus.context}
+    # what could not be measured is met here, before training
+    neox.check(recipe.kwargs or {}, **shape, center=recipe.center, fold=recipe.fold)
     model: nn.Module = neox.build(recipe.kwargs or {}, **shape, seed=seed)
     model.to(device)
     num_weights = sum(weight.numel() for weight in model.parameters())

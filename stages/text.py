@@ -8,7 +8,7 @@ from pathlib import Path
 
 from momos import config
 from momos.files import atomic
-from momos.language.text import read_text
+from momos.language.text import check_length, read_text
 
 
 def main(out: Path, out_summary: Path) -> None:
@@ -18,6 +18,7 @@ def main(out: Path, out_summary: Path) -> None:
         atomic.write_json(out_summary, {})
         return
     text = read_text(settings)
+    check_length(text, settings)
     atomic.save_tensors(out, {"train": text.train, "held_out": text.held_out})
     summary = {
         "source": settings.source,

@@ -3,6 +3,7 @@ float32 rounds.
 """
 
 import contextlib
+import fcntl
 import math
 import shutil
 import threading
@@ -404,6 +405,31 @@ def test_a_second_stage_waits_for_the_first(capfd):
     thread.join(60)
     assert order == [("first", True), ("second", True)] and "scratch/train/group" in told
     assert not list(Path("scratch").rglob("*.*"))
+
+
+def test_no_stage_goes_in_with_a_lock_that_is_removed(capfd):
+    """The second waits for the lock that the last member removes; then a third begins."""
+    root, locks = Path("scratch/train/group"), []
+
+    def second():
+        with shared("a"):
+            locks.append((root / "lock").stat().st_ino)
+            inside.set()
+            leave.wait(60)
+
+    inside, leave = threading.Event(), threading.Event()
+    thread = threading.Thread(target=second)
+    with shared("b", members=("b",)) as kept:
+        thread.start()
+        while "waiting for the stage" not in capfd.readouterr().err:
+            assert thread.is_alive()
+        kept.save(1, {}, {})
+    assert inside.wait(60)
+    with (root / "lock").open("w") as third, pytest.raises(BlockingIOError):
+        fcntl.flock(third, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    leave.set()
+    thread.join(60)
+    assert locks == [(root / "lock").stat().st_ino] and not list(root.parent.glob(".*"))
 
 
 def test_the_lock_of_a_killed_stage_is_free():

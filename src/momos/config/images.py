@@ -12,9 +12,13 @@ class Data(Settings):
     """Which images, and how they are split."""
 
     section: ClassVar[str] = "data"
+    optional: ClassVar[frozenset[str]] = frozenset({"fit", "fit_size"})
     source: Literal["digits", "cifar10", "mnist", "fashion_mnist", "images"]
     path: str | None  # an archive or folder inside data/raw; null for digits
     download: bool  # may torchvision's loaders use the network
+    # images of several sizes become squares: crop (the middle) | resize; null: they have one size
+    fit: Literal["crop", "resize"] | None
+    fit_size: int | None  # pixels of a side
     test_fraction: float | None  # digits alone: the other sources bring their own test set
     validation_fraction: float  # of what is not test
     split_seed: int
@@ -38,6 +42,7 @@ class Data(Settings):
             list(self.std),
         )
         require(all(std > 0 for std in self.std), f"{where}.std", "positive", list(self.std))
+        self.check_fit(where)
         if self.source == "digits":
             fraction = self.test_fraction
             require(
@@ -64,6 +69,18 @@ class Data(Settings):
             "a relative path inside data/raw (copy or link the files there)",
             self.path,
         )
+
+    def check_fit(self, where: str) -> None:
+        """Raises ValueError for a way without a size, a size without one, and for other sources."""
+        own = self.fit is None or self.source == "images"
+        expected = f"null for {self.source}, whose images have one size"
+        require(own, f"{where}.fit", expected, self.fit)
+        size = self.fit_size
+        if self.fit is None:
+            require(size is None, f"{where}.fit_size", f"null where {where}.fit is null", size)
+        else:
+            sized = size is not None and size >= 1
+            require(sized, f"{where}.fit_size", "1 or more pixels", size)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ Pythia models have this architecture, and so have those trained here (singular M
 transformers takes seconds to import, so each function that needs it imports it.
 """
 
+import copy
 import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, cast
@@ -12,9 +13,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from momos.settings import suggestion
+
 if TYPE_CHECKING:
     from transformers import GPTNeoXForCausalLM
     from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXLayer
+
+# What transformers and torch raise when they are called with settings that make no sense to them
+ARGUMENT_ERRORS = (
+    TypeError, ValueError, AssertionError, LookupError, AttributeError, ArithmeticError,
+    RuntimeError, OSError,
+)  # fmt: skip
 
 
 def build(
@@ -40,14 +49,56 @@ def build(
         raise ValueError(
             f"language_models.kwargs: GPTNeoXConfig does not take {', '.join(unknown)}"
         )
+    _check_activation(kwargs)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        try:
-            return GPTNeoXForCausalLM(GPTNeoXConfig(**shape | dict(kwargs)))
-        except (TypeError, ValueError, StrictDataclassError) as error:
-            raise ValueError(
-                f"language_models.kwargs: no GPT-NeoX has {dict(kwargs)!r} ({error})"
-            ) from error
+        try:  # a copy: the constructor writes into mappings
+            return GPTNeoXForCausalLM(GPTNeoXConfig(**shape | copy.deepcopy(dict(kwargs))))
+        except (*ARGUMENT_ERRORS, StrictDataclassError) as error:
+            raise ValueError(_no_model(kwargs, error)) from error
+
+
+def _check_activation(kwargs: Mapping[str, Any]) -> None:
+    """Raises ValueError for a name of an activation that transformers does not know."""
+    from transformers.activations import ACT2FN
+
+    name = kwargs.get("hidden_act")
+    if isinstance(name, str) and name not in ACT2FN:
+        raise ValueError(
+            f"language_models.kwargs.hidden_act must be one of {', '.join(sorted(ACT2FN))}, "
+            f"got {name!r}{suggestion(name, ACT2FN)}"
+        )
+
+
+def _no_model(kwargs: Mapping[str, Any], error: Exception) -> str:
+    reason = f"{type(error).__name__}: {error}"
+    return f"language_models.kwargs: no GPT-NeoX has {dict(kwargs)!r} ({reason})"
+
+
+@torch.no_grad()
+def check(
+    kwargs: Mapping[str, Any], *, vocabulary: int, context: int, center: bool, fold: bool
+) -> None:
+    """Try what a training and its measures will do with such a model, on one sequence.
+
+    Raises ValueError naming the setting, before any training, for kwargs that make no model, for
+    one that can't read such a sequence, and for one that can't be centred or folded as asked.
+    """
+    model = build(kwargs, vocabulary=vocabulary, context=context, seed=0).eval()
+    sequence = torch.full((1, context + 1), vocabulary - 1)
+    try:
+        before = loss(model, sequence).item()
+    except ARGUMENT_ERRORS as error:
+        raise ValueError(_no_model(kwargs, error)) from error
+    if not math.isfinite(before):
+        raise ValueError(
+            f"language_models.kwargs: {dict(kwargs)!r} make a model whose loss is {before} before "
+            "any training; expected a finite one"
+        )
+    if center:
+        center_(model)
+    if fold:
+        fold_(model)
 
 
 def loss(model: nn.Module, batch: Tensor) -> Tensor:
@@ -70,28 +121,24 @@ def mean_loss(model: nn.Module, batches: Iterable[Tensor]) -> float:
 def fold_(model: "GPTNeoXForCausalLM") -> None:
     """Fold each layer norm's scale and shift into the linear layer after it, in place.
 
-    The norms keep no parameters, and no output changes. The last norm's shift needs a bias of the
-    unembedding; GPT-NeoX has none, so one is added. Raises ValueError for an unembedding that is
-    tied to the embedding.
+    The norms keep no parameters, and no output changes. A norm's shift needs a bias of the layer
+    after it: where that has none, as GPT-NeoX's unembedding, one is added. Raises ValueError for an
+    unembedding that is tied to the embedding.
     """
     body, head = model.gpt_neox, model.lm_head
-    if head.weight is body.embed_in.weight:
-        raise ValueError(
-            "layer norms can't be folded into an unembedding that is tied to the embedding"
-        )
+    _check_untied(model, "fold")
     for layer in _layers(model):
         attention, mlp = layer.attention, layer.mlp
         layer.input_layernorm = _fold(layer.input_layernorm, attention.query_key_value)
         layer.post_attention_layernorm = _fold(layer.post_attention_layernorm, mlp.dense_h_to_4h)
-    if head.bias is None:
-        zeros = torch.zeros(head.out_features, dtype=head.weight.dtype, device=head.weight.device)
-        head.bias = nn.Parameter(zeros)
     body.final_layer_norm = _fold(body.final_layer_norm, head)
 
 
 def _fold(norm: nn.LayerNorm, linear: nn.Linear) -> nn.LayerNorm:
     """W (norm * scale + shift) + b = (W scale) norm + (b + W shift), in float64, rounded once."""
     weight = linear.weight.double()
+    if linear.bias is None:
+        linear.bias = nn.Parameter(linear.weight.new_zeros(linear.out_features))
     linear.bias.copy_(linear.bias.double() + weight @ norm.bias.double())
     linear.weight.copy_(weight * norm.weight.double())
     return nn.LayerNorm(norm.normalized_shape, norm.eps, elementwise_affine=False)
@@ -103,14 +150,25 @@ def center_(model: "GPTNeoXForCausalLM") -> None:
 
     The unembedding is shifted to mean zero over the vocabulary. No probability changes: layer norms
     subtract the one mean, softmax the other. All logits of a position change by the same number.
+    Raises ValueError for an unembedding that is tied to the embedding.
     """
+    _check_untied(model, "center")
     embedding, head = model.gpt_neox.embed_in, model.lm_head
     embedding.weight.sub_(embedding.weight.mean(1, keepdim=True))
     for layer in _layers(model):
         for linear in (layer.attention.dense, layer.mlp.dense_4h_to_h):
             linear.weight.sub_(linear.weight.mean(0, keepdim=True))
-            linear.bias.sub_(linear.bias.mean())
+            if linear.bias is not None:
+                linear.bias.sub_(linear.bias.mean())
     head.weight.sub_(head.weight.mean(0, keepdim=True))
+
+
+def _check_untied(model: "GPTNeoXForCausalLM", setting: str) -> None:
+    if model.lm_head.weight is model.gpt_neox.embed_in.weight:
+        raise ValueError(
+            f"language_models.{setting} must be false for an unembedding that is tied to the "
+            "embedding (kwargs.tie_word_embeddings)"
+        )
 
 
 def _layers(model: "GPTNeoXForCausalLM") -> "list[GPTNeoXLayer]":

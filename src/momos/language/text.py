@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from momos import config
+from momos.files.droppings import files_below
 
 BYTES = "bytes"  # the tokenizer that needs no file
 SEPARATOR = b"\0"  # between documents of bytes
@@ -66,6 +67,18 @@ def read_text(settings: config.Text) -> Text:
     return Text(tokens[:cut].clone(), tokens[cut:].clone(), vocabulary, digest)
 
 
+def check_length(text: Text, settings: config.Text) -> None:
+    """Raises ValueError for a text of which a part has no room for a single sequence."""
+    sizes = {"training": len(text.train), "held-out": len(text.held_out)}
+    for part, size in sizes.items():
+        if size <= settings.context:
+            raise ValueError(
+                f"text.name: {settings.name} has {sum(sizes.values())} tokens, of which {size} are "
+                f"the {part} part; expected more than text.context ({settings.context}) in each "
+                f"(see text.held_out_fraction, {settings.held_out_fraction})"
+            )
+
+
 def digest_of(documents: list[Document]) -> str:
     """SHA-256 (hex) over names and contents, in the order of the documents."""
     total = hashlib.sha256()
@@ -103,12 +116,13 @@ def package_documents(name: str, num_documents: int | None = None) -> list[Docum
 def file_documents(path: str, num_documents: int | None = None) -> list[Document]:
     """Path and bytes of a file, or of every file below a folder, ordered by path.
 
-    Raises ValueError where nothing is at `path`.
+    Files that operating systems leave in folders are no documents. Raises ValueError where nothing
+    is at `path`.
     """
     root = Path(path)
     if not root.exists():
         raise ValueError(f"text.name: {path} is missing: expected a text file or a folder of them")
-    files = [root] if root.is_file() else sorted(file for file in root.rglob("*") if file.is_file())
+    files = [root] if root.is_file() else files_below(root)
     return [
         (file.relative_to(root).as_posix(), file.read_bytes()) for file in files[:num_documents]
     ]
@@ -148,7 +162,8 @@ SOURCES: dict[str, Callable[[str, int | None], list[Document]]] = {
 def tokenize(documents: list[bytes], tokenizer: str) -> tuple[list[Tensor], int]:
     """A tensor of tokens per document, each with a separator at its end, and the vocabulary's size.
 
-    Raises TextUnavailable for a tokenizer that is neither BYTES nor found.
+    A tokenizer on the hub has its own separator, or none. Raises TextUnavailable for a tokenizer
+    that is neither BYTES nor found.
     """
     if tokenizer == BYTES:
         pieces = [
@@ -159,7 +174,8 @@ def tokenize(documents: list[bytes], tokenizer: str) -> tuple[list[Tensor], int]
     known = _load_tokenizer(tokenizer)
     texts = [document.decode(errors="replace") for document in documents]
     encoded = known(texts, add_special_tokens=False)["input_ids"]
-    pieces = [torch.tensor([*tokens, known.eos_token_id], dtype=torch.int32) for tokens in encoded]
+    end = [] if known.eos_token_id is None else [known.eos_token_id]  # some have none
+    pieces = [torch.tensor([*tokens, *end], dtype=torch.int32) for tokens in encoded]
     return pieces, len(known)
 
 

@@ -53,22 +53,30 @@ def fake_quantize(weight: Tensor, bits: int) -> Tensor:
 def quantized_names(model: nn.Module, exclude: str | None, arch: str) -> list[str]:
     """List the trainable tensors that QAT quantises, in model order; never a bias.
 
-    exclude: "type" leaves out the parameters of normalisation modules; "names" those with the
-    authors' tokens in their name, "bn" for ResNets and "norm" where arch starts with vit; "none"
-    leaves out biases alone. Raises ValueError for another `exclude`.
+    exclude: "type" goes by modules, as the authors' code does. It takes their weights, and leaves
+    out normalisation modules and what is no module's weight: class tokens, positional embeddings
+    and LayerScale's factors in timm models. "names" leaves out the parameters with the authors'
+    tokens in their name, "bn" for ResNets and "norm" where arch starts with vit; "none" leaves out
+    biases alone. Raises ValueError for another `exclude`.
     """
     if exclude not in EXCLUDES:
         raise ValueError(f"quantize.exclude must be one of {', '.join(EXCLUDES)}, got {exclude!r}")
-    norms = _parameters_of_norms(model) if exclude == "type" else set()
+    trained = (name for name, parameter in model.named_parameters() if parameter.requires_grad)
+    names = [name for name in trained if not _is_bias(name)]
+    if exclude == "type":
+        norms = _parameters_of_norms(model)
+        return [name for name in names if _is_weight(name) and name not in norms]
     token = _author_token(arch) if exclude == "names" else None
-    names = (name for name, parameter in model.named_parameters() if parameter.requires_grad)
-    return [
-        name for name in names if not (_is_bias(name) or name in norms or (token and token in name))
-    ]
+    return [name for name in names if not (token and token in name)]
 
 
 def _is_bias(name: str) -> bool:
     return "bias" in name.rpartition(".")[2]
+
+
+def _is_weight(name: str) -> bool:
+    """Whether a module calls the parameter its weight: weight, in_proj_weight .."""
+    return "weight" in name.rpartition(".")[2]
 
 
 def _author_token(arch: str) -> str | None:

@@ -11,6 +11,11 @@ from torch.nn import functional as F
 
 # timm's names of models in the paper; which MobileViT is meant there is an assumption
 TIMM_NAMES = {"tiny_vit": "tiny_vit_5m_224", "mobilevit": "mobilevit_s"}
+# What timm and torch raise when they are called with settings that make no sense to them
+ARGUMENT_ERRORS = (
+    TypeError, ValueError, AssertionError, LookupError, AttributeError, ArithmeticError,
+    RuntimeError, OSError,
+)  # fmt: skip
 
 
 def build(
@@ -30,6 +35,7 @@ def build(
     Raises ValueError for an unknown name, and for kwargs that the architecture does not take.
     """
     kwargs = dict(kwargs or {})
+    _check_name(name)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         try:
@@ -40,10 +46,33 @@ def build(
             return _build_timm(
                 TIMM_NAMES.get(name, name), num_classes, in_channels, image_size, kwargs
             )
-        except TypeError as error:
+        except ARGUMENT_ERRORS as error:
+            reason = f"{type(error).__name__}: {error}"
             raise ValueError(
-                f"models.{name}.kwargs: {name} does not take {kwargs!r} ({error})"
+                f"models.{name}.kwargs: {name} does not take {kwargs!r} ({reason})"
             ) from error
+
+
+def check_forward(model: nn.Module, *, num_classes: int, in_channels: int, image_size: int) -> None:
+    """Raise ValueError unless the model gives (n, num_classes) scores for n images of this size.
+
+    The model's own mode and buffers stay as they are.
+    """
+    images, was_training = torch.zeros(2, in_channels, image_size, image_size), model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            shape = getattr(model(images), "shape", None)
+    except ARGUMENT_ERRORS as error:
+        raise ValueError(
+            f"it can't read {in_channels} x {image_size} x {image_size} images "
+            f"({type(error).__name__}: {error}); see image_size and kwargs"
+        ) from error
+    finally:
+        model.train(was_training)
+    if shape != (2, num_classes):
+        got = "no tensor" if shape is None else f"shape {tuple(shape)}"
+        raise ValueError(f"it must give (2, {num_classes}) scores for two images, got {got}")
 
 
 def restore(about: Mapping[str, Any], state: Mapping[str, Tensor]) -> nn.Module:
@@ -62,9 +91,10 @@ def restore(about: Mapping[str, Any], state: Mapping[str, Tensor]) -> nn.Module:
     return model
 
 
-def _build_timm(
-    name: str, num_classes: int, in_channels: int, image_size: int, kwargs: dict
-) -> nn.Module:
+def _check_name(name: str) -> None:
+    """Raises ValueError for an architecture that nobody knows."""
+    if name in ("mlp", "resnet20", *TIMM_NAMES):
+        return
     import timm  # takes seconds to import
 
     if not timm.is_model(name):
@@ -74,6 +104,13 @@ def _build_timm(
             f"models: unknown architecture {name!r}; expected mlp, resnet20, tiny_vit, mobilevit "
             f"or a timm name ({close})"
         )
+
+
+def _build_timm(
+    name: str, num_classes: int, in_channels: int, image_size: int, kwargs: dict
+) -> nn.Module:
+    import timm  # takes seconds to import
+
     fixed = (timm.models.get_pretrained_cfg(name) or timm.models.PretrainedCfg()).fixed_input_size
     if fixed:  # positional tables are sized at construction
         kwargs.setdefault("img_size", image_size)
@@ -92,6 +129,11 @@ class MLP(nn.Module):
         self, num_classes: int, *, in_features: int, hidden_layers: int = 5, width: int = 256
     ):
         super().__init__()
+        if hidden_layers < 0 or width < 1:
+            raise ValueError(
+                "hidden_layers must be 0 or more and width 1 or more, "
+                f"got {hidden_layers} and {width}"
+            )
         widths = [in_features, *[width] * hidden_layers]
         self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         self.linear = nn.Linear(widths[-1], num_classes)

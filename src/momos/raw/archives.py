@@ -1,13 +1,17 @@
-"""Images of an archive or a folder that is laid out as train|test/<class>/<name>."""
+"""Images of an archive or a folder that is laid out as train|test/<class>/<name>.
+
+Names are compared in Unicode's composed form (NFC): macOS writes an accent apart from its letter,
+other systems don't, and a class is the same class from both.
+"""
 
 import bz2
 import gzip
-import io
 import lzma
 import os
 import stat
 import struct
 import tarfile
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -15,6 +19,9 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, BinaryIO, NamedTuple, cast
 
 import numpy as np
+
+from momos.files.droppings import is_dropping
+from momos.raw.pictures import Fit, decode_all
 
 # How the bytes of a compressed tar archive are read, by suffix
 TAR_OPENERS: dict[str, Callable[[BinaryIO], IO[bytes]]] = {
@@ -24,8 +31,6 @@ TAR_OPENERS: dict[str, Callable[[BinaryIO], IO[bytes]]] = {
     ".tar.bz2": lambda raw: cast(IO[bytes], bz2.open(raw)),
 }
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-# Files that operating systems leave in folders
-DROPPINGS = (".DS_Store", "Thumbs.db", "desktop.ini")
 LAYOUT = "train|test/<class>/<name>.jpg|jpeg|png, possibly below one top folder"
 EXPECTED = f"an archive or a folder with {LAYOUT}"
 # What the standard library raises on damaged archives
@@ -41,17 +46,6 @@ ARCHIVE_ERRORS = (
     IndexError,
     OverflowError,
     RuntimeError,
-)
-# What Pillow raises on damaged images
-IMAGE_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    IndexError,
-    TypeError,
-    EOFError,
-    struct.error,
-    zlib.error,
 )
 
 
@@ -80,12 +74,12 @@ class _Entry(NamedTuple):
     content: bytes = b""  # of a file
 
 
-def read_images(path: Path) -> Pool:
+def read_images(path: Path, fit: Fit | None = None) -> Pool:
     """Read the images of an archive or a folder that is laid out as LAYOUT.
 
-    They are ordered by split (train, test), class and file name. Archives are read in memory;
-    nothing is extracted. Files that operating systems leave (`.DS_Store`, `Thumbs.db`,
-    `desktop.ini`, `._*`) are ignored.
+    fit: how images of several sizes become squares of one; None: they have one size. They are
+    ordered by split (train, test), class and file name. Archives are read in memory; nothing is
+    extracted. Files that operating systems leave (`momos.files.droppings`) are ignored.
 
     Raises ValueError naming the file for anything else that is no image or lies elsewhere, for
     images of different sizes or modes, and for a damaged archive; FileNotFoundError where nothing
@@ -94,7 +88,7 @@ def read_images(path: Path) -> Pool:
     files = _index(path, _read_folder(path) if path.is_dir() else _read_archive(path))
     classes = _class_names(path, files)
     keys = sorted(files, key=lambda key: (key.split == "test", key))
-    images = _decode_all(path, [files[key] for key in keys])
+    images = decode_all(path, [files[key] for key in keys], fit)
     labels = np.array([classes.index(key.label) for key in keys], dtype=np.int64)
     test = np.flatnonzero(np.array([key.split == "test" for key in keys]))
     return Pool(images, labels, test, classes)
@@ -172,7 +166,7 @@ def _index(path: Path, entries: list[_Entry]) -> dict[_Key, tuple[str, bytes]]:
     tops = set()
     for entry in entries:
         _check_entry(path, entry)
-        if entry.kind == "folder" or _is_dropping(entry.name):
+        if entry.kind == "folder" or is_dropping(entry.name):
             continue
         parts = PurePosixPath(entry.name).parts
         top, place = parts[:-3], parts[-3:]
@@ -181,10 +175,13 @@ def _index(path: Path, entries: list[_Entry]) -> dict[_Key, tuple[str, bytes]]:
             raise ValueError(
                 f"data.path {str(path)!r}: unexpected file {entry.name!r}; expected {LAYOUT}"
             )
-        key = _Key(*place)
+        key = _Key(*(unicodedata.normalize("NFC", part) for part in place))
         if key in files:
+            twin = files[key][0]
+            form = "" if twin == entry.name else f" (as {twin!r}, in another Unicode form)"
             raise ValueError(
-                f"data.path {str(path)!r}: {entry.name!r} appears twice; expected each file once"
+                f"data.path {str(path)!r}: {entry.name!r} appears twice{form}; "
+                "expected each file once"
             )
         files[key] = (entry.name, entry.content)
     return files
@@ -212,11 +209,6 @@ def _check_entry(path: Path, entry: _Entry) -> None:
         )
 
 
-def _is_dropping(name: str) -> bool:
-    file = PurePosixPath(name).name
-    return file in DROPPINGS or file.startswith("._")
-
-
 def _class_names(path: Path, files: dict[_Key, tuple[str, bytes]]) -> tuple[str, ...]:
     """Sorted class names. Raises ValueError unless train and test have the same classes."""
     if not files:
@@ -229,46 +221,3 @@ def _class_names(path: Path, files: dict[_Key, tuple[str, bytes]]) -> tuple[str,
                 "expected images of it"
             )
     return tuple(sorted(train))
-
-
-def _decode_all(path: Path, files: list[tuple[str, bytes]]) -> np.ndarray:
-    """Images (num_images, channels, height, width) uint8: 1 channel for mode L, 3 for RGB.
-
-    Raises ValueError for an image whose size or mode is not that of the first one.
-    """
-    first = _decode(path, *files[0])
-    images = np.empty((len(files), *first.shape), dtype=np.uint8)
-    for position, (name, content) in enumerate(files):
-        image = _decode(path, name, content)
-        if image.shape != first.shape:
-            raise ValueError(
-                f"data.path {str(path)!r}: image {name!r} is {_describe(image)}; "
-                f"expected {_describe(first)} like the first, {files[0][0]!r}"
-            )
-        images[position] = image
-    return images
-
-
-def _decode(path: Path, name: str, content: bytes) -> np.ndarray:
-    """One JPEG or PNG as (channels, height, width) uint8."""
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
-            mode, pixels = image.mode, np.asarray(image)
-    except (*IMAGE_ERRORS, Image.DecompressionBombError) as error:
-        raise ValueError(
-            f"data.path {str(path)!r}: {name!r} is no readable image ({error}); "
-            "expected JPEG or PNG"
-        ) from error
-    if mode not in ("L", "RGB"):
-        raise ValueError(
-            f"data.path {str(path)!r}: image {name!r} has mode {mode}; "
-            "expected L (greyscale) or RGB"
-        )
-    return pixels[None] if mode == "L" else pixels.transpose(2, 0, 1)
-
-
-def _describe(image: np.ndarray) -> str:
-    channels, height, width = image.shape
-    return f"{width}x{height} pixels in mode {'L' if channels == 1 else 'RGB'}"

@@ -14,6 +14,7 @@ import torch
 
 from momos.images.dataset import Dataset, check_splits
 from momos.raw.archives import EXPECTED, Pool, read_images
+from momos.raw.pictures import Fit
 
 TORCHVISION = {"cifar10": "CIFAR10", "mnist": "MNIST", "fashion_mnist": "FashionMNIST"}
 SOURCES = ("digits", *TORCHVISION, "images")
@@ -40,13 +41,15 @@ def read_dataset(
     test_fraction: float | None,
     validation_fraction: float,
     split_seed: int,
+    fit: Fit | None = None,
 ) -> Dataset:
     """Read one of SOURCES and draw its splits.
 
     path: the folder of torchvision's copy (cifar10, mnist, fashion_mnist), or the archive or folder
     of `images`; `digits` needs none, as it is bundled with scikit-learn. download: let torchvision
     fetch what is not there. test_fraction: for `digits` alone; the others bring a test set.
-    validation_fraction: a share of the images outside the test set.
+    validation_fraction: a share of the images outside the test set. fit: of `images`, how all of
+    them are brought to one size.
 
     Raises ValueError for an unknown source, a missing or unusable setting, damaged or unsuitable
     data, and a split that lacks a class; FileNotFoundError where nothing is at `path`; OSError
@@ -62,7 +65,7 @@ def read_dataset(
             f"data.path is missing: data.source {source!r} needs {_expected_at_path(source)}"
         )
     elif source == "images":
-        pool = read_images(Path(path))
+        pool = read_images(Path(path), fit)
     else:
         pool = _read_torchvision(source, Path(path), download)
     train, validation = _draw_validation(pool, validation_fraction, rng)

@@ -66,7 +66,10 @@ class Checkpoints:
 
     def __exit__(self, kind: type[BaseException] | None, *about: object) -> None:
         if kind is None:
-            shutil.rmtree(self.root, ignore_errors=True)
+            self._remove()
+
+    def _remove(self) -> None:
+        shutil.rmtree(self.root, ignore_errors=True)
 
     def load(self) -> Saved | None:
         """The newest checkpoint that is whole, or None.
@@ -168,8 +171,29 @@ class Shared(Checkpoints):
         self.member, self.members = member, members
 
     def __enter__(self) -> Self:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.lock = (self.root / "lock").open("w")
+        while not self._locked():
+            pass
+        return super().__enter__()
+
+    def _remove(self) -> None:
+        """Under another name: a stage that begins now makes a new folder, which must stay."""
+        for unfinished in self.root.parent.glob(f".{self.root.name}.*.done"):
+            shutil.rmtree(unfinished, ignore_errors=True)
+        done = self.root.with_name(f".{self.root.name}.{os.getpid()}.done")
+        self.root.rename(done)
+        shutil.rmtree(done, ignore_errors=True)
+
+    def _locked(self) -> bool:
+        """Wait for the lock. False where the stage before has removed it with all the rest.
+
+        A lock that lies in no folder any more excludes nobody: the next stage would make another.
+        """
+        path = self.root / "lock"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.lock = path.open("w")
+        except FileNotFoundError:  # removed between the two lines
+            return False
         try:
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -179,7 +203,11 @@ class Shared(Checkpoints):
                 flush=True,
             )
             fcntl.flock(self.lock, fcntl.LOCK_EX)
-        return super().__enter__()
+        if path.is_file() and os.path.samestat(path.stat(), os.fstat(self.lock.fileno())):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            return True
+        self.lock.close()
+        return False
 
     def __exit__(self, kind: type[BaseException] | None, *about: object) -> None:
         with self.lock:

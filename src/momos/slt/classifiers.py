@@ -68,12 +68,16 @@ def measure_classifier(
 
 
 def training_batches(dataset: Dataset, inputs: Batches, settings: config.Complexity) -> list[Batch]:
-    """Return whole batches of training images in a fixed random order, not augmented."""
+    """Return whole batches of training images in a fixed random order, not augmented.
+
+    Where there are fewer images than complexity.batch_size, all of them are one batch.
+    """
     generator = generator_for("complexity", 0)
     order = dataset.train[torch.randperm(len(dataset.train), generator=generator)]
+    size = min(inputs.size, len(order))
     wanted = max(settings.num_images, inputs.size * settings.num_batches)
     return [
         (inputs.to_input(dataset.images[part]), dataset.labels[part].to(inputs.device))
-        for part in order[:wanted].split(inputs.size)
-        if len(part) == inputs.size
+        for part in order[:wanted].split(size)
+        if len(part) == size
     ]

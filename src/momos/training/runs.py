@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from momos import models
 from momos.files import atomic, run_folder
 from momos.images.dataset import Dataset, dataset_digest
 from momos.resume.checkpoints import Checkpoints, Shared
@@ -32,12 +33,16 @@ def describe_run(
     """Return what run.json says of a run before it is trained.
 
     num_seeds: of those that are trained together. Raises ValueError naming method and model where
-    they do not fit each other.
+    they do not fit each other, and the model where it does not fit the images.
     """
     about = dict(key) | {"arch": recipe.model.arch, "arch_kwargs": recipe.model.kwargs}
     about |= input_shape(dataset, recipe) | {"data_sha256": dataset_digest(dataset)}
     weights = blocks.trainable(model).values()
     about |= {"num_weights": sum(weight.numel() for weight in weights)}
+    try:
+        models.check_forward(model, **input_shape(dataset, recipe))
+    except ValueError as error:
+        raise ValueError(f"models.{key['model']} ({recipe.model.arch}): {error}") from error
     try:
         about |= recipe.method.describe(model)
     except ValueError as error:
