@@ -24,8 +24,8 @@ from momos.training.recipe import Recipe
 
 
 def main(key: dict, method: Method, paths: argparse.Namespace) -> None:
-    settings, images = config.load(config.Train), config.load(config.Data)
-    model = config.load(config.Model, key["model"])
+    model, images = config.load(config.Model, key["model"]), config.load(config.Data)
+    settings = config.load(config.Train).of_model(model)
     dataset = load_dataset(paths.data)
     device = prepare_device(settings.device, settings.num_threads, settings.precision)
     recipe = Recipe(

@@ -95,6 +95,7 @@ def test_the_survey_depends_on_the_compressors_of_every_profile():
 
 
 REPORTS = {"report", "slt_report"}
+TRAININGS = ["train", "more_seeds", "ablation"]
 
 
 @pytest.mark.parametrize(
@@ -111,7 +112,7 @@ REPORTS = {"report", "slt_report"}
         ("complexity/compressors/zstd.py", {"evaluate", "pack"}),
         ("survey/run.py", {"survey"}),
         ("slt/llc/langevin.py", {"llc", "complexity"}),
-        ("methods/qat.py", {"train", "ablation", "evaluate", "pack", "complexity", *REPORTS}),
+        ("methods/qat.py", {*TRAININGS, "evaluate", "pack", "complexity", *REPORTS}),
     ],
 )
 def test_an_edit_re_runs_these_stages(file, stages):
@@ -149,7 +150,7 @@ def test_a_stage_declares_the_settings_it_loads(name):
     assert {param.split(".")[0] for param in STAGES[name].get("params", [])} == loaded
 
 
-@pytest.mark.parametrize("name", ["train", "ablation"])
+@pytest.mark.parametrize("name", TRAININGS)
 def test_a_training_depends_on_all_of_its_loop_but_how_often_it_is_kept(name):
     """Seeds are stacked in the main grid alone."""
     without = {"train.checkpoint_seconds"} | (

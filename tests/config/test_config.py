@@ -57,8 +57,10 @@ def test_the_paper_grid_is_in_the_embedded_and_the_paper_profile():
 
 
 def test_runs_are_the_product_of_the_grids(params):
-    grid = {"grid.seeds": [3, 5], "grid.methods": ["baseline", "momos_s4_c1"]}
-    path = params(grid | {"ablation.block_sizes": [8], "ablation.capacities": [0.5]})
+    grid = {"grid.seeds": [3, 5], "grid.more_seeds_of": []}
+    grid |= {"grid.methods": ["baseline", "momos_s4_c1"]}
+    ablation = {"block_sizes": [8], "capacities": [0.5], "seeds": [0]}
+    path = params(grid | {f"ablation.{key}": value for key, value in ablation.items()})
     runs = config.runs("mlp", path=path)
     assert [(run.method, run.seed, run.grid) for run in runs] == [
         ("baseline", 3, "main"),
@@ -71,6 +73,31 @@ def test_runs_are_the_product_of_the_grids(params):
         "runs/mlp/s8_c0.5/0"
     )
     assert {run.model for run in config.runs(path=path)} == {"mlp", "resnet20", "tiny_vit"}
+
+
+def test_a_cheap_model_has_more_seeds_than_the_others(params):
+    grid = {"seeds": [0, 1], "more_seeds_of": ["mlp"], "more_seeds": [4], "methods": ["qat8"]}
+    path = params(
+        {f"grid.{key}": value for key, value in grid.items()}
+        | {"report.picture_method": "qat8", "complexity.methods": []}
+    )
+    main = [(run.model, run.seed) for run in config.runs(path=path) if run.grid == "main"]
+    assert main == [
+        ("mlp", 0), ("mlp", 1), ("mlp", 4),
+        ("resnet20", 0), ("resnet20", 1),
+        ("tiny_vit", 0), ("tiny_vit", 1),
+    ]  # fmt: skip
+
+
+def test_a_model_may_have_epochs_of_its_own(params):
+    path = params({"train.epochs": 9, "models.mlp.epochs": 3, "models.resnet20.epochs": None})
+    loop = config.load(config.Train, path=path)
+    models = {name: config.load(config.Model, name, path=path) for name in ("mlp", "resnet20")}
+    assert {name: loop.of_model(model).epochs for name, model in models.items()} == {
+        "mlp": 3,
+        "resnet20": 9,
+    }
+    assert loop.of_model(models["mlp"]).batch_size == loop.batch_size
 
 
 MISTAKES = [
@@ -124,7 +151,7 @@ MISTAKES = [
     ),
     (
         {"data.source": "mnist", "data.path": "data/raw/torchvision"},
-        ["data.test_fraction", "null", "0.2"],
+        ["data.test_fraction", "null", "0.4"],
     ),
     ({"data.validation_fraction": 1}, ["data.validation_fraction", "(0, 1)", "1"]),
     ({"survey.source": "hub"}, ["survey.source", "'folder'", "'hub'"]),
@@ -153,10 +180,16 @@ MISTAKES = [
     ({"survey.max_parameters": 0}, ["survey.max_parameters", "1 or more", "0"]),
     ({"train.stacked_seeds": 0}, ["train.stacked_seeds", "1 or more", "0"]),
     (
-        {"train.stacked_seeds": 2},
+        {"train.stacked_seeds": 2, "grid.more_seeds_of": []},
         ["grid.seeds", "whole groups of train.stacked_seeds (2), so 3 beside 2", "[0, 1, 2]"],
     ),
-    ({"train.stacked_seeds": 3, "grid.seeds": [3, 4]}, ["grid.seeds", "so 5 beside 3", "[3, 4]"]),
+    (
+        {"train.stacked_seeds": 3, "grid.seeds": [3, 4], "grid.more_seeds_of": []},
+        ["grid.seeds", "so 5 beside 3", "[3, 4]"],
+    ),
+    ({"grid.more_seeds": [2, 3]}, ["grid.more_seeds", "none of grid.seeds", "[2, 3]"]),
+    ({"grid.more_seeds_of": ["mpl"]}, ["grid.more_seeds_of", "'mpl'", "mlp"]),
+    ({"models.mlp.epochs": 0}, ["models.mlp.epochs", "train.epochs", "0"]),
     ({"survey.seed": -1}, ["survey.seed", "0 or more", "-1"]),
     ({"profile": "a/b"}, ["profile", "plain name", "'a/b'"]),
     ({"train": None}, ["train", "mapping", "None"]),
@@ -188,7 +221,14 @@ def test_a_missing_key_is_named(params, key):
 def test_ablation_runs_are_named_as_dvc_writes_the_capacity(params):
     """DVC puts the value into the folder's name as it is written: 1 and 1.0 differ."""
     runs = config.runs(
-        "mlp", path=params({"ablation.block_sizes": [8], "ablation.capacities": [1, 0.5, 1.0e-5]})
+        "mlp",
+        path=params(
+            {
+                "ablation.block_sizes": [8],
+                "ablation.capacities": [1, 0.5, 1.0e-5],
+                "ablation.seeds": [0],
+            }
+        ),
     )
     assert [run.method for run in runs if run.grid == "ablation"] == [
         "s8_c1",

@@ -95,7 +95,8 @@ def runs(model: str | None = None, *, path: Path | None = None) -> list[Run]:
     methods = {name: load_method(name, path=path) for name in grid.methods}
     listed = [
         Run(name, method, seed, "main", methods[method])
-        for name, method, seed in itertools.product(grid.models, grid.methods, grid.seeds)
+        for name in grid.models
+        for method, seed in itertools.product(grid.methods, grid.seeds_of(name))
     ]
     shared = shared_settings(check(path))
     cells = itertools.product(
@@ -217,6 +218,7 @@ def _check_names(values: Mapping[str, Any], loaded: Mapping[str, Any]) -> None:
     pictured = ([report.picture_model], [report.picture_method]) if grid.models else ([], [])
     language_models = values["language_models"]
     _check_known("grid.models", grid.models, "an entry of models", values["models"])
+    _check_known("grid.more_seeds_of", grid.more_seeds_of, "in grid.models", grid.models)
     _check_known("grid.methods", grid.methods, "an entry of methods", values[METHODS])
     _check_known("ablation.models", ablation.models, "in grid.models", grid.models)
     _check_known("report.picture_model", pictured[0], "in grid.models", grid.models)
@@ -237,7 +239,8 @@ def _check_known(where: str, names: Iterable[str], expected: str, known: Iterabl
 def _check_stacks(train: Train, grid: Grid) -> None:
     """Raises ValueError for a seed that is trained together with one that nobody asks for."""
     groups = f"whole groups of train.stacked_seeds ({train.stacked_seeds})"
-    for seed in grid.seeds:
-        for other in train.together(seed):
-            expected = f"{groups}, so {other} beside {seed}"
-            require(other in grid.seeds, "grid.seeds", expected, list(grid.seeds))
+    for seeds in dict.fromkeys(map(grid.seeds_of, grid.models)):
+        for seed in seeds:
+            for other in train.together(seed):
+                expected = f"{groups}, so {other} beside {seed}"
+                require(other in seeds, "grid.seeds", expected, list(seeds))

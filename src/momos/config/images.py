@@ -1,10 +1,12 @@
 """Sections of the first paper (MoMos): data, training, methods, measures, report."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 from momos.settings import Settings, not_empty_and_distinct, require
+
+FEWEST_INITIALIZATIONS = 20  # with fewer, chance alone gives large z (method A11)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +136,10 @@ class Train(Settings):
     # at most so far apart, if epochs are no longer, is what an interrupted training goes on from
     checkpoint_seconds: float
 
+    def of_model(self, model: "Model") -> Self:
+        """The settings with which this model is trained: its own number of epochs, if it has."""
+        return self if model.epochs is None else replace(self, epochs=model.epochs)
+
     def together(self, seed: int) -> tuple[int, ...]:
         """The seeds of one stack, this one among them: 0 to n - 1, n to 2 n - 1 and so on,
         whichever the grid has.
@@ -207,6 +213,7 @@ class Model(Settings):
     """One entry of `models`: an architecture and its optimiser."""
 
     section: ClassVar[str] = "models"
+    optional: ClassVar[frozenset[str]] = frozenset({"epochs"})
     arch: str  # mlp, resnet20, tiny_vit, mobilevit, or any timm name
     image_size: int  # pixels; images of another size are resized
     kwargs: dict  # to the architecture
@@ -214,8 +221,15 @@ class Model(Settings):
     lr: float
     momentum: float  # sgd alone
     weight_decay: float
+    epochs: int | None  # at most; null, or left out: train.epochs
 
     def check(self, where: str) -> None:
+        require(
+            self.epochs is None or self.epochs >= 1,
+            f"{where}.epochs",
+            "null (train.epochs), or 1 or more",
+            self.epochs,
+        )
         require(self.image_size >= 1, f"{where}.image_size", "1 or more pixels", self.image_size)
         require(self.lr > 0, f"{where}.lr", "positive", self.lr)
         require(0 <= self.momentum < 1, f"{where}.momentum", "in [0, 1)", self.momentum)
@@ -230,6 +244,12 @@ class Grid(Settings):
     models: tuple[str, ...]  # may be empty: every run is imported (report.imported)
     methods: tuple[str, ...]
     seeds: tuple[int, ...]
+    more_seeds_of: tuple[str, ...]  # models that are cheap enough for more_seeds; may be empty
+    more_seeds: tuple[int, ...]
+
+    def seeds_of(self, model: str) -> tuple[int, ...]:
+        """The seeds with which this model is trained."""
+        return self.seeds + (self.more_seeds if model in self.more_seeds_of else ())
 
     def check(self, where: str) -> None:
         require(
@@ -240,7 +260,13 @@ class Grid(Settings):
         )
         for key in ("methods", "seeds"):
             not_empty_and_distinct(getattr(self, key), f"{where}.{key}")
-        require(min(self.seeds) >= 0, f"{where}.seeds", "integers of 0 or more", list(self.seeds))
+        for key in ("seeds", "more_seeds"):
+            seeds = list(getattr(self, key))
+            require(min(seeds, default=0) >= 0, f"{where}.{key}", "integers of 0 or more", seeds)
+        distinct = len({*self.seeds, *self.more_seeds}) == len(self.seeds + self.more_seeds)
+        expected = f"none of {where}.seeds, each once (or {where}.more_seeds_of empty)"
+        accepted = distinct or not self.more_seeds_of
+        require(accepted, f"{where}.more_seeds", expected, list(self.more_seeds))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,11 +302,15 @@ class Evaluate(Settings):
     ]  # the weights whose complexity is measured (the authors' code: last)
     compressors: tuple[str, ...]
     shuffle_seed: int  # of the shuffled-bits control
+    num_initializations: int  # whose mean BDM trained weights are compared with
 
     def check(self, where: str) -> None:
         not_empty_and_distinct(self.compressors, f"{where}.compressors")
         require_compressors(self.compressors, f"{where}.compressors")
         require(self.shuffle_seed >= 0, f"{where}.shuffle_seed", "0 or more", self.shuffle_seed)
+        number = self.num_initializations
+        fewest = f"{FEWEST_INITIALIZATIONS} or more"
+        require(number >= FEWEST_INITIALIZATIONS, f"{where}.num_initializations", fewest, number)
 
 
 @dataclass(frozen=True, kw_only=True)

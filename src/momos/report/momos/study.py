@@ -59,7 +59,7 @@ def build(
     models and methods; data: the summary that `prepare` wrote; runs: those of params.yaml. Raises
     ValueError for imports of other images or settings, and naming what is missing or damaged.
     """
-    models, methods = settings["models"], settings["methods"]
+    models, methods, train = settings["models"], settings["methods"], settings["train"]
     imported.check(imports, data["sha256"], settings, models, methods)
     departures = published.departures(settings, models) + imported.departures(imports)
     measured = results.read_results(results_dir, runs_dir, runs, imports)
@@ -72,7 +72,7 @@ def build(
         survey=measured.survey,
         published=check,
         source=settings["data"]["source"],
-        epochs=settings["train"]["epochs"],
+        epochs=max(model.get("epochs") or train["epochs"] for model in models.values()),
         departures=departures,
         singular=read_singular(results_dir / "slt_verdicts.json"),
     )

@@ -84,13 +84,17 @@ def departures(settings: Mapping[str, Mapping], models: Mapping[str, Mapping]) -
         for where, value, expected in wanted
         if value != expected
     ]
-    return (*differing, *_smaller_budget(settings["train"]))
+    return (*differing, *_smaller_budget(settings["train"], models))
 
 
-def _smaller_budget(train: Mapping[str, Any]) -> Iterator[str]:
-    epochs, patience = train["epochs"], train["patience"]
-    if epochs < EPOCHS:
-        yield f"train.epochs is {epochs}, not {EPOCHS} or more"
+def _smaller_budget(train: Mapping[str, Any], models: Mapping[str, Mapping]) -> Iterator[str]:
+    patience = train["patience"]
+    budgets = {"train.epochs": train["epochs"]} | {
+        f"models.{name}.epochs": models[name].get("epochs") for name in models if name in MODELS
+    }
+    for where, epochs in budgets.items():
+        if epochs is not None and epochs < EPOCHS:
+            yield f"{where} is {epochs}, not {EPOCHS} or more"
     if patience is not None and patience < PATIENCE:
         yield f"train.patience is {patience}, not {PATIENCE} or more"
 
