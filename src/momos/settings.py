@@ -127,7 +127,7 @@ def fits(value: Any, hint: Any) -> bool:
 
 
 def _exponent_hint(value: Any) -> str:
-    """Words for a message that say how to write a number: YAML reads 1e-3 as text."""
+    """Words for a message that say how to write a number that stands in quotes."""
     if not isinstance(value, str) or "e" not in value.lower():
         return ""
     try:
@@ -135,7 +135,7 @@ def _exponent_hint(value: Any) -> str:
     except ValueError:
         return ""
     mantissa, exponent = f"{number:e}".split("e")
-    return f" (YAML reads this as text: write {float(mantissa)}e{int(exponent):+d})"
+    return f" (quoted, this is text: write {float(mantissa)}e{int(exponent):+d})"
 
 
 def require(condition: object, where: str, expected: str, value: object) -> None:

@@ -6,9 +6,9 @@ import copy
 from pathlib import Path
 
 import pytest
-import yaml
 
 from momos import config
+from momos.config.numbers import write_yaml
 
 ROOT = Path(__file__).parents[2]
 PROFILES = [path for path in sorted((ROOT / "profiles").glob("*.yaml")) if path.stem != "base"]
@@ -34,7 +34,7 @@ def params(tmp_path):
                 target = target[parent]
             del target[key]
         path = tmp_path / "params.yaml"
-        path.write_text(yaml.safe_dump(changed))
+        path.write_text(write_yaml(changed))
         return path
 
     return write

@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import yaml
 
+from momos.config.numbers import read_yaml
 from momos.settings import suggestion
 
 BASE = "base"  # the overlay's key that names the file below it
@@ -75,7 +76,7 @@ def complete_text(path: Path) -> str:
 
 def _read_mapping(text: str, path: Path) -> dict:
     try:
-        values = yaml.safe_load(text)
+        values = read_yaml(text)
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(values, dict):
@@ -90,7 +91,7 @@ def _compose(text: str, path: Path) -> yaml.MappingNode:
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(node, yaml.MappingNode):
-        kind = "NoneType" if node is None else type(yaml.safe_load(text)).__name__
+        kind = "NoneType" if node is None else type(read_yaml(text)).__name__
         raise ValueError(f"{path} must hold a mapping of sections, got {kind}")
     return node
 
