@@ -196,3 +196,18 @@ def bdm(*, count: int) -> Callable[[], float]:
         from pybdm import BDM
     bits, counter = inputs.bits(count).astype(np.int64), BDM(ndim=1)
     return lambda: counter.bdm(bits)
+
+
+def planes(*, count: int) -> Callable[[], float]:
+    """Bit planes as one writes them down: codes of all weights, pybdm on each plane."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pybdm imports pkg_resources
+        from pybdm import BDM
+    weights, counter = inputs.matrix(count).double().numpy(), BDM(ndim=2)
+
+    def run() -> float:
+        low, high = weights.min(), weights.max()
+        codes = np.round((weights - low) / ((high - low) / 255)).astype(np.int64)
+        return sum(counter.bdm(codes >> plane & 1) for plane in range(8))
+
+    return run

@@ -65,6 +65,7 @@ def families(quick: bool) -> list[Family]:
     listed = [
         *machine(quick),
         *bdm(quick),
+        *planes(quick),
         *assign(quick),
         *projection(quick),
         *augmentation(quick),
@@ -302,6 +303,26 @@ def bdm(quick: bool) -> list[Family]:
             },
             points=[Point(size, {"count": size}) for size in sizes],
             jobs=jobs + ([] if quick else [Job("bdm_100M", "ours", None, 10**8)]),
+            rounds=3,
+        )
+    ]
+
+
+def planes(quick: bool) -> list[Family]:
+    """Eight bit planes of one tensor of `size` weights."""
+    sizes = (10_000, 40_000) if quick else (10**5, 10**6, 25 * 10**6)
+    names = {40_000: "40k"} if quick else {10**6: "1M"}
+    jobs = [Job(f"planes_{name}", "ours", "pybdm", size) for size, name in names.items()]
+    return [
+        Family(
+            name="planes",
+            axis="Weights, in eight bit planes",
+            sides={
+                "ours": Side("ours.planes"),
+                "pybdm": Side("baselines.planes", warm=False, up_to=10**6),
+            },
+            points=[Point(size, {"count": size}) for size in sizes],
+            jobs=jobs + ([] if quick else [Job("planes_25M", "ours", None, 25 * 10**6)]),
             rounds=3,
         )
     ]

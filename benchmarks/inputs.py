@@ -82,6 +82,12 @@ def bits(count: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 2, count, dtype=np.bool_)
 
 
+def matrix(count: int) -> Tensor:
+    """About `count` normal weights, (rows, columns) with sides that 4 divides."""
+    side = max(round(count**0.5 / 4) * 4, 4)
+    return torch.randn(side, side, generator=torch.Generator().manual_seed(0))
+
+
 def _heavy_tailed(count: int, generator: torch.Generator) -> Tensor:
     """A mixture of two normals: most weights small, one in five several times as large."""
     wide = torch.rand(count, generator=generator) < 0.2

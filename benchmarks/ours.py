@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import inputs
 from benchmarks.worker import threads
 from momos import config, models
+from momos.complexity import planes as bit_planes
 from momos.complexity.bdm import bdm as our_bdm
 from momos.compute.device import prepare_device
 from momos.images.augment import apply
@@ -175,3 +176,8 @@ def project(*, model: str, block_size: int, capacity: float) -> Callable[[], Non
 def bdm(*, count: int) -> Callable[[], float]:
     bits = inputs.bits(count)
     return lambda: our_bdm(bits)
+
+
+def planes(*, count: int) -> Callable[[], float]:
+    weights = {"weight": inputs.matrix(count)}
+    return lambda: float(bit_planes.complexity(weights).sum())
