@@ -245,7 +245,7 @@ def test_a_checkpoint_of_anything_else_is_not_used(dataset, monkeypatch, change)
     interrupted(dataset)
     if change == "code":
         Path("other.py").write_text("another version")
-        monkeypatch.setattr(scratch, "_sources", lambda: [Path("other.py")])
+        monkeypatch.setattr(scratch, "sources", lambda: [Path("other.py")])
     if change == "library":
         monkeypatch.setattr(scratch.metadata, "version", lambda name: "0")
     with Checkpoints("train/run", {"lr": 2} if change == "settings" else {}, seconds=0) as found:
@@ -256,7 +256,7 @@ def test_a_checkpoint_of_anything_else_is_not_used(dataset, monkeypatch, change)
 def test_the_sources_are_those_that_are_imported_later_too():
     """The key of a checkpoint goes by every file that a training may load after the key is made."""
     package = Path(momos.__file__).parent
-    names = {path.relative_to(package).as_posix() for path in scratch._sources()}
+    names = {path.relative_to(package).as_posix() for path in scratch.sources()}
     assert {
         "training/loop.py",
         "training/step.py",

@@ -48,7 +48,7 @@ def test_parts_of_anything_else_are_not_taken(empty, monkeypatch, change):
         (empty / "input").write_text("two")
     if change == "code":
         (empty / "other.py").write_text("another version")
-        monkeypatch.setattr(scratch, "_sources", lambda: [empty / "other.py"])
+        monkeypatch.setattr(scratch, "sources", lambda: [empty / "other.py"])
     assert run(depends, empty / "input")[1] == ["a", "b", "c"]
 
 
@@ -57,4 +57,4 @@ def test_a_library_that_is_not_there_is_a_version_of_its_own(empty, monkeypatch)
     there = scratch.key({})
     monkeypatch.setattr(scratch, "LIBRARIES", (*scratch.LIBRARIES, "no-such-library"))
     assert scratch.key({}) != there
-    assert scratch._version("torch") and scratch._version("no-such-library") is None
+    assert scratch.version("torch") and scratch.version("no-such-library") is None

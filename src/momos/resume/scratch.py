@@ -10,7 +10,7 @@ import json
 import platform
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import metadata, util
 from pathlib import Path
 from typing import Any, Self
@@ -22,6 +22,7 @@ ROOT = Path("scratch")
 # their files count, whether they are loaded or not.
 LAZY = ("momos.compute", "momos.images", "momos.methods")
 LIBRARIES = ("numba", "numpy", "scipy", "timm", "torch", "transformers")
+UNRELATED = ("momos.tracking",)  # it changes no result
 
 
 class Scratch:
@@ -53,14 +54,19 @@ class Scratch:
 
 def key(depends: Mapping[str, Any], *inputs: Path) -> str:
     """A hash of settings, input files, the library's code, and the versions of other libraries."""
-    versions = {name: _version(name) for name in LIBRARIES} | {"python": platform.python_version()}
+    return key_of(depends, [*sources(), *inputs])
+
+
+def key_of(depends: Mapping[str, Any], files: Iterable[Path]) -> str:
+    """A hash of settings, files, and the versions of other libraries: 24 hexadecimal digits."""
+    versions = {name: version(name) for name in LIBRARIES} | {"python": platform.python_version()}
     total = hashlib.sha256(json.dumps([depends, versions], sort_keys=True, default=str).encode())
-    for path in [*_sources(), *inputs]:
+    for path in files:
         total.update(hashlib.sha256(path.read_bytes()).digest())
     return total.hexdigest()[:24]
 
 
-def _version(name: str) -> str | None:
+def version(name: str) -> str | None:
     """The installed version, or None: not every machine needs every library."""
     try:
         return metadata.version(name)
@@ -68,21 +74,22 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _sources() -> list[Path]:
+def sources(unrelated: tuple[str, ...] = UNRELATED) -> list[Path]:
     """Files of every loaded module of the library, and all files of the packages in LAZY.
 
-    The tracker is left out, because it changes no result.
+    unrelated: packages and modules that are left out.
+    Raises ModuleNotFoundError for a name in LAZY that is no package.
     """
-    modules = [
-        module
+    loaded = {
+        name: getattr(module, "__file__", None)
         for name, module in sys.modules.items()
-        if name.split(".")[0] == "momos" and not name.startswith("momos.tracking")
-    ]
-    origins = [getattr(module, "__file__", None) for module in modules]
-    files = {Path(origin).resolve() for origin in origins if origin is not None}
+        if name.split(".")[0] == "momos"
+    }
+    found = {name: Path(file).resolve() for name, file in loaded.items() if file is not None}
     for name in LAZY:
         package = util.find_spec(name)
         if package is None or package.origin is None:
             raise ModuleNotFoundError(f"scratch.LAZY names {name}, which is no package")
-        files |= set(Path(package.origin).resolve().parent.glob("*.py"))
-    return sorted(files)
+        folder = Path(package.origin).resolve().parent
+        found |= {f"{name}.{path.stem}": path for path in folder.glob("*.py")}
+    return sorted({path for name, path in found.items() if not name.startswith(unrelated)})
