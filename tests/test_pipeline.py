@@ -143,6 +143,8 @@ def test_a_stage_declares_the_settings_it_loads(name):
     loaded = {SECTIONS[kind] for kind in re.findall(r"config\.load\(\s*config\.(\w+)", source)}
     if "config.runs(" in source:
         loaded |= {"grid", "ablation", "methods", "mosaic", "quantize"}
+    if "config.check(" in source:
+        loaded |= {"grid"}  # whose names become arguments of commands
     if "config.load_method(" in source:
         loaded |= {"methods", "mosaic", "quantize"}
     if name == "ablation":

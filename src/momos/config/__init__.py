@@ -35,6 +35,7 @@ from momos.config.language import (
     Slt,
     Text,
 )
+from momos.config.names import check_names, check_profile
 from momos.config.overlays import profile_settings, read_settings
 from momos.config.running import Sweep, Tracking
 from momos.methods.method import Method, parse
@@ -153,25 +154,27 @@ def shared_settings(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def check(path: Path | None = None) -> dict:
-    """Return all of params.yaml, every section valid and every name in the grids known.
+    """Return all of params.yaml, every section valid, every name plain and those in grids known.
 
     Raises ValueError naming key, value and what was expected.
     """
     path = path or PARAMS
     values = read_params(path)
     _check_sections(values, path)
+    if values["profile"] is not None:  # as in profiles/base.yaml, which is none by itself
+        check_profile(values["profile"])
+    _check_entry_names(values)
     loaded: dict[str, Any] = {
         kind.section: kind.from_mapping(values[kind.section], kind.section) for kind in SECTIONS
     }
-    for section in (*(kind.section for kind in ENTRIES), METHODS):
-        entries = values[section]
-        require(isinstance(entries, dict), section, "a mapping of entries by name", entries)
     for kind in ENTRIES:
         for name, entry in values[kind.section].items():
             kind.from_mapping(entry, f"{kind.section}.{name}")
     for name, entry in values[METHODS].items():
         parse(entry, f"{METHODS}.{name}", shared_settings(values))
     _check_names(values, loaded)
+    _check_cells(loaded["grid"], loaded["ablation"])
+    _check_layers(values["language_models"], loaded["slt"])
     _check_stacks(loaded["train"], loaded["grid"])
     threads, cpus = loaded["train"].num_threads, loaded["sweep"].cpus
     require(cpus >= threads, "sweep.cpus", f"train.num_threads ({threads}) or more", cpus)
@@ -181,12 +184,9 @@ def check(path: Path | None = None) -> dict:
 def profile(path: Path | None = None) -> str:
     """Return the name under which this profile's data, runs and reports are kept.
 
-    Raises ValueError for what is no plain name.
+    Raises ValueError as `check` does.
     """
-    value = check(path)["profile"]
-    plain = isinstance(value, str) and value.replace("_", "").replace("-", "").isalnum()
-    require(plain, "profile", "a plain name", value)
-    return value
+    return check_profile(check(path)["profile"])
 
 
 def _entry(values: Mapping[str, Any], section: str, name: str) -> Any:
@@ -207,6 +207,26 @@ def _check_sections(values: Mapping[str, Any], path: Path) -> None:
     for section in known:
         if section not in values:
             raise ValueError(f"{path}: section {section} is missing")
+
+
+def _check_entry_names(values: Mapping[str, Any]) -> None:
+    """Raises ValueError for an entry that can't be called so, and for a list that names one."""
+    for section in (*(kind.section for kind in ENTRIES), METHODS):
+        entries = values[section]
+        require(isinstance(entries, dict), section, "a mapping of entries by name", entries)
+        check_names(entries, section)
+    for section, key in (("grid", "models"), ("grid", METHODS), ("slt", "models")):
+        listed = values[section].get(key) if isinstance(values[section], dict) else None
+        texts = [name for name in listed if isinstance(name, str)] if listed else []
+        check_names(dict.fromkeys(texts), f"{section}.{key}")
+
+
+def _check_cells(grid: Grid, ablation: Ablation) -> None:
+    """Raises ValueError for a method whose runs would share a folder with those of a cell."""
+    cells = itertools.product(ablation.block_sizes, ablation.capacities)
+    for name in (cell_name(size, share) for size, share in cells):
+        free = not ablation.models or name not in grid.methods
+        require(free, "grid.methods", f"without {name!r}, the name of a cell of the ablation", name)
 
 
 def _check_names(values: Mapping[str, Any], loaded: Mapping[str, Any]) -> None:
@@ -234,6 +254,16 @@ def _check_known(where: str, names: Iterable[str], expected: str, known: Iterabl
         if name not in known:
             choices = f"{expected} ({', '.join(known)})"
             raise ValueError(f"{where} must be {choices}, got {name!r}{suggestion(name, known)}")
+
+
+def _check_layers(models: Mapping[str, Mapping[str, Any]], slt: Slt) -> None:
+    """Raises ValueError for a model that is too shallow for a scheme, before it is trained."""
+    needed = 3 if "factorization" in slt.schemes else 1  # first and last are not factorised
+    for name in slt.models:
+        layers = (models[name].get("kwargs") or {}).get("num_hidden_layers", needed)
+        enough = isinstance(layers, int) and layers >= needed
+        expected = f"{needed} or more for slt.schemes {list(slt.schemes)}"
+        require(enough, f"language_models.{name}.kwargs.num_hidden_layers", expected, layers)
 
 
 def _check_stacks(train: Train, grid: Grid) -> None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal, Self
 
+from momos.config.names import PROFILE, PROFILE_RULE
 from momos.settings import Settings, not_empty_and_distinct, require
 
 FEWEST_INITIALIZATIONS = 20  # with fewer, chance alone gives large z (method A11)
@@ -425,8 +426,8 @@ class Report(Settings):
     def check(self, where: str) -> None:
         require(self.picture_size >= 1, f"{where}.picture_size", "1 or more", self.picture_size)
         for name in self.imported or ():
-            plain = Path(name).name == name and name not in (".", "..")
-            require(plain, f"{where}.imported", "names of folders in data/imported", name)
+            expected = f"folders of data/imported, each {PROFILE_RULE}"
+            require(PROFILE.fullmatch(name), f"{where}.imported", expected, name)
 
 
 def require_compressors(names: tuple[str, ...], where: str) -> None:

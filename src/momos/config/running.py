@@ -1,9 +1,12 @@
 """Sections on which no result depends, and so no stage: where stages run, and tracking."""
 
+import re
 from dataclasses import dataclass
 from typing import ClassVar
 
 from momos.settings import Settings, require
+
+PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.,-]*")  # of partitions, several with commas
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +29,8 @@ class Sweep(Settings):
         require(self.memory_gb > 0, f"{where}.memory_gb", "positive", self.memory_gb)
         for key in ("remote", "partition"):
             name = getattr(self, key)
-            require(name != "", f"{where}.{key}", "a name or null", name)
+            plain = name is None or PLAIN.fullmatch(name)
+            require(plain, f"{where}.{key}", "a name or null", name)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -146,6 +146,7 @@ class Method:
 
     entry: tuple[tuple[str, Any], ...]  # key and value of each setting that is given
     ingredients: tuple[Ingredient, ...]
+    called: str = ""  # its name, where another method's label is the same
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -160,8 +161,12 @@ class Method:
 
     @property
     def label(self) -> str:
-        """The settings as a reader sees them: MoMos s=2, C=10 % + QAT 8 bit."""
-        return " + ".join(part.label for part in self.ingredients) or "Baseline"
+        """The settings as a reader sees them: MoMos s=2, C=10 % + QAT 8 bit.
+
+        The name stands behind them where that tells the method apart: QAT 8 bit (again).
+        """
+        label = " + ".join(part.label for part in self.ingredients) or "Baseline"
+        return f"{label} ({self.called})" if self.called else label
 
     @property
     def group(self) -> str:

@@ -5,6 +5,7 @@ imported runs (`momos.report.shared.imported`), whose tables are read by the sam
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -104,6 +105,7 @@ def read_results(
     Raises ValueError naming the file for a missing file, column or run, and for a run that is there
     twice.
     """
+    runs, imports = told_apart(runs, imports)
     places = [("", results_dir, runs)] if runs or not imports else []
     places += [(one.name, one.folder, one.runs) for one in imports]
     methods = {run.method: run.settings for _, _, mine in places for run in mine}
@@ -121,6 +123,25 @@ def read_results(
         packing=_joined((name, _packing(folder, mine)) for name, folder, mine in places),
         methods=methods,
     )
+
+
+def told_apart(
+    runs: Sequence[Run], imports: Sequence[imported.Import] = ()
+) -> tuple[list[Run], list[imported.Import]]:
+    """Return the same runs with a label of its own for each method of a grid.
+
+    A method with the settings of one before it gets its name behind its label.
+    """
+    owners: dict[tuple[str, str], str] = {}
+
+    def apart(run: Run) -> Run:
+        owner = owners.setdefault((run.grid, run.settings.label), run.method)
+        if owner == run.method:
+            return run
+        return run._replace(settings=replace(run.settings, called=run.method))
+
+    own = [apart(run) for run in runs]
+    return own, [one._replace(runs=[apart(run) for run in one.runs]) for one in imports]
 
 
 def cells(evaluation: pd.DataFrame, *, grid: str = "main") -> pd.DataFrame:
