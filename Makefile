@@ -8,6 +8,9 @@ BACKEND ?= local
 BIN := .venv/bin
 STAMP := .venv/.stamp
 
+# Any characters may stand in these: recipes read them from the environment.
+export SET NAME
+
 # dvc.yaml says `python stages/...`: the environment's python comes first.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 .PHONY: help setup quick repro exp sweep regress bless readme mutants test stress bench use export track ui lint dag clean
@@ -30,6 +33,9 @@ quick: setup ## the whole pipeline in 3 minutes, in scratch/quick: one seed, few
 
 repro: setup ## run every stage that is not up to date, MOMOS_JOBS (2) side by side
 	@$(BIN)/python scripts/repro.py
+
+exp: setup ## run with other settings as a DVC experiment: make exp SET='methods.momos_s2_c10.capacity=0.2' NAME=more
+	@$(BIN)/python scripts/exp.py "$$SET" --name "$$NAME" --jobs "$(JOBS)" $(if $(filter 1,$(FORCE)),--force)
 
 sweep: setup ## the same in workspaces of their own: make sweep JOBS=8 (one or several per GPU), BACKEND=slurm
 	@$(BIN)/python scripts/sweep.py --jobs $(JOBS) --backend $(BACKEND)

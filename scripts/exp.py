@@ -1,0 +1,296 @@
+"""`make exp SET='KEY=VALUE ..' NAME=..`: run the pipeline with other settings, as a DVC experiment.
+
+usage: exp.py SET [SET ...] [--name NAME] [--jobs N] [--force]
+
+A SET has one or several KEY=VALUE, as `dvc exp run -S` takes them, with spaces between them.
+Several SETs, or one with `;` between its parts, run one after the other, as NAME-1, NAME-2 ..
+
+Each runs in scratch/exp: a clone of the repository, with what is not committed yet, that shares
+DVC's cache. So stages run side by side, and the working tree stays as it is. At the end
+`dvc exp save` keeps settings and results there, and git fetches them: `dvc exp show` lists them
+beside those of `dvc exp run`, `dvc exp apply NAME` brings them into the working tree.
+"""
+
+import argparse
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import configobj
+import repro
+import worker
+from copies import copy_files, files_of
+from dvc.exceptions import DvcException
+from dvc.utils.hydra import apply_overrides
+from filelock import FileLock, Timeout
+from repro import dvc, environment
+
+from momos import config
+
+WORKSPACE = Path("scratch/exp")
+PARAMS = Path("params.yaml")
+OPENING, CLOSING, QUOTES = "([{", ")]}", "'\""
+
+
+def split(text: str, separators: str) -> list[str]:
+    """The parts of a text between separators, those inside brackets and quotes apart.
+
+    Raises ValueError for a bracket or quote that is not closed.
+    """
+    parts, open_brackets, quote = [""], 0, ""
+    for character in text:
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in QUOTES:
+            quote = character
+        open_brackets += (not quote) * ((character in OPENING) - (character in CLOSING))
+        if character in separators and not quote and open_brackets == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    if quote or open_brackets:
+        raise ValueError(f"SET must close each bracket and quote, got {text!r}")
+    return [part.strip() for part in parts if part.strip()]
+
+
+def settings_of(texts: Sequence[str]) -> list[list[str]]:
+    """The command line's SETs -> KEY=VALUE texts of each experiment. Raises ValueError."""
+    sets = [split(part, " \t\n") for text in texts for part in split(text, ";")]
+    wrong = [setting for settings in sets for setting in settings if "=" not in setting[1:]]
+    wrong = [setting for setting in wrong if not setting.startswith("~")]  # removes an entry
+    if wrong or not sets:
+        expected = "SET='methods.momos_s2_c10.capacity=0.2', or several with spaces between them"
+        raise ValueError(f"SET must be KEY=VALUE, got {(wrong or [''])[0]!r}: {expected}")
+    return sets
+
+
+def names_of(name: str | None, count: int) -> list[str | None]:
+    """A name for each experiment; None: DVC makes one up. Raises ValueError for a bad name."""
+    if not name:
+        return [None] * count
+    reference = ["git", "check-ref-format", f"refs/exps/{name}"]
+    if "/" in name or name.startswith("-") or subprocess.run(reference).returncode:
+        raise ValueError(f"NAME must be a name as a git branch may have, without /, got {name!r}")
+    return [name] if count == 1 else [f"{name}-{number}" for number in range(1, count + 1)]
+
+
+def changed_text(params: Path, settings: Sequence[str]) -> str:
+    """The text of params.yaml with other settings, as DVC writes it, every section valid.
+
+    Raises ValueError naming the setting that is wrong.
+    """
+    with tempfile.TemporaryDirectory(prefix="momos-") as folder:
+        copy = Path(folder) / "params.yaml"
+        shutil.copy(params, copy)
+        for setting in settings:  # one by one: then an error is about this one
+            try:
+                apply_overrides(copy, [setting])
+            except DvcException as error:
+                raise ValueError(f"SET {setting}: {reason_of(error, setting)}") from error
+        config.profile(copy)
+        return copy.read_text(encoding="utf-8")
+
+
+def reason_of(error: BaseException, setting: str) -> str:
+    """Why DVC refuses a setting: the first line of what caused its error."""
+    if len(split(setting, ",")) > 1:
+        return "several values are several experiments, with ; between them"
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def git(folder: Path, *arguments: str) -> str:
+    """What git prints. Raises ValueError with its error."""
+    command = ["git", *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    if done.returncode:
+        raise ValueError(f"{' '.join(command)} failed: {done.stderr.strip()}")
+    return done.stdout
+
+
+def baseline_of(root: Path) -> str:
+    """The commit that experiments are filed under. Raises ValueError without a commit."""
+    try:
+        if git(root, "rev-parse", "--show-prefix").strip():
+            raise ValueError(f"{root} is a folder of a git repository")
+        return git(root, "rev-parse", "--verify", "HEAD").strip()
+    except (FileNotFoundError, ValueError) as error:
+        raise ValueError(
+            f"an experiment is kept in git, and needs a git repository with a commit here: {error}"
+        ) from error
+
+
+def references(folder: Path, baseline: str) -> dict[str, str]:
+    """The experiments of a commit by name, each with its git reference."""
+    start = f"refs/exps/{baseline[:2]}/{baseline[2:]}/"
+    listed = git(folder, "for-each-ref", "--format=%(refname)", start).split()
+    return {reference.removeprefix(start): reference for reference in listed}
+
+
+def require_new(names: Sequence[str | None], known: dict[str, str]) -> None:
+    """Raises ValueError for a name that an experiment of this commit has already."""
+    if taken := [name for name in names if name in known]:
+        raise ValueError(
+            f"NAME: there is an experiment {', '.join(map(str, taken))} already: take another name,"
+            " or FORCE=1 to replace it"
+        )
+
+
+@contextlib.contextmanager
+def workspace(root: Path, baseline: str) -> Iterator[Path]:
+    """A clone of the repository with all that the working tree has, removed at the end."""
+    folder = root / WORKSPACE
+    shutil.rmtree(folder, ignore_errors=True)  # of one that was killed
+    try:
+        git(root, "clone", "--quiet", "--shared", "--no-checkout", str(root), str(folder))
+        git(folder, "checkout", "--quiet", "--detach", baseline)
+        fill(root, folder)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def fill(root: Path, folder: Path) -> None:
+    """Give a clone what git has not: changes, own inputs, checkpoints, settings of git and DVC."""
+    for name in set(files_of(folder)) - set(files_of(root)):
+        (folder / name).unlink()
+    copy_files(root, folder)
+    for name in worker.INPUTS:
+        if (root / name).is_dir():
+            link_files(root / name, folder / name)
+    for name in worker.SHARED:
+        (root / name).mkdir(exist_ok=True)
+        (folder / name).symlink_to(root / name)
+    (folder / ".git" / "info").mkdir(exist_ok=True)
+    excluded = "".join(f"/{name}\n" for name in worker.SHARED)
+    (folder / ".git" / "info" / "exclude").write_text(excluded, encoding="utf-8")
+    for key in ("user.name", "user.email"):
+        known = subprocess.run(["git", "config", key], cwd=root, capture_output=True, text=True)
+        git(folder, "config", key, known.stdout.strip() or "momos")
+    write_settings(root, folder)
+
+
+def link_files(source: Path, target: Path) -> None:
+    """Link all files below source to the same places below target, if nothing is there."""
+    target.mkdir(parents=True, exist_ok=True)
+    for path in source.iterdir():
+        here = target / path.name
+        if path.is_dir() and not path.is_symlink():
+            link_files(path, here)
+        elif not here.exists():
+            try:
+                os.link(path.resolve() if path.is_symlink() else path, here)
+            except OSError:  # on another disk, or a folder
+                here.symlink_to(path.resolve())
+
+
+def write_settings(root: Path, folder: Path) -> None:
+    """Write DVC's settings: the working tree's own (remotes, credentials), and its cache."""
+    local = root / ".dvc" / "config.local"
+    settings = configobj.ConfigObj(str(local) if local.is_file() else None, list_values=False)
+    settings.filename = str(folder / ".dvc" / "config.local")
+    settings["cache"] = dict(settings.get("cache", {})) | {
+        "dir": os.path.relpath(worker.cache_of(root), folder / ".dvc"),
+        "type": '"reflink,hardlink,symlink,copy"',
+    }
+    settings.write()
+
+
+@contextlib.contextmanager
+def inside(root: Path, folder: Path) -> Iterator[None]:
+    """Work in a folder, whose code the stages import; MLflow's store stays that of root."""
+    before = dict(os.environ)
+    os.environ |= worker.stage_environment(root, folder)
+    os.environ["DVC_SITE_CACHE_DIR"] = str(folder / ".dvc" / "site")
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(root)
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def run(root: Path, baseline: str, params: str, name: str | None, jobs: int, force: bool) -> str:
+    """Run one experiment and save it under its name, which is returned.
+
+    params: the text of params.yaml. Raises ValueError if a stage fails, or if DVC can't save it.
+    """
+    with workspace(root, baseline) as folder, inside(root, folder):
+        PARAMS.write_text(params, encoding="utf-8")
+        subprocess.run(dvc("checkout", "--quiet", "--allow-missing"), env=environment())
+        repro.check_params()
+        if repro.reproduce(jobs):
+            raise ValueError(
+                "nothing is saved; stages that are finished are kept, and the same command goes on"
+                " from there"
+            )
+        saved = save(folder, baseline, name)
+        plus = "+" if force else ""
+        options = ("--quiet", "--no-write-fetch-head", "--no-auto-gc")
+        git(root, "fetch", *options, str(folder), f"{plus}{saved}:{saved}")
+    return saved.rpartition("/")[2]
+
+
+def save(folder: Path, baseline: str, name: str | None) -> str:
+    """Have DVC save the workspace as an experiment -> its git reference. Raises ValueError."""
+    report = Path("reports", config.profile())
+    options = ["--include-untracked", str(report)] if report.is_dir() else []
+    options += ["--name", name] if name else []
+    done = subprocess.run(
+        dvc("exp", "save", *options), capture_output=True, text=True, env=environment()
+    )
+    saved = references(folder, baseline)
+    if done.returncode or len(saved) != 1:
+        raise ValueError(f"dvc exp save failed:\n{done.stdout}{done.stderr}".rstrip())
+    return next(iter(saved.values()))
+
+
+def run_all(root: Path, texts: Sequence[str], name: str | None, jobs: int, force: bool) -> None:
+    """Run and save all experiments. Raises ValueError before any work for a wrong SET or NAME."""
+    baseline, sets = baseline_of(root), settings_of(texts)
+    names = names_of(name, len(sets))
+    if not force:
+        require_new(names, references(root, baseline))
+    params = [changed_text(root / PARAMS, settings) for settings in sets]
+    for settings, text, wanted in zip(sets, params, names, strict=True):
+        start = time.monotonic()
+        print(f"Experiment {wanted or ''}: {' '.join(settings)}", flush=True)
+        saved = run(root, baseline, text, wanted, jobs, force)
+        took = repro.clock(time.monotonic() - start)
+        print(f"Saved as {saved} in {took}: `dvc exp show --only-changed`, `dvc exp apply {saved}`")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Run the pipeline as a DVC experiment.")
+    parser.add_argument("sets", nargs="+", metavar="SET", help="KEY=VALUE [KEY=VALUE ...]")
+    parser.add_argument("--name", help="what DVC knows it by (default: DVC makes one up)")
+    parser.add_argument(
+        "--jobs", type=repro.num_jobs, default="2", help="stages side by side (default: 2)"
+    )
+    parser.add_argument("--force", action="store_true", help="replace one of the same name")
+    arguments = parser.parse_args()
+    root = Path.cwd()
+    WORKSPACE.parent.mkdir(exist_ok=True)
+    try:
+        with FileLock(f"{WORKSPACE}.lock", timeout=0):
+            run_all(root, arguments.sets, arguments.name, arguments.jobs, arguments.force)
+    except Timeout:
+        raise SystemExit(f"Another `make exp` runs in {root}.") from None
+    except ValueError as error:
+        raise SystemExit(f"make exp: {error}") from error
+    except KeyboardInterrupt:
+        print("Stopped. Finished stages are kept; `make exp` goes on from here.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
