@@ -23,10 +23,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from warm import Warm, search_path
+
 from momos import config, tracking
 
 CHUNK = 8  # stages that one process runs in a row, at most: starting DVC takes a second
 QUICK_DVC = str(Path(__file__).with_name("quick_dvc.py"))
+FEWEST_FOR_WARM = 3  # stages: the warm interpreter imports for as long as two of them
 REPORT_EVERY = 10  # stages, where nobody watches
 FINISHED = re.compile(r"^Stage '(.+)' (?:didn't change, skipping|is cached - skipping run)")
 STARTED = re.compile(r"^Running stage '(.+)':$")
@@ -44,10 +47,13 @@ def dvc(*arguments: str, wait: bool = True) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """An environment in which `python`, with which stage commands begin, is this one."""
+    """An environment in which `python`, with which stage commands begin, is this one.
+
+    While there is a warm interpreter (scripts/warm.py), it is a fork of that.
+    """
     return {
         **os.environ,
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+        "PATH": search_path(),
     }
 
 
@@ -395,7 +401,7 @@ def reproduce(jobs: int) -> int:
     board = Board(with_descendants(changed, parents), parents, jobs)
     progress = Progress(board)
     progress.tell(f"Up to {board.total} stages to run, {jobs} at a time.")
-    with shared_logger():
+    with shared_logger(), warm_interpreter(board, progress):
         run_stages(board, progress, [LocalHand(board, progress) for _ in range(jobs)])
     if board.failed:
         if board.skipped:
@@ -430,6 +436,12 @@ def check_params() -> None:
         Path("runs", config.profile()).mkdir(parents=True, exist_ok=True)
     except ValueError as error:
         raise SystemExit(f"params.yaml: {error}") from error
+
+
+def warm_interpreter(board: Board, progress: Progress) -> contextlib.AbstractContextManager[object]:
+    """What stages are forks of, while it lasts. Too few stages are not worth its imports."""
+    enough = board.total >= FEWEST_FOR_WARM
+    return Warm(progress.tell) if enough else contextlib.nullcontext()
 
 
 def shared_logger() -> contextlib.AbstractContextManager[None]:
