@@ -1,11 +1,12 @@
 """Stage `complexity`: critical n_q and LLC of one image classifier's runs (method B4).
 
+What has been measured before is taken from where it is kept (`momos.measured`).
 usage: complexity.py MODEL DATA.safetensors RUNS_DIR EVALUATION.csv OUT.csv
 """
 
 import sys
-from dataclasses import asdict
-from functools import partial
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -15,6 +16,7 @@ from momos import config
 from momos.compute.device import prepare_device
 from momos.files import atomic, run_folder
 from momos.images.dataset import load_dataset
+from momos.measured import Measured
 from momos.resume.scratch import Scratch
 from momos.slt.classifiers import measure_classifier
 
@@ -33,32 +35,25 @@ def main(name: str, data_file: Path, runs_dir: Path, evaluation_csv: Path, out: 
         for run in config.runs(name)
         if run.grid == "main" and run.method in settings.methods and run.seed in settings.seeds
     ]
-    sections = (settings, search, evaluate, loop)
-    depends = {"eps": eps} | {section.section: asdict(section) for section in sections}
+    common = {"eps": eps, "search": search, "settings": replace(settings, methods=(), seeds=())}
     folders = [run.folder(runs_dir.parent) for run in wanted]
     files = [folder / file for folder in folders for file in (run_folder.RUN, "last.safetensors")]
+    parts = Scratch("complexity", common, data_file, *files)
     rows = []
-    with Scratch("complexity", depends, data_file, *files) as finished:
+    with parts, Measured(Path(__file__), common, data_file, device=device) as measured:
         for run, folder in tqdm(list(zip(wanted, folders, strict=True)), disable=None, desc=name):
-            part = f"{run.method}-{run.seed}"
 
-            def keep(chain: str, compute, part: str = part) -> dict:
-                return finished(f"{part}-{chain}", compute)
+            def measure(run: config.Run = run, folder: Path = folder) -> list[dict]:
+                def keep(chain: str, compute: Callable[[], dict]) -> dict:
+                    return parts(f"{run.method}-{run.seed}-{chain}", compute)
 
-            work = partial(
-                measure_classifier,
-                folder,
-                run.settings,
-                dataset,
-                settings,
-                search,
-                eps,
-                device,
-                keep,
-            )
+                about = folder, run.settings, dataset
+                return [measure_classifier(*about, settings, search, eps, device, keep)]
+
             key = run[: len(KEYS)]
             beside = evaluation.loc[key][[*BESIDE, *evaluate.compressors]].to_dict()
-            rows.append(dict(zip(KEYS, key, strict=True)) | beside | finished(part, work))
+            (row,) = measured(folder, run.settings, measure)
+            rows.append(dict(zip(KEYS, key, strict=True)) | beside | row)
     frame = pd.DataFrame(rows, columns=None if rows else KEYS)
     atomic.write_text(out, frame.to_csv(index=False))
 

@@ -1,6 +1,8 @@
 """Stage `distortion`: weight distortion along training of one model's runs (Figures 3 and B.1).
 
-The table is empty without MoMos.   usage: distortion.py MODEL RUNS_DIR OUT.csv
+The table is empty without MoMos. The rows are read, not measured: 95 runs take 0.06 s, less than
+it takes to find out that none of them has changed.
+usage: distortion.py MODEL RUNS_DIR OUT.csv
 """
 
 import sys

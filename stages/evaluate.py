@@ -31,9 +31,7 @@ def main(model: str, data_file: Path, runs_dir: Path, out: Path) -> None:
     depends = {"settings": settings, "batch_size": loop.batch_size, "block_sizes": block_sizes}
     later = [*LATER, *(f"{compressors.__name__}.{name}" for name in settings.compressors)]
     rows = []
-    with Measured(
-        "evaluate", Path(__file__), depends, data_file, device=device, later=later
-    ) as measured:
+    with Measured(Path(__file__), depends, data_file, device=device, later=later) as measured:
         for run in runs:
             folder = run.folder(runs_dir.parent)
             batches = Batches.of_run(run_folder.load_run(folder), loop.batch_size, device)

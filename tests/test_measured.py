@@ -26,7 +26,7 @@ ROWS = [
 def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("run").mkdir()
-    for name in ("script.py", "images", "run/run.json", "run/last.safetensors"):
+    for name in ("evaluate.py", "pack.py", "images", "run/run.json", "run/last.safetensors"):
         Path(name).write_text(name)
     return tmp_path
 
@@ -43,8 +43,7 @@ class Stage:
 
     def run(self, *, depends=None, about="momos 0.1", run="run", stage="evaluate", **more):
         depends = {"checkpoint": "last"} if depends is None else depends
-        inputs = (stage, Path("script.py"), depends, Path("images"))
-        with measured.Measured(*inputs, **more) as kept:
+        with measured.Measured(Path(f"{stage}.py"), depends, Path("images"), **more) as kept:
             return kept(Path(run), about, self.measure)
 
 
@@ -93,7 +92,7 @@ def test_whatever_a_measurement_depends_on_measures_again(place, monkeypatch, ch
     if change == "method":
         more = {"about": "momos 0.2"}
     if change in ("images", "script"):
-        (place / {"images": "images", "script": "script.py"}[change]).write_text("others")
+        (place / {"images": "images", "script": "evaluate.py"}[change]).write_text("others")
     if change == "code":
         (place / "other.py").write_text("another version")
         monkeypatch.setattr(scratch, "sources", lambda unrelated: [place / "other.py"])
@@ -128,7 +127,7 @@ def test_the_code_that_counts_is_that_of_the_measuring():
     try:
         for name in [name for name in names if name.startswith("momos.metrics.")]:
             del sys.modules[name]
-        stage = ("evaluate", Path("script.py"), {})
+        stage = (Path("evaluate.py"), {})
         package = Path(measured.__file__).parent
         before = {path.relative_to(package).as_posix() for path in measured.Measured(*stage).code}
         later = {
@@ -257,7 +256,7 @@ def test_workspaces_of_dvc_experiments_share_the_repositorys(place, monkeypatch,
     stage.run()
     folder = place / inside
     folder.mkdir(parents=True)
-    for name in ("script.py", "images", "run"):
+    for name in ("evaluate.py", "pack.py", "images", "run"):
         (folder / name).symlink_to(place / name)
     monkeypatch.chdir(folder)
     stage.run()

@@ -37,26 +37,25 @@ Row = dict[str, Any]
 class Measured:
     """One stage's measurements, taken from where they are kept or made.
 
-    Use: `with Measured("pack", script, settings, data_file) as measured:`, then for each run
+    Use: `with Measured(Path(__file__), settings, data_file) as measured:`, then for each run
     `measured(folder, about_the_run, measure)`.
     """
 
     def __init__(
         self,
-        stage: str,
         script: Path,
         depends: Mapping[str, Any],
         *inputs: Path,
         device: torch.device | None = None,
         later: Iterable[str] = (),
     ) -> None:
-        """stage: names the folder. script: of the stage. depends, inputs: settings and files that
-        all measurements depend on. device: that they are made on. later: modules of the library
-        that are imported only while something is measured, which LAZY does not cover.
+        """script: of the stage; it names the entries' folder. depends, inputs: settings and files
+        that all measurements depend on. device: that they are made on. later: modules of the
+        library that are imported only while something is measured, which LAZY does not cover.
         """
         for name in later:
             importlib.import_module(name)
-        self.folder = shared_root() / "measured" / stage
+        self.folder = shared_root() / "measured" / script.stem
         self.code = scratch.sources(UNRELATED)
         versions = {name: scratch.version(name) for name in MORE_LIBRARIES}
         common = [depends, versions, _machine(device), str(torch.get_num_threads())]
