@@ -31,8 +31,8 @@ $(STAMP): requirements.txt pyproject.toml
 quick: setup ## the whole pipeline in 3 minutes, in scratch/quick: one seed, few methods; nothing else changes
 	@$(BIN)/python scripts/quick.py --jobs "$(JOBS)"
 
-repro: setup ## run every stage that is not up to date, MOMOS_JOBS (2) side by side
-	@$(BIN)/python scripts/repro.py
+repro: setup ## run every stage that is not up to date, JOBS or MOMOS_JOBS (2) side by side
+	@$(BIN)/python scripts/repro.py --jobs "$(JOBS)"
 
 exp: setup ## run with other settings as a DVC experiment: make exp SET='methods.momos_s2_c10.capacity=0.2' NAME=more
 	@$(BIN)/python scripts/exp.py "$$SET" --name "$$NAME" --jobs "$(JOBS)" $(if $(filter 1,$(FORCE)),--force)
@@ -56,7 +56,7 @@ mutants: setup ## break formulas one by one and see that `regress` notices (2 mi
 test: setup ## run the tests, in two processes of one thread each
 	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-stress: setup ## kill stages at random moments (half an hour), then try clusters and remotes: STRESS="--kills 5 --terms 1"
+stress: setup ## kill stages at random moments (an hour), then try clusters and remotes: STRESS="--kills 5 --terms 1"
 	@$(BIN)/python scripts/stress.py $(STRESS)
 	@$(BIN)/python -m pytest -m stress
 
