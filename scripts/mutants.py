@@ -26,13 +26,18 @@ ROOT = Path(__file__).parents[1]
 CHANGES = {
     "profile": "mutants",
     "train": {"epochs": 2, "batch_size": 256},
-    "models": {"mlp": {"kwargs": {"hidden_layers": 2, "width": 32}}},
+    "models": {"mlp": {"kwargs": {"hidden_layers": 2, "width": 32}, "epochs": None}},
     # Of 16 weights: most blocks go to zero.
     "methods": {
         "qat3": {"bits": 3},
         "momos_s16_c10": {"bits": 32, "block_size": 16, "capacity": 0.10},
     },
-    "grid": {"models": ["mlp"], "methods": ["baseline", "qat3", "momos_s16_c10"], "seeds": [0, 1]},
+    "grid": {
+        "models": ["mlp"],
+        "methods": ["baseline", "qat3", "momos_s16_c10"],
+        "seeds": [0, 1],
+        "more_seeds_of": [],
+    },
     "ablation": {"models": []},
     "survey": {"untrained": ["test_resnet"], "init_seeds": [0]},
     "report": {"picture_method": "momos_s16_c10", "picture_size": 16},
@@ -96,7 +101,7 @@ class Copy:
 
     def study(self) -> None:
         """Run every stage up to the report's numbers, in one process: imports take longest."""
-        for name in ("results", "reports/mutants", "runs", "data/prepared"):
+        for name in ("results", "reports/mutants", "runs", "data/prepared", "scratch"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
         self.python("-c", RUN_ALL, text=json.dumps(self.commands), check=True)
 

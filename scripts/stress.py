@@ -45,8 +45,13 @@ SURVEYED = ["test_resnet", "test_convnext", "test_vit"]
 CHANGES = {
     "profile": "stress",
     "train": {"epochs": EPOCHS, "checkpoint_seconds": 0},
-    "models": {"mlp": {"kwargs": {"hidden_layers": 2, "width": 64}}},
-    "grid": {"models": ["mlp"], "methods": ["baseline", "momos_s4_c10"], "seeds": [0]},
+    "models": {"mlp": {"kwargs": {"hidden_layers": 2, "width": 64}, "epochs": None}},
+    "grid": {
+        "models": ["mlp"],
+        "methods": ["baseline", "momos_s4_c10"],
+        "seeds": [0],
+        "more_seeds_of": [],
+    },
     "ablation": {"models": []},
     "complexity": {"methods": []},
     "survey": {"untrained": SURVEYED, "init_seeds": [0], "compressors": ["gzip"]},
@@ -248,7 +253,9 @@ class Workplace:
 
     def kept(self) -> int:
         """The number of files from which the next attempt resumes."""
-        return sum(path.is_file() for path in (self.path / "scratch").rglob("[!.]*"))
+        scratch = self.path / "scratch"
+        files = [path.relative_to(scratch) for path in scratch.rglob("[!.]*") if path.is_file()]
+        return sum(file.parts[0] != "measured" for file in files)  # measurements stay on purpose
 
 
 def stress(

@@ -16,8 +16,14 @@ ROOT = Path(__file__).parents[1]
 MICRO = {
     "profile": "micro",
     "train": {"epochs": 2, "batch_size": 256},
-    "models": {"mlp": {"kwargs": {"hidden_layers": 2, "width": 16}}},
-    "grid": {"models": ["mlp"], "methods": ["baseline", "qat4", "momos_s4_c10"], "seeds": [0, 1]},
+    "models": {"mlp": {"kwargs": {"hidden_layers": 2, "width": 16}, "epochs": None}},
+    "grid": {
+        "models": ["mlp"],
+        "methods": ["baseline", "qat4", "momos_s4_c10"],
+        "seeds": [0, 1],
+        "more_seeds_of": [],
+        "more_seeds": [],
+    },
     "ablation": {"models": ["mlp"], "block_sizes": [8], "capacities": [0.5], "seeds": [0]},
     "survey": {"untrained": ["test_resnet"], "init_seeds": [0]},
     "pack": {

@@ -5,6 +5,7 @@ run end to end.
 import ast
 import json
 import re
+import shutil
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -315,8 +316,18 @@ def test_the_samplers_settings_retrain_no_language_model(clone):
     clone.write_params(params)
 
 
+def measured(clone) -> dict[str, set[str]]:
+    """What is kept of measurements: the names of entries by stage."""
+    folder = clone.path / "scratch" / "measured"
+    return {stage.name: {path.name for path in stage.iterdir()} for stage in folder.iterdir()}
+
+
 def test_the_same_params_give_the_same_bytes(clone, monkeypatch):
-    before = clone.hashes()
+    before, kept = clone.hashes(), measured(clone)
+    assert {stage: len(names) for stage, names in kept.items()} == {
+        "evaluate": 7, "pack": 6, "complexity": 1
+    }, "an entry for each run"  # fmt: skip
+    shutil.rmtree(clone.path / "scratch" / "measured")
     with Warm(hash_seed=2) as other, monkeypatch.context() as patch:
         patch.setitem(clone.env, "PATH", other.path)  # with another order of every set of strings
         clone.run(
@@ -326,6 +337,7 @@ def test_the_same_params_give_the_same_bytes(clone, monkeypatch):
             "slt_report", "report",
         )  # fmt: skip
     assert clone.hashes() == before and len(before) > 10
+    assert measured(clone) == kept, "all of it was measured again, and depends on the same"
     assert clone.stale() <= {"cost", "page"}, "new costs may not touch results"
     clone.run("dvc", "repro")
 
@@ -352,6 +364,29 @@ def test_changing_one_method_retrains_that_method_alone(clone):
     clone.write_params(merge(params, {"train": {"checkpoint_seconds": 1}}))
     assert clone.stale() <= LAST
     clone.write_params(params)
+
+
+def test_changing_one_method_measures_that_method_alone(clone):
+    params, kept = clone.params(), measured(clone)
+    results = clone.path / "results" / "micro" / "mlp"
+    rows = pd.read_csv(results / "evaluation.csv")
+    clone.write_params(merge(params, {"methods": {"momos_s4_c10": {"capacity": 0.2}}}))
+    clone.run("dvc", "repro", "evaluate@mlp", "pack@mlp")
+    new = {stage: len(names - kept[stage]) for stage, names in measured(clone).items()}
+    assert new == {"evaluate": 2, "pack": 2, "complexity": 0}
+    tables = {name: (results / name).read_bytes() for name in ("evaluation.csv", "packing.csv")}
+    changed = pd.read_csv(results / "evaluation.csv")
+    of_others = rows.method != "momos_s4_c10"
+    pd.testing.assert_frame_equal(changed[of_others], rows[of_others], check_exact=True)
+    assert set(changed[~of_others].capacity) == {0.2} and not changed.equals(rows)
+    shutil.rmtree(clone.path / "scratch" / "measured")
+    for stage, name in (("evaluate", "evaluation.csv"), ("pack", "packing.csv")):
+        inputs = ["mlp", "data/prepared/micro.safetensors", "runs/micro/mlp"]
+        clone.run("python", f"stages/{stage}.py", *inputs, f"z/{name}")
+        assert (clone.path / "z" / name).read_bytes() == tables[name], "the same bytes without"
+    shutil.rmtree(clone.path / "z")
+    clone.write_params(params)
+    clone.run("dvc", "repro")
 
 
 @pytest.mark.stress

@@ -20,7 +20,13 @@ from momos.training import loop
 ROOT = Path(__file__).parents[2]
 FEWER = {
     "train": {"epochs": 3, "checkpoint_seconds": 0},
-    "grid": {"models": ["mlp"], "methods": ["baseline", "momos_s4_c1"], "seeds": [0, 1]},
+    "models": {"mlp": {"epochs": None}},
+    "grid": {
+        "models": ["mlp"],
+        "methods": ["baseline", "momos_s4_c1"],
+        "seeds": [0, 1],
+        "more_seeds_of": [],
+    },
     "ablation": {"models": []},
     "complexity": {"methods": ["baseline"], "seeds": [0]},
     "report": {
