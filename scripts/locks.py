@@ -13,6 +13,7 @@ from pathlib import Path
 import yaml
 
 LOCK_HEAD = "schema: '2.0'\nstages:\n"
+MATRIX_CELL = re.compile(r"  ([A-Za-z_][\w./-]*@[\w./-]+):\n")  # a name that YAML has as it is
 ANCHOR = re.compile(r"[:-] [&*]id\d")
 
 
@@ -46,6 +47,8 @@ def split_lock(text: str) -> dict[str, str]:
 
 def _name(line: str) -> str:
     """The stage of an entry's first line."""
+    if plain := MATRIX_CELL.fullmatch(line):
+        return plain[1]
     try:
         (name,) = yaml.safe_load(line)
     except (TypeError, ValueError, yaml.YAMLError) as error:

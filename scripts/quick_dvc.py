@@ -1,25 +1,56 @@
-"""DVC with a quicker way to write dvc.lock: it replaces the lines of one stage.
+"""DVC that takes one command after the other, and writes dvc.lock in a quicker way.
 
 usage: quick_dvc.py ARGUMENTS OF DVC
+       quick_dvc.py --orders        (each line of standard input: the arguments, as a JSON list)
 
-After each stage plain DVC reads all of dvc.lock in a way that keeps comments, and writes it anew.
-With hundreds of stages this is most of its CPU time. The file is the same but for YAML's anchors.
+With hundreds of stages most of DVC's CPU time goes into reading files of which it needs one stage:
+
+- After each stage plain DVC reads all of dvc.lock in a way that keeps comments, and writes it anew.
+  Here the lines of that stage are replaced. The file is the same but for YAML's anchors.
+- For each target plain DVC reads dvc.yaml and all of dvc.lock. With --orders `repro --single-item`
+  reads them once. That is safe while no one else runs the same stages: a stage's own lines in
+  dvc.lock are all that DVC needs of them, and dvc.yaml and params.yaml are read again when they
+  change.
+
 Where DVC is not as expected, or did not write the file, its own way is used.
 """
 
+import contextlib
 import inspect
+import json
+import os
+import queue
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from dvc import dvcfile
+from dvc import lock as dvc_lock
 from dvc.cli import main
+from dvc.exceptions import DvcException
+from dvc.repo import Repo
+from dvc.repo.stage import StageLoad
 from dvc.stage import serialize
+from dvc.ui import ui
 from dvc.utils.serialize import dumps_yaml
 from locks import LOCK_HEAD, join_lock, split_lock, write_at_once
 
-# Arguments of `dump_stages` in the releases with which this was tried.
+ORDERS = "--orders"
+ENDED = "end of order: "  # what the last line of each order begins with; its exit code
+# The arguments, with stages behind them, that `reproduce` replaces.
+REPRODUCE = ["--wait-for-lock", "repro", "--keep-going", "--single-item"]
+# Arguments of DVC's functions in the releases with which this was tried.
 EXPECTED = ["self", "stages", "kwargs"]
+EXPECTED_LOADING = ["self", "target", "accept_group", "glob"]
+EXPECTED_REPRODUCE = {"targets", "single_item", "on_error"}
+SOURCES = (dvcfile.PROJECT_FILE, "params.yaml")
+LOCK_POLL = 0.05  # seconds between two looks at a lock that another process holds; DVC's are 0.5
+
+
+# --- dvc.lock
 
 
 def replace_writing() -> None:
@@ -58,6 +89,103 @@ def entries_of(data: dict) -> dict[str, str]:
     return split_lock(LOCK_HEAD + dumps_yaml({"stages": data}).removeprefix("stages:\n"))
 
 
+# --- one process for many commands
+
+
+class Stages:
+    """Stages of dvc.yaml, which is read once, and again when it or params.yaml has changed."""
+
+    def __init__(self) -> None:
+        self.repo = Repo(_wait_for_lock=True)
+        self.versions: list[tuple[int, int] | None] = []
+        self.loader: Any = {}  # stages by name
+        self.repo.stage.from_target = self.from_target
+
+    def from_target(self, target: str, accept_group: bool = True, glob: bool = False) -> list[Any]:
+        """The stage of that name, in place of DVC's own function."""
+        now = [version_of(Path(name)) for name in SOURCES]
+        if now != self.versions:
+            self.loader = dvcfile.load_file(self.repo, dvcfile.PROJECT_FILE).stages
+            self.versions = now
+        return [self.loader[target]]
+
+    def reproduce(self, names: list[str]) -> int:
+        """Do what `dvc repro --keep-going --single-item NAMES` does. Returns the exit code."""
+        try:
+            self.repo.reproduce(targets=names, single_item=True, on_error="keep-going")
+        except DvcException:
+            dvcfile.logger.exception("")
+            return 255
+        except Exception:  # of any other kind: DVC too tells it as this
+            dvcfile.logger.exception("unexpected error")
+            return 255
+        return 0
+
+
+def version_of(path: Path) -> tuple[int, int] | None:
+    """What changes when the file does; None if there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_mtime_ns, found.st_size
+
+
+def stages_here() -> Stages | None:
+    """The stages of this folder; None where DVC is not as expected, or has to say what is wrong."""
+    loading = getattr(StageLoad, "from_target", None)
+    with contextlib.suppress(DvcException, OSError):
+        if (
+            loading is not None
+            and list(inspect.signature(loading).parameters) == EXPECTED_LOADING
+            and EXPECTED_REPRODUCE <= set(inspect.signature(Repo.reproduce).parameters)
+        ):
+            return Stages()
+    return None
+
+
+def follow_orders() -> None:
+    """Run one command after the other, until standard input ends."""
+    orders = read_orders()
+    if hasattr(dvc_lock, "DEFAULT_TIMEOUT"):
+        dvc_lock.DEFAULT_TIMEOUT = 6 * LOCK_POLL  # DVC looks six times before it gives up, or waits
+    stages: Stages | None = None
+    while (order := orders.get()) is not None:
+        if order[: len(REPRODUCE)] == REPRODUCE and (stages := stages or stages_here()):
+            ui.enable()
+            code = stages.reproduce(order[len(REPRODUCE) :])
+        else:
+            code = main(order)
+        print(f"{ENDED}{code}", flush=True)
+        orders.task_done()
+
+
+def read_orders() -> "queue.Queue[list[str] | None]":
+    """The orders, read by a thread. What DVC starts gets an empty standard input.
+
+    If the input ends before an order is done, whoever gave it was killed: this process and all that
+    it has started are killed too.
+    """
+    orders: queue.Queue[list[str] | None] = queue.Queue()
+    source = os.fdopen(os.dup(0), encoding="utf-8")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+
+    def read() -> None:
+        for line in source:
+            orders.put(json.loads(line))
+        if orders.unfinished_tasks and os.getpgrp() == os.getpid():
+            os.killpg(0, signal.SIGKILL)
+        orders.put(None)
+
+    threading.Thread(target=read, daemon=True).start()
+    return orders
+
+
 if __name__ == "__main__":
     replace_writing()
-    sys.exit(main(sys.argv[1:]))
+    if sys.argv[1:] == [ORDERS]:
+        follow_orders()
+    else:
+        sys.exit(main(sys.argv[1:]))

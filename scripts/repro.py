@@ -20,20 +20,21 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from warm import Warm, search_path
 
 from momos import config, tracking
 
-CHUNK = 8  # stages that one process runs in a row, at most: starting DVC takes a second
+CHUNK = 8  # stages that a hand takes at once, at most: starting a worker of a sweep takes seconds
 QUICK_DVC = str(Path(__file__).with_name("quick_dvc.py"))
 FEWEST_FOR_WARM = 3  # stages: the warm interpreter imports for as long as two of them
 REPORT_EVERY = 10  # stages, where nobody watches
 FINISHED = re.compile(r"^Stage '(.+)' (?:didn't change, skipping|is cached - skipping run)")
 STARTED = re.compile(r"^Running stage '(.+)':$")
 FAILED = re.compile(r"^ERROR: failed to reproduce (.+)$")
+ENDED = re.compile(r"^end of order: (-?\d+)$")  # of quick_dvc.py --orders
 EDGE = re.compile(r'^"(.+)" -> "(.+)";$')
 
 
@@ -254,7 +255,9 @@ class Hand(threading.Thread):
 
 
 class LocalHand(Hand):
-    """Takes stages from the board and runs them, one DVC process after the other."""
+    """Takes stages from the board and has processes of this machine run them."""
+
+    code = 0  # exit code of the last stages
 
     def __init__(self, board: Board, progress: Progress) -> None:
         super().__init__()
@@ -268,28 +271,29 @@ class LocalHand(Hand):
                 self.progress.tell(f"dvc can't be run: {error}")
                 self.board.fail(stages)
 
+    def begin(self, stages: list[str]) -> subprocess.Popen[str]:
+        """Have a process run the stages."""
+        return start_group(self.command(stages), self.environment())
+
     def command(self, stages: list[str]) -> list[str]:
-        return [
-            sys.executable,
-            QUICK_DVC,
-            "--wait-for-lock",
-            "repro",
-            "--keep-going",
-            "--single-item",
-            *stages,
-        ]
+        """The command line of that process."""
+        raise NotImplementedError
 
     def environment(self) -> dict[str, str]:
         return environment()
 
+    def said(self, process: subprocess.Popen[str]) -> Iterator[str]:
+        """What it prints of these stages; afterwards `code` is how they ended."""
+        yield from output(process)
+        self.code = process.wait()
+
     def reproduce(self, stages: list[str]) -> None:
         """Run the stages; their own output is shown only if one of them fails."""
-        process = start_group(self.command(stages), self.environment())
-        self.process = process
+        process = self.process = self.begin(stages)
         if self.board.stopped:
             stop_group(process)
         lines, failed = self.follow(process, stages)
-        if process.wait() == 0:
+        if self.code == 0:
             for stage in stages:
                 self.board.finish(stage)
         elif not self.board.stopped:
@@ -306,11 +310,11 @@ class LocalHand(Hand):
     def follow(
         self, process: subprocess.Popen[str], stages: list[str]
     ) -> tuple[list[str], list[str]]:
-        """Read what DVC prints until it ends -> all lines, and the stages that failed."""
+        """Read what DVC prints until it is done -> all lines, and the stages that failed."""
         current, start = None, time.monotonic()
         lines: list[str] = []
         failed: list[str] = []
-        for line in map(str.rstrip, output(process)):
+        for line in map(str.rstrip, self.said(process)):
             lines.append(line)
             if error := FAILED.match(line):
                 failed = [stage for stage in re.findall(r"'([^']+)'", error[1]) if stage in stages]
@@ -324,15 +328,56 @@ class LocalHand(Hand):
         return lines, failed
 
 
+class DvcHand(LocalHand):
+    """One DVC process for all stages that it takes: starting DVC and reading files is done once."""
+
+    def work(self) -> None:
+        try:
+            super().work()
+        finally:
+            if self.process is not None and self.process.stdin is not None:
+                self.process.stdin.close()  # its orders end
+                self.process.wait()
+
+    def begin(self, stages: list[str]) -> subprocess.Popen[str]:
+        process = self.process
+        if process is None or process.poll() is not None:
+            command, env = self.command(stages), self.environment()
+            process = start_group(command, env, stdin=subprocess.PIPE)
+        if process.stdin is None:
+            raise OSError(f"{process.args!r}: expected a process whose input is a pipe")
+        process.stdin.write(json.dumps(self.order(stages)) + "\n")
+        process.stdin.flush()
+        return process
+
+    def command(self, stages: list[str]) -> list[str]:
+        return [sys.executable, QUICK_DVC, "--orders"]
+
+    def order(self, stages: list[str]) -> list[str]:
+        """DVC's arguments, which the process is told by a line of its standard input."""
+        return ["--wait-for-lock", "repro", "--keep-going", "--single-item", *stages]
+
+    def said(self, process: subprocess.Popen[str]) -> Iterator[str]:
+        for line in output(process):
+            if ended := ENDED.match(line):
+                self.code = int(ended[1])
+                return
+            yield line
+        self.code = process.wait() or 1  # it was killed
+
+
 def start_group(
-    command: list[str], env: dict[str, str], cwd: Path | None = None
+    command: list[str],
+    env: dict[str, str],
+    cwd: Path | None = None,
+    stdin: int = subprocess.DEVNULL,
 ) -> subprocess.Popen[str]:
     """A process in a group of its own, so that `stop_group` reaches its children."""
     return subprocess.Popen(
         command,
         cwd=cwd,
         env=env,
-        stdin=subprocess.DEVNULL,
+        stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -402,7 +447,7 @@ def reproduce(jobs: int) -> int:
     progress = Progress(board)
     progress.tell(f"Up to {board.total} stages to run, {jobs} at a time.")
     with shared_logger(), warm_interpreter(board, progress):
-        run_stages(board, progress, [LocalHand(board, progress) for _ in range(jobs)])
+        run_stages(board, progress, [DvcHand(board, progress) for _ in range(jobs)])
     if board.failed:
         if board.skipped:
             print(f"Not run, as they need what failed: {', '.join(board.skipped)}")

@@ -188,8 +188,10 @@ def test_the_release_that_is_installed_is_one_where_it_works(monkeypatch):
 
 
 def test_make_repro_writes_so():
-    assert repro.LocalHand(repro.Board([], {}, 1), None).command(["a"])[1:] == [
-        str(ROOT / "scripts" / "quick_dvc.py"),
+    hand = repro.DvcHand(repro.Board([], {}, 1), None)
+    assert hand.command(["a"])[1:] == [str(ROOT / "scripts" / "quick_dvc.py"), quick_dvc.ORDERS]
+    assert hand.order(["a"])[:-1] == quick_dvc.REPRODUCE
+    assert hand.order(["a"]) == [
         "--wait-for-lock",
         "repro",
         "--keep-going",
