@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
-from synthetic import ROOT, Tree
+from synthetic import PAPER, ROOT, Tree
 
 from momos import config
 from momos.report.shared import figures
@@ -19,20 +19,28 @@ from momos.report.shared import figures
 
 def build(root: Path) -> Path:
     """The report's folder, index.html in it."""
-    tree = Tree(root)
+    Tree(root)
+    return build_report(root)
+
+
+def build_report(root: Path) -> Path:
+    """The same of a study that is there."""
+    names = ("data/imported", "digits.json", "runs/digits", "results/digits", "reports/digits")
+    arguments = (PAPER, *(root / name for name in names))
+    reports = arguments[-1]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         patch.setattr(figures, "write_all", _one_for_all)
-        _stage("report", *tree.arguments)
-    _write_costs(tree)
+        _stage("report", *arguments)
+    _write_costs(root)
     _stage(
         "provenance",
-        tree.reports / "results.json",
+        reports / "results.json",
         ROOT / "requirements.txt",
-        tree.reports / "provenance.json",
+        reports / "provenance.json",
     )
-    render(tree.reports)
-    return tree.reports
+    render(reports)
+    return reports
 
 
 def render(reports: Path, page: Path | None = None) -> Path:
@@ -60,10 +68,11 @@ def _one_for_all(drawn, folder: Path) -> None:
     )
 
 
-def _write_costs(tree: Tree) -> None:
-    rows = [_cost(run) for run in config.runs(path=tree.root / "params.yaml")]
-    (tree.reports / "cost").mkdir()
-    pd.DataFrame(rows).to_csv(tree.reports / "cost" / "cost.csv", index=False)
+def _write_costs(root: Path) -> None:
+    rows = [_cost(run) for run in config.runs(path=root / "params.yaml")]
+    folder = root / "reports" / "digits" / "cost"
+    folder.mkdir()
+    pd.DataFrame(rows).to_csv(folder / "cost.csv", index=False)
 
 
 def _cost(run: config.Run) -> dict:
