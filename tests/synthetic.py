@@ -118,6 +118,19 @@ def _complexity(ratio: float) -> dict[str, float]:
         "bdm_2d_ratio": 0.9,
         "bdm_2d_normalized": 0.4,
         "bdm_2d_shuffled": 1e5,
+        "num_initializations": 20,
+        **_fresh("bdm_1d", ratio),
+        **_fresh("bdm_2d", 0.9),
+    }
+
+
+def _fresh(prefix: str, ratio: float) -> dict[str, float]:
+    """Against initialisations of mean 1e5 and standard deviation 100, the run's own among them."""
+    return {
+        f"{prefix}_fresh_mean": 1e5,
+        f"{prefix}_fresh_std": 100.0,
+        f"{prefix}_ratio_own": ratio,
+        f"{prefix}_z": 1000 * (ratio - 1),
     }
 
 
@@ -155,7 +168,14 @@ def ablation(drops: dict[int, float], *, model: str = "mlp") -> pd.DataFrame:
                 "capacity": capacity,
             }
             parts.append(
-                base.assign(**cell, val_accuracy_last=accuracy, val_accuracy_best=accuracy)
+                base.assign(
+                    **cell,
+                    **{
+                        f"{split}_accuracy_{which}": accuracy
+                        for split in ("val", "test")
+                        for which in ("best", "last")
+                    },
+                )
             )
     return described(pd.concat(parts, ignore_index=True))
 
@@ -195,6 +215,7 @@ def survey(ratios, *, source: str = results.OWN_SOURCE) -> pd.DataFrame:
         "source": source,
         "tags": "a1_in1k",
         "num_weights": 1000,
+        "seed": range(len(ratios)),
     }
     rows |= {"bdm_1d_ratio": ratios, "bdm_2d_ratio": ratios, "group": "Baseline", "title": "MLP"}
     rows |= {f"bdm_{n}d": ratios for n in (1, 2)} | {f"bdm_{n}d_shuffled": 0.99 for n in (1, 2)}
@@ -267,8 +288,14 @@ class Tree:
             "models": list(TREE_MODELS),
             "methods": list(TREE_METHODS),
             "seeds": [0, 1],
+            "more_seeds_of": [],
+            "more_seeds": [],
         }
-        self.params["ablation"] |= {"block_sizes": list(SIZES), "capacities": list(CAPACITIES)}
+        self.params["ablation"] |= {
+            "block_sizes": list(SIZES),
+            "capacities": list(CAPACITIES),
+            "seeds": [0],
+        }
         self.params["report"]["picture_size"] = 8
         self.write_params()
         self.results = root / "results" / "digits"
@@ -317,7 +344,9 @@ class Tree:
         for model in TREE_MODELS:
             rows = [row for run in main if run.model == model for row in packed(run)]
             pd.DataFrame(rows).to_csv(self.results / model / "packing.csv", index=False)
-        zoo = survey([1.0, 0.8, 0.9, np.nan], source="timm").drop(columns=["group", "title"])
+        zoo = survey([1.0, 0.8, 0.9, np.nan], source="timm").drop(
+            columns=["group", "title", "seed"]
+        )
         zoo.loc[0, ["source", "tags"]] = results.CONTROL, ""
         zoo.assign(error=["", "", "", "OSError: hub away"]).to_csv(
             self.results / "zoo.csv", index=False

@@ -60,6 +60,8 @@ TOLERANCES = UNTRAINED | {
     "norm": Tolerance(relative=0.02),  # moved by at most 1.7 %; the same
     "accuracy": Tolerance(absolute=1.0, spread=True, one_run=5.0, elsewhere=8.0),  # points
     "ratio": Tolerance(relative=0.01, spread=True, one_run=2.0, elsewhere=5.0),
+    # Standard deviations from a mean: 1 % of a BDM ratio is several.
+    "score": Tolerance(absolute=2.0, relative=0.25, spread=True, one_run=2.0, elsewhere=5.0),
     # Sampled by few chains, or a point of a coarse grid.
     "estimate": Tolerance(relative=0.25, spread=True, one_run=2.0, elsewhere=8.0),
     "other": Tolerance(relative=0.05, spread=True, one_run=4.0),
@@ -77,6 +79,9 @@ def bless(results: Mapping[str, Any], rounding: str | None = None) -> dict[str, 
         "data": results["data"],
         "cells": {cell["id"]: _bless_cell(cell) for cell in results["cells"]},
         "claims": {claim["id"]: claim["verdict"] for claim in results["claims"]},
+        "decided": {
+            claim["id"]: claim["decided"] for claim in results["claims"] if "decided" in claim
+        },
     }
 
 
@@ -118,6 +123,10 @@ def compare(expected: Mapping[str, Any], fresh: Mapping[str, Any]) -> pd.DataFra
     rows += [
         _compare_text(f"claims/{name}", "claim", old, new, MOVED)
         for name, old, new in _pairs(expected["claims"], fresh["claims"])
+    ]
+    rows += [
+        _compare_text(f"claims/{name}/decided", "claim", old, new, MOVED)
+        for name, old, new in _pairs(expected.get("decided", {}), fresh.get("decided", {}))
     ]
     rows += [
         _compare_text(f"data/{name}", "data", old, new, REGRESSION)

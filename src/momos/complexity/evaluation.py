@@ -1,9 +1,22 @@
-"""Accuracy, description length and complexity of one run of the study, as rows of a table."""
+"""Accuracy, description length and complexity of one run of the study, as rows of a table.
 
+BDM of the trained weights stands beside that of several initialisations of the same architecture,
+whose seeds no run has (method A11). In these columns <n> is 1 or 2:
+
+    bdm_<n>d_fresh_mean, .._fresh_std   of the initialisations, in bits
+    bdm_<n>d_ratio                      trained / fresh_mean
+    bdm_<n>d_ratio_own                  trained / the run's own initialisation (MoMos, Eq. 22)
+    bdm_<n>d_z                          (trained - fresh_mean) / fresh_std; empty without a spread
+"""
+
+import functools
+import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 from torch import nn
 
 from momos import config, models
@@ -19,7 +32,55 @@ ABOUT = (
     "model", "method", "seed", "grid", "bits", "block_size", "capacity", "num_motifs", "num_blocks",
     "num_weights",
 )  # fmt: skip
+SHAPE = ("num_classes", "in_channels", "image_size")
+FIRST_SEED = 1_000_000  # of the initialisations that trained weights are compared with
 Row = dict[str, Any]
+
+
+class Fresh(NamedTuple):
+    """BDM in bits of initialised, untrained weights: 1-D, then 2-D."""
+
+    mean: tuple[float, float]
+    std: tuple[float, float]  # sample standard deviation
+
+    def columns(self, measured: Mapping[str, Any]) -> Row:
+        """The columns above. measured: those of `measure.bdm_columns`."""
+        row: Row = {}
+        for prefix, mean, std in zip(("bdm_1d", "bdm_2d"), self.mean, self.std, strict=True):
+            value = measured[prefix]
+            row |= {
+                f"{prefix}_fresh_mean": mean,
+                f"{prefix}_fresh_std": std,
+                f"{prefix}_ratio": value / mean,
+                f"{prefix}_ratio_own": measured[f"{prefix}_ratio"],
+                f"{prefix}_z": (value - mean) / std if std else math.nan,
+            }
+        return row
+
+
+def fresh_complexity(about: Mapping[str, Any], num_initializations: int) -> Fresh:
+    """Measure so many initialisations of a run's architecture; of equal runs, once a process.
+
+    about: run.json. Their seeds are FIRST_SEED and those after it.
+    """
+    kwargs = json.dumps(about["arch_kwargs"], sort_keys=True)
+    shape = tuple(about[key] for key in SHAPE)
+    return _fresh_complexity(about["arch"], kwargs, shape, num_initializations)
+
+
+@functools.lru_cache(maxsize=16)
+def _fresh_complexity(arch: str, kwargs: str, shape: tuple[int, ...], number: int) -> Fresh:
+    """kwargs: as JSON; shape: num_classes, in_channels, image_size."""
+    sizes = dict(zip(SHAPE, shape, strict=True))
+    values = []
+    for seed in range(FIRST_SEED, FIRST_SEED + number):
+        model = models.build(arch, seed=seed, kwargs=json.loads(kwargs), **sizes)
+        values.append(measure.model_bdm(blocks.trainable(model)))
+    one, two = np.transpose(values)
+    return Fresh(
+        mean=(float(one.mean()), float(two.mean())),
+        std=(float(one.std(ddof=1)), float(two.std(ddof=1))),
+    )
 
 
 def evaluate_run(
@@ -90,6 +151,8 @@ def _complexity(
         compressors=settings.compressors,
         seed=settings.shuffle_seed,
     )
+    fresh = fresh_complexity(about, settings.num_initializations)
+    row |= {"num_initializations": settings.num_initializations} | fresh.columns(row)
     counts = {
         f"distinct_blocks_s{size}": measure.distinct_blocks(weights, size, slicing)
         for size in block_sizes

@@ -107,7 +107,10 @@ def test_metrics_are_means_over_a_familys_runs(built):
     assert metrics["models"]["resnet20"]["momos"]["bdm_ratio"] == pytest.approx(
         momos.bdm_1d_ratio.mean(), abs=1e-4
     )
-    assert sum(metrics["claims"].values()) == len(read_claims(PAPER))
+    counted = sum(metrics["claims"].values()) + sum(metrics["claims_apart"].values())
+    assert counted == len(read_claims(PAPER))
+    assert metrics["claims_apart"] == {"by_construction": 1, "audit": 1}
+    assert set(metrics["claims_decided"]) == {"supported", "not_supported"}
     assert metrics["rac_check"] == {"agree": 31, "cells": 48}
     assert set(metrics["models"]) == set(TREE_MODELS) and set(metrics["models"]["mlp"]) == {
         "baseline",
@@ -180,12 +183,13 @@ def test_the_survey_has_own_runs_the_control_and_models_from_elsewhere(built):
     assert "1 surveyed models could not be measured" in (built / "README.md").read_text()
     zoo = pd.read_csv(built / "tables" / "zoo.csv").set_index(["source", "by", "group"])
     assert (
-        zoo.num_models["this pipeline", "all", "all"] == main
+        zoo.num_models["this pipeline", "all", "all"] == len(TREE_MODELS) * 2
         and zoo.num_models["timm", "all", "all"] == 2
     )
     assert zoo.ratio_1d["timm", "recipe", "others"] == pytest.approx(0.85)
     claims = pd.read_csv(built / "tables" / "claims.csv").set_index("id")
-    assert f" of {main + 2} other pairs" in claims.note["M1"], "what nobody trained does not count"
+    pairs = len(TREE_MODELS) * 2 + 2
+    assert f" of {pairs} other pairs" in claims.note["M1"], "what nobody trained does not count"
 
 
 def edited(tree, tmp_path, name, edit):

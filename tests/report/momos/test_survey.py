@@ -50,16 +50,61 @@ def test_groups_hold_medians_shares_and_counts():
     )
 
 
-def test_the_share_has_wilsons_interval():
-    """180 of 200: 0.851 to 0.934, as by R's prop.test without correction."""
+def test_the_share_has_an_exact_interval():
+    """180 of 200: 0.850 to 0.938, as by R's binom.test."""
     found = row(
         survey_statistics.group_statistics(survey([0.9] * 180 + [1.1] * 20, source="timm"), seed=0),
         "all",
         "all",
     )
     assert (found.share_below_low, found.share_below_high) == pytest.approx(
-        (0.8506, 0.9343), abs=2e-4
+        (0.8497872, 0.9378406), abs=1e-7
     )
+
+
+def own_runs(methods: dict[str, list[float]], *, models: int = 2) -> pd.DataFrame:
+    """Runs of this pipeline: a ratio a seed for each method (its group), alike for all models."""
+    parts = [
+        survey(ratios).assign(group=group, family=f"net{model}", title=f"Net{model}")
+        for model in range(models)
+        for group, ratios in methods.items()
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def test_methods_trained_from_one_initialisation_are_one_pair():
+    """Thirteen methods, two models, three seeds: 78 runs, and six initialisations."""
+    methods = {f"m{number}": [0.90, 0.95, 1.20] for number in range(12)}
+    runs = own_runs({"Baseline": [1.01, 0.99, 0.99], **methods})
+    found = survey_statistics.group_statistics(runs, seed=0)
+    whole, one = (
+        row(found, "all", "all", results.OWN_SOURCE),
+        row(found, "method", "m3", results.OWN_SOURCE),
+    )
+    assert (len(runs), whole.num_models, one.num_models) == (78, 6, 6)
+    for numbers in (whole, one):  # the means: seeds 0 and 1 below 1, seed 2 above
+        assert numbers.share_below == pytest.approx(4 / 6)
+        exact = stats.binomtest(4, 6).proportion_ci(method="exact")
+        ends = (numbers.share_below_low, numbers.share_below_high)
+        assert ends == pytest.approx((exact.low, exact.high))
+    mine = survey_statistics.initializations(runs[runs.family == "net0"])
+    expected = [(1.01 + 12 * 0.9) / 13, (0.99 + 12 * 0.95) / 13, (0.99 + 12 * 1.2) / 13]
+    assert list(mine.bdm_1d_ratio) == pytest.approx(expected)
+
+
+def test_the_pairs_of_figure_2_are_baselines_and_models_from_elsewhere():
+    runs = own_runs({"Baseline": [1.01, 0.99], "MoMos s=4": [0.5, 0.6]})
+    elsewhere = survey([0.9, 0.8, 0.7], source="timm")
+    pairs = survey_statistics.pairs(pd.concat([runs, elsewhere], ignore_index=True))
+    assert list(pairs.bdm_1d_ratio) == pytest.approx([1.01, 0.99, 1.01, 0.99, 0.9, 0.8, 0.7])
+    without = survey_statistics.pairs(runs[runs.group != "Baseline"])
+    assert list(without.bdm_1d_ratio) == pytest.approx([0.5, 0.6] * 2)
+
+
+def test_an_initialisation_with_a_missing_value_has_no_mean():
+    runs = own_runs({"a": [0.9, 0.9], "b": [float("nan"), 0.7]}, models=1)
+    first, second = survey_statistics.initializations(runs).bdm_1d_ratio
+    assert np.isnan(first) and second == pytest.approx(0.8)
 
 
 def test_the_bootstrap_interval_is_scipys():
@@ -136,7 +181,8 @@ def test_tables_say_intervals_and_missing_values():
     shown = survey_statistics.group_table(
         survey_statistics.group_statistics(survey([0.9], source="timm"), seed=0)
     )
-    assert shown["1-D ratio"][0] == "0.900" and shown["Share below 1"][0] == "1.00 (0.21 to 1.00)"
+    assert shown["1-D ratio"][0] == "0.900"
+    assert shown["Share below 1"][0] == "1.00 (0.03 to 1.00)", "0.025 to 1"
     agreement = survey_statistics.agreement_table(
         survey_statistics.agreement(survey([0.9, 0.8], source="timm"))
     )

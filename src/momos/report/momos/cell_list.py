@@ -15,7 +15,7 @@ import pandas as pd
 
 from momos import metrics
 from momos.methods.method import percent
-from momos.report.momos import packing
+from momos.report.momos import packing, survey
 from momos.report.momos.cells import (
     FAIL,
     PASS,
@@ -56,9 +56,13 @@ MEASURES = {
     "description_bits": Measure("complexity", "count", "bits"),
     "bdm_1d": Measure("complexity", "bdm", "bits"),
     "bdm_1d_initial": Measure("complexity", "exact", "bits"),
+    "bdm_1d_ratio_own": Measure("complexity", "bdm"),
+    "bdm_1d_z": Measure("complexity", "score"),
     "bdm_1d_normalized": Measure("complexity", "bdm"),
     "bdm_1d_against_shuffled": Measure("complexity", "bdm"),
     "bdm_2d_ratio": Measure("complexity", "bdm"),
+    "bdm_2d_ratio_own": Measure("complexity", "bdm"),
+    "bdm_2d_z": Measure("complexity", "score"),
     "bdm_2d_normalized": Measure("complexity", "bdm"),
     "bdm_2d_against_shuffled": Measure("complexity", "bdm"),
     "sparsity": Measure("complexity", "other", "percent", 100),
@@ -217,20 +221,21 @@ class CellList:
 
     def zoo(self) -> Iterator[Cell]:
         """Figure 2: the share of pairs below 1 by source, and each model from elsewhere."""
-        survey = self.study.results.survey
+        surveyed = self.study.results.survey
         own: Origin = {"source": f"{self.results_dir}/*/evaluation.csv", "stage": "evaluate"}
         elsewhere: Origin = {"source": f"{self.results_dir}/zoo.csv", "stage": "survey"}
-        for source, rows in survey.groupby("source", sort=False):
+        for source, rows in surveyed.groupby("source", sort=False):
             place = source.replace(" ", "_")
             origin = own if source == results.OWN_SOURCE else elsewhere
-            below = int((rows.bdm_1d_ratio < 1).sum())
-            low, high = statistics.wilson(below, len(rows))
+            pairs = survey.pairs(rows)
+            below = int((pairs.bdm_1d_ratio < 1).sum())
+            low, high = statistics.clopper_pearson(below, len(pairs))
             count = Name("zoo", place, "all", "num_pairs", "count")
-            yield make_cell(count, one_number(float(len(rows))), origin)
-            share = one_number(100 * below / len(rows), wilson=(100 * low, 100 * high))
+            yield make_cell(count, one_number(float(len(pairs))), origin)
+            share = one_number(100 * below / len(pairs), interval=(100 * low, 100 * high))
             name = Name("zoo", place, "all", "share_below_1", "other", "percent")
             yield make_cell(name, share, origin)
-        for row in survey[survey.source != results.OWN_SOURCE].itertuples():
+        for row in surveyed[surveyed.source != results.OWN_SOURCE].itertuples():
             name = Name("zoo", row.source.replace(" ", "_"), row.name, "bdm_1d_ratio", "bdm")
             yield make_cell(name, one_number(row.bdm_1d_ratio), elsewhere)
 
@@ -253,19 +258,23 @@ class CellList:
     def aggregate(self) -> Iterator[Cell]:
         """Each method's accuracy minus the baseline's of the same seed, over all models.
 
-        Runs of the same seed start from the same weights.
+        Runs of the same seed start from the same weights. Models may have other seeds.
         """
         rows = self.main_rows[self.main_rows.weights == "deployed"]
         baselines = list(rows.method[rows.family == "baseline"].drop_duplicates())
         if not baselines:
             return
-        wide = rows.pivot(index=["model", "seed"], columns="method", values="test_accuracy_last")
-        accuracy = 100 * wide.sort_index()
+        keys = {"index": ["model", "seed"], "columns": "method"}
+        accuracy = 100 * rows.pivot(**keys, values="test_accuracy_last").sort_index()
+        is_run = rows.assign(run=True).pivot(**keys, values="run").sort_index().notna()
         origin: Origin = {"source": f"{self.results_dir}/*/evaluation.csv", "stage": "evaluate"}
         for method in rows.method.drop_duplicates():
             if method == baselines[0]:
                 continue
-            differences = (accuracy[method] - accuracy[baselines[0]]).unstack("seed")
+            both = accuracy[[method, baselines[0]]]
+            lost = is_run[both.columns].all(axis=1) & both.isna().any(axis=1)
+            paired = (both[method] - both[baselines[0]]).mask(lost, np.inf)
+            differences = paired.unstack("seed")
             for short, statistic in (("mean", _mean), ("iqm", statistics.interquartile_mean)):
                 measure = f"accuracy_difference_{short}"
                 name = Name("aggregate", "all", method, measure, "accuracy", "points")

@@ -3,14 +3,14 @@
     id            table/model/method/measure; a measure of the weights behind quantised ones ends in
                   _latent
     kind          decides how far the number may move unnoticed (`momos.regression`): accuracy, rac,
-                  bdm, count, exact (no training touches it), norm, ratio, estimate (sampled, or a
-                  point of a coarse grid), other
+                  bdm, count, exact (no training touches it), norm, ratio, score (standard
+                  deviations from a mean), estimate (sampled, or a point of a coarse grid), other
     unit          percent, points (of accuracy), bits, bytes, or ""
     value, std    mean and sample standard deviation over seeds (null for one); without seeds the
                   value is no mean but one number
     num_seeds, seeds, values    the seeds, and each seed's own value
-    interval      95 %, or null; interval_method: t (Student over seeds), wilson (a share) or
-                  bootstrap (over models and seeds)
+    interval      95 %, or null; interval_method: t (Student over seeds), clopper-pearson (a share)
+                  or bootstrap (over models and seeds)
     source, stage the file that the number was computed from, and the stage that wrote it; for what
                   was not run, the file of the published value
 
@@ -142,8 +142,8 @@ def over_seeds(values: Iterable[float], seeds: Iterable[int]) -> Summary:
     }
 
 
-def one_number(value: float | None, wilson: tuple[float, float] | None = None) -> Summary:
-    """A number that is no mean over seeds. wilson: its interval, if it is a share."""
+def one_number(value: float | None, interval: tuple[float, float] | None = None) -> Summary:
+    """A number that is no mean over seeds. interval: Clopper-Pearson's, if it is a share."""
     rounded = number(value)
     return {
         "value": rounded,
@@ -151,24 +151,29 @@ def one_number(value: float | None, wilson: tuple[float, float] | None = None) -
         "num_seeds": 0,
         "seeds": [],
         "values": [] if rounded is None else [rounded],
-        "interval": [number(end) for end in wilson] if wilson else None,
-        "interval_method": "wilson" if wilson else None,
+        "interval": [number(end) for end in interval] if interval else None,
+        "interval_method": "clopper-pearson" if interval else None,
     }
 
 
 def bootstrapped(
     differences: pd.DataFrame, statistic: Callable[[np.ndarray], np.ndarray]
 ) -> Summary:
-    """A statistic with its bootstrap interval. differences: (models, seeds)."""
-    scores = differences.to_numpy(float)
-    is_whole = bool(np.isfinite(scores).all())
+    """A statistic of all runs with its bootstrap interval.
+
+    differences: (models, seeds), NaN where a model has no run of a seed, and infinite where a run
+    has no value. With such a run, and with a model without runs, the statistic is missing.
+    """
+    scores = [row[~np.isnan(row)] for row in differences.to_numpy(float)]
+    joined = np.concatenate(scores) if scores else np.zeros(0)
+    is_whole = bool(scores and all(map(len, scores)) and np.isfinite(joined).all())
     interval = statistics.stratified_bootstrap(scores, statistic, seed=0) if is_whole else None
     return {
-        "value": number(float(statistic(scores.ravel()))) if is_whole else None,
+        "value": number(float(statistic(joined))) if is_whole else None,
         "std": None,
-        "num_seeds": scores.shape[1],
+        "num_seeds": max(map(len, scores), default=0),
         "seeds": [int(seed) for seed in differences.columns],
-        "values": [number(value) for value in scores.ravel()],
+        "values": [number(value) if np.isfinite(value) else None for value in joined],
         "interval": [number(end) for end in interval] if interval else None,
         "interval_method": "bootstrap" if interval else None,
         "models": list(differences.index),

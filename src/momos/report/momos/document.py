@@ -4,7 +4,9 @@ schema, profile, data   1, the profile's name, and the images' source and SHA-25
 summary                 what `prepare` says of the data
 imported                which runs come from elsewhere, and from where (`imported.origin`)
 cells                   every number (`momos.report.momos.cells`)
-claims, counts          the verdicts, and how many there are of each kind
+findings                what was found, in five sentences
+claims, counts          the verdicts; how many there are of each kind, how many of them are decided,
+                        and those that are counted apart
 pareto                  per model, the methods that no other one beats in accuracy and RAC
 names                   the models' and the methods' names for readers
 settings                what params.yaml held
@@ -21,7 +23,7 @@ from momos.methods.method import Method
 from momos.report.momos.cell_list import CellList, canonical_name
 from momos.report.momos.cells import Cell, count_statuses
 from momos.report.momos.study import Study
-from momos.report.shared import published, statistics, verdicts
+from momos.report.shared import findings, published, statistics, verdicts
 
 SCHEMA = 1
 PAPER_TABLES = ("table1", "table2")
@@ -36,6 +38,7 @@ class Document(TypedDict):
     summary: dict[str, Any]
     imported: list[Mapping[str, Any]]
     cells: list[Cell]
+    findings: list[str]
     claims: list[dict[str, str]]
     counts: dict[str, dict]
     pareto: dict[str, dict[str, list[str]]]
@@ -60,9 +63,12 @@ def document(study: Study, *, paper_dir: str, results_dir: str) -> Document:
         "summary": dict(study.data),
         "imported": list(study.imported),
         "cells": cells,
+        "findings": findings.sentences(study.verdicts),
         "claims": study.verdicts[verdicts.SHOWN].to_dict("records"),
         "counts": {
             "claims": verdicts.counts(study.verdicts),
+            "decided": verdicts.counts_decided(study.verdicts),
+            "apart": verdicts.counts_apart(study.verdicts),
             "rac_check": count_agreeing(study.check),
             "published": count_statuses(cells, PAPER_TABLES),
         },
@@ -111,9 +117,16 @@ def family_means(study: Study) -> dict[str, Any]:
         models.setdefault(model, {})[family] = {
             name: round(float(value), 4) for name, value in means.items() if pd.notna(value)
         }
-    counted = verdicts.counts(study.verdicts)
+    counted = {
+        "claims": verdicts.counts(study.verdicts),
+        "claims_decided": verdicts.counts_decided(study.verdicts),
+        "claims_apart": verdicts.counts_apart(study.verdicts),
+    }
     return {
-        "claims": {name.lower().replace(" ", "_"): count for name, count in counted.items()},
+        **{
+            kind: {name.lower().replace(" ", "_"): count for name, count in numbers.items()}
+            for kind, numbers in counted.items()
+        },
         "rac_check": count_agreeing(study.check),
         "models": models,
     }

@@ -3,12 +3,16 @@
 A selection raises Missing where it does not hold all that it has to. A claim about all cells of the
 paper needs the paper's twelve configurations for every model of the grid. A claim about every
 model, or one that names models, needs those models in the grid. Accuracies are those of the last
-weights, in percent, means over seeds. "MoMos" and "QAT" cells are those of the one method alone:
-both together is beyond the paper.
+weights, in percent. "MoMos" and "QAT" cells are those of the one method alone: both together is
+beyond the paper.
+
+Cells are means over seeds, and give the verdicts. Samples have a value per initialisation, and say
+whether a verdict is decided (`momos.report.shared.decisions`): runs of one model and seed start
+from the same weights, and are compared with each other.
 """
 
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -18,6 +22,7 @@ import pandas as pd
 
 from momos.methods.method import percent
 from momos.report.shared import results
+from momos.report.shared.decisions import paired
 from momos.report.shared.verdicts import Judgement, Missing
 
 TABLE1_MODELS = ("mlp", "resnet20", "tiny_vit")
@@ -39,6 +44,7 @@ class Evidence:
     source: str  # of the images
     epochs: int
     departures: tuple[str, ...] = ()  # settings that are not the paper's (`published.departures`)
+    checkpoint: str = "last"  # last | best: the weights whose accuracy is judged
     # Judgements of the second paper's claims by id, as the stage `slt_report` wrote them.
     singular: Mapping[str, Judgement] = field(default_factory=dict)
 
@@ -46,6 +52,17 @@ class Evidence:
     def comparable(self) -> bool:
         """Whether absolute values compare with published ones: same data, recipe and budget."""
         return not self.departures
+
+    @cached_property
+    def best_weights(self) -> "Evidence":
+        """The same, with the accuracy of the weights of the lowest validation loss."""
+        return dataclasses.replace(self, checkpoint="best")
+
+    @property
+    def main_rows(self) -> pd.DataFrame:
+        """The main grid's runs, weights as deployed."""
+        rows = self.evaluation
+        return rows[(rows.grid == "main") & (rows.weights == "deployed")]
 
     @cached_property
     def cells(self) -> pd.DataFrame:
@@ -114,17 +131,42 @@ class Evidence:
 
     def baseline_accuracy(self, model: str) -> float:
         """The baseline's mean accuracy in percent."""
-        return float(accuracies(self.family_cells(model, "baseline"))[0])
+        return float(self.accuracies(self.family_cells(model, "baseline"))[0])
+
+    def accuracies(self, cells: pd.DataFrame) -> np.ndarray:
+        """Test accuracies of cells or runs in percent."""
+        return 100 * measured_values(cells, f"test_accuracy_{self.checkpoint}")
 
     def accuracy_drop(self, model: str, family: str, **settings: float) -> float:
         """The baseline's mean minus that of the cell with these settings, in points."""
+        cell = self._cell(model, family, settings)
+        return rounded(self.baseline_accuracy(model) - self.accuracies(cell)[0])
+
+    def accuracy_drops(self, model: str, family: str, **settings: float) -> dict[Hashable, float]:
+        """The same by seed: each run against the baseline that started from the same weights."""
+        cell = self._cell(model, family, settings)
+        return self.drops_of(model, cell.method.iloc[0])
+
+    def drops_of(self, model: str, method: str) -> dict[Hashable, float]:
+        """The accuracy of the baseline minus that of a method, in points, by seed."""
+        baseline = self.family_cells(model, "baseline").method.iloc[0]
+        own, others = (self.accuracies_by_seed(model, name) for name in (baseline, method))
+        return {seed: rounded(drop) for seed, drop in paired(own, others).items()}
+
+    def accuracies_by_seed(self, model: str, method: str) -> dict[Hashable, float]:
+        """The accuracy of each run in percent, by seed."""
+        rows = self.main_rows
+        mine = rows[(rows.model == model) & (rows.method == method)]
+        return dict(zip(map(int, mine.seed), self.accuracies(mine), strict=True))
+
+    def _cell(self, model: str, family: str, settings: Mapping[str, float]) -> pd.DataFrame:
         cells = self._of_family(model, family)
         for name, value in settings.items():
             cells = cells[np.isclose(cells[name], value)]
         if cells.empty:
             wanted = ", ".join(f"{name} {value}" for name, value in settings.items())
             raise Missing(f"Not in the grid: {family} of {model} with {wanted}.")
-        return rounded(self.baseline_accuracy(model) - accuracies(cells)[0])
+        return cells
 
     def momos_epochs(self) -> pd.DataFrame:
         """Epochs of all MoMos runs in order, those of the ablation included.
@@ -195,9 +237,12 @@ def measured_values(cells: pd.DataFrame, column: str) -> np.ndarray:
     return values
 
 
-def accuracies(cells: pd.DataFrame) -> np.ndarray:
-    """Test accuracies of the last weights in percent."""
-    return 100 * measured_values(cells, "test_accuracy_last")
+def by_initialization(
+    rows: pd.DataFrame, statistic: Callable[[pd.DataFrame], Any]
+) -> dict[Hashable, Any]:
+    """A statistic of the runs that started from the same weights: (model, seed) -> value."""
+    groups = rows.groupby(["model", "seed"], sort=False)
+    return {key: statistic(part) for key, part in groups}
 
 
 def rounded(points: float) -> float:

@@ -7,8 +7,9 @@ import pandas as pd
 
 from momos.report.momos.study import Settings, Study
 from momos.report.momos.table_list import Table
-from momos.report.shared import figures, results, verdicts
+from momos.report.shared import figures, findings, results, verdicts
 from momos.report.shared import tables as rendering
+from momos.report.shared.decisions import YES
 from momos.report.shared.figures import Drawing
 
 BESIDE = (
@@ -51,6 +52,12 @@ def claims_page(study: Study) -> str:
         " fixed before anything was measured.\n"
         "NOT RUN: this profile lacks the runs. NOT COMPARABLE: other data or budget than the"
         " paper's, for absolute published values.\n"
+        "Decided: whether chance could turn the verdict. The statistic is taken of each"
+        " initialisation (seed), methods paired by it, and its interval (t,\n"
+        "or for shares Clopper-Pearson) must lie entirely on one side of the threshold; with equal"
+        " values it decides nothing. A claim that is true by\n"
+        "construction, or audits the publication, is counted apart. What stands under Also changes"
+        " no verdict.\n"
     )
     return f"{intro}\n{verdicts.markdown(study.verdicts)}"
 
@@ -67,6 +74,7 @@ def page(study: Study, tables: Mapping[str, Table], drawings: Mapping[str, Drawi
         _data_text(study.data),
         _imported_text(study.imported),
         BESIDE,
+        "## What was found\n\n" + _findings_text(study.verdicts),
         "## Claims\n\n" + _verdicts_text(study.verdicts),
         "## Results\n\n" + "\n".join([*main, LINKS + _failures_text(study.results)]),
         "## Figures\n\n" + figures.markdown(drawings),
@@ -94,10 +102,21 @@ def _imported_text(origins: Sequence[Mapping[str, Any]]) -> str:
     return "Not run here but imported, as numbers:\n\n" + "\n".join(lines)
 
 
+def _findings_text(table: pd.DataFrame) -> str:
+    return "\n".join(f"- {sentence}" for sentence in findings.sentences(table))
+
+
 def _verdicts_text(table: pd.DataFrame) -> str:
-    counts = verdicts.counts(table)
-    ids = [", ".join(table.id[table.verdict == verdict]) or rendering.EMPTY for verdict in counts]
-    counted = pd.DataFrame({"Verdict": counts.keys(), "Claims": counts.values(), "Which": ids})
+    rows = []
+    for name, count in verdicts.counts(table).items():
+        mine = table[(table.verdict == name) & ~verdicts.is_apart(table)]
+        decided = mine[mine.decided == YES]
+        texts = [", ".join(part.id) or rendering.EMPTY for part in (mine, decided)]
+        rows.append([name, count, texts[0], texts[1] if name in verdicts.JUDGED else ""])
+    for name, count in verdicts.counts_apart(table).items():
+        ids = ", ".join(table.id[table.decided == name]) or rendering.EMPTY
+        rows.append([f"apart: {name}", count, ids, ""])
+    counted = pd.DataFrame(rows, columns=["Verdict", "Claims", "Which", "Decided"])
     return (
         rendering.markdown(counted)
         + "\nEach with its statistic, threshold and numbers: [claims.md](claims.md)."

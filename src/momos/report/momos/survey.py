@@ -10,11 +10,12 @@ from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from momos.report.shared import tables
 from momos.report.shared.results import CONTROL, OWN_SOURCE
+from momos.report.shared.statistics import clopper_pearson
 
+BASELINE = "Baseline"  # the group of methods that neither quantise nor share weights
 SIZES = (0, 1e6, 5e6, 25e6, 1e8, np.inf)
 SIZE_NAMES = ("below 1 M", "1 M to 5 M", "5 M to 25 M", "25 M to 100 M", "above 100 M")
 SMALLEST_GROUP = 3  # models; smaller families and recipes are pooled
@@ -33,13 +34,39 @@ VALUES = {
 }
 
 
+def initializations(models: pd.DataFrame) -> pd.DataFrame:
+    """Join the runs that started from the same initialisation: a row each, numbers averaged.
+
+    Own runs of one model and seed start from the same weights, whatever their method: they are one
+    pair. models: rows of `survey`; models from elsewhere have an initialisation each.
+    """
+    own = models.source == OWN_SOURCE
+    names = models.family.where(own, models.name) + models.seed.where(own).map(" {}".format)
+    groups = models.groupby((models.source + " " + names).to_numpy(), sort=False)
+    numbers = [name for name in models if pd.api.types.is_float_dtype(models[name])]
+    whole = groups[numbers].count().eq(groups.size(), axis=0)  # pandas leaves out missing values
+    means = groups[numbers].mean().where(whole)
+    return groups.first().assign(**means).reset_index(drop=True)
+
+
+def pairs(survey: pd.DataFrame) -> pd.DataFrame:
+    """The pairs of Figure 2's claim: trained as usual, against an initialisation, a row each.
+
+    Of own runs they are the baselines; without any, all runs of an initialisation together.
+    """
+    own = survey.source == OWN_SOURCE
+    baseline = own & (survey.group == BASELINE)
+    return initializations(survey[~own | baseline if baseline.any() else own | ~own])
+
+
 def group_statistics(survey: pd.DataFrame, *, seed: int) -> pd.DataFrame:
     """Summarise the survey: a row per source and group of its models.
 
     A row has num_models; medians of the BDM ratios and of BDM against the shuffled control, each
     with a 95 % interval (<name>_low, <name>_high; percentile bootstrap, seeded); and the share of
-    models below 1 in 1-D with Wilson's interval. Own runs are grouped by model and method, models
-    from elsewhere by family, size, training recipe and the data of that.
+    models below 1 in 1-D with Clopper-Pearson's interval. Runs that started from the same
+    initialisation count as one model, with their mean. Own runs are grouped by model and method,
+    models from elsewhere by family, size, training recipe and the data of that.
     """
     against = {
         f"against_shuffled_{n}d": survey[f"bdm_{n}d"] / survey[f"bdm_{n}d_shuffled"] for n in (1, 2)
@@ -49,7 +76,7 @@ def group_statistics(survey: pd.DataFrame, *, seed: int) -> pd.DataFrame:
         for by, names in _groupings(source, models):
             parts = models.groupby(names.to_numpy(), sort=True)
             rows += [
-                {"source": source, "by": by, "group": name} | _summary(part, seed)
+                {"source": source, "by": by, "group": name} | _summary(initializations(part), seed)
                 for name, part in parts
             ]
     return pd.DataFrame(rows)
@@ -99,7 +126,7 @@ def _pooled(names: pd.Series) -> pd.Series:
 
 def _summary(models: pd.DataFrame, seed: int) -> dict[str, float]:
     below = int((models.bdm_1d_ratio < 1).sum())
-    low, high = stats.binomtest(below, len(models)).proportion_ci(method="wilson")
+    low, high = clopper_pearson(below, len(models))
     summary = {
         "num_models": len(models),
         "share_below": below / len(models),

@@ -22,7 +22,7 @@ their differences, key by key; where one of them is a constant of the study, it 
 
 import math
 from collections.abc import Hashable, Iterator, Mapping
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -35,7 +35,7 @@ ERROR = 1 - statistics.LEVEL
 FEWEST_SHOWN = 4  # parts; of more than so many, those that decide are shown alone
 
 # Initialisation (a seed, a run) -> value; true or false where the statistic is a share.
-Sample: TypeAlias = Mapping[Hashable, float]
+Sample: TypeAlias = Mapping[Any, float]
 Samples: TypeAlias = Mapping[str, Sample]  # part of the statistic (a model, "" for a whole) -> ..
 
 
@@ -89,6 +89,12 @@ def decide(claim: Claim, met: bool, **samples: Samples | float) -> Decision:
     states = [part.state(level) for part in parts]
     decided = all(state == MET for state in states) if met else FAILED in states
     return Decision(YES if decided else NO, _text(parts, states, level, met=met))
+
+
+def share_text(name: str, sample: Sample) -> str:
+    """The exact interval of a share, in words. sample: true or false per initialisation."""
+    condition = Condition(name="share", operator="==", value=1.0)
+    return _text([Part(name, condition, sample, 1.0)], [OPEN], statistics.LEVEL, met=True)
 
 
 def side(condition: Condition, bound: float, low: float, high: float) -> str:

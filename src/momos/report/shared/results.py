@@ -72,6 +72,10 @@ SURVEY = {"name", "family", "source", "num_weights", "bdm_1d_ratio", "bdm_2d_rat
 SINGULAR = {"table", "model", "method", "measure", "seed", "value", "unit", "source", "stage"}
 ALWAYS_PACKED = ("safetensors", "fixed", "entropy")  # codings that every packed run has
 TITLES = {"mlp": "MLP", "resnet20": "ResNet20", "tiny_vit": "Tiny-ViT", "mobilevit": "MobileViT"}
+# Against several initialisations; runs that were imported before these were measured lack them.
+FRESH = ("num_initializations",) + tuple(
+    f"bdm_{n}d_{name}" for n in (1, 2) for name in ("fresh_mean", "fresh_std", "ratio_own", "z")
+)
 # The survey's words for the pipeline's own runs, and for models that nobody trained.
 OWN_SOURCE, CONTROL = "this pipeline", "untrained"
 
@@ -110,6 +114,7 @@ def read_results(
     places += [(one.name, one.folder, one.runs) for one in imports]
     methods = {run.method: run.settings for _, _, mine in places for run in mine}
     evaluation = _joined((name, _evaluation(folder, mine)) for name, folder, mine in places)
+    evaluation = against_shared_initializations(evaluation)
     zoo = _read_table(results_dir / "zoo.csv", SURVEY)
     histories = [("", _history(runs_dir, runs))] if runs or not imports else []
     histories += [(one.name, _imported_history(one)) for one in imports]
@@ -175,6 +180,38 @@ def with_control(evaluation: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def with_own_ratio(evaluation: pd.DataFrame) -> pd.DataFrame:
+    """Add FRESH to rows without them: their ratio is to the run's own initialisation."""
+    absent = {name: np.nan for name in FRESH if name not in evaluation}
+    own = {
+        f"bdm_{n}d_ratio_own": evaluation[f"bdm_{n}d_ratio"]
+        for n in (1, 2)
+        if f"bdm_{n}d_ratio_own" in absent
+    }
+    return evaluation.assign(**(absent | own))
+
+
+def against_shared_initializations(evaluation: pd.DataFrame) -> pd.DataFrame:
+    """Compare a model's rows with the same initialisations, where any of its rows has some.
+
+    Imported runs may have none; they have the architecture of the model's own runs. A model of
+    which no run has some keeps the ratio to each run's own initialisation, and no z.
+    """
+    filled = evaluation.copy()
+    shared = [name for name in FRESH if "ratio_own" not in name and not name.endswith("_z")]
+    for name in shared:
+        first = evaluation.groupby("model")[name].transform("first")
+        filled[name] = evaluation[name].fillna(first)
+    lacking = evaluation.num_initializations.isna() & filled.num_initializations.notna()
+    for n in (1, 2):
+        value, mean, std = (filled[f"bdm_{n}d{name}"] for name in ("", "_fresh_mean", "_fresh_std"))
+        ratios = {"ratio": value / mean, "z": (value - mean) / std.where(std > 0)}
+        for name, values in ratios.items():
+            column = f"bdm_{n}d_{name}"
+            filled[column] = filled[column].mask(lacking, values)
+    return filled
+
+
 def _joined(parts: Iterable[tuple[str, pd.DataFrame]]) -> pd.DataFrame:
     """Join frames of the same kind; rows of one model and method stand together.
 
@@ -203,7 +240,7 @@ def _evaluation(folder: Path, runs: Sequence[Run]) -> pd.DataFrame:
         parts.append(_pick(_read_table(path, EVALUATION), path, keys, KEYS))
     frame = pd.concat(parts, ignore_index=True)
     lower = frame.lower_complexity.map(_as_number)
-    return _described(with_control(frame.assign(lower_complexity=lower)), runs)
+    return _described(with_own_ratio(with_control(frame.assign(lower_complexity=lower))), runs)
 
 
 def _views(run: Run) -> list[str]:
@@ -316,10 +353,10 @@ def _survey(
     )
     columns = [
         name
-        for name in [*zoo.columns, "title", "group"]
+        for name in [*zoo.columns, "title", "group", "seed"]
         if name not in ("error", "num_classes", "weights", "sha256")
     ]
-    parts = [own.reindex(columns=columns), others[columns]]
+    parts = [own.reindex(columns=columns), others.reindex(columns=columns)]
     return pd.concat([part for part in parts if len(part)], ignore_index=True)
 
 

@@ -4,7 +4,7 @@ An interval is two-sided. What it says of a claim is for `momos.report.shared.de
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -25,8 +25,13 @@ def student(values: ArrayLike, level: float = LEVEL) -> tuple[float, float] | No
     array = _finite(values)
     if len(array) < 2:
         return None
-    half = stats.t.ppf((1 + level) / 2, len(array) - 1) * array.std(ddof=1) / math.sqrt(len(array))
+    half = half_width(array.std(ddof=1), len(array), level)
     return float(array.mean() - half), float(array.mean() + half)
+
+
+def half_width(std: float, num_values: int, level: float = LEVEL) -> float:
+    """Half of `student`'s interval. std: the sample standard deviation of two values or more."""
+    return float(stats.t.ppf((1 + level) / 2, num_values - 1) * std / math.sqrt(num_values))
 
 
 def clopper_pearson(successes: int, total: int, level: float = LEVEL) -> tuple[float, float]:
@@ -91,26 +96,28 @@ def interquartile_mean(scores: np.ndarray) -> np.ndarray:
 
 
 def stratified_bootstrap(
-    scores: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], *, seed: int
+    scores: Sequence[np.ndarray] | np.ndarray,
+    statistic: Callable[[np.ndarray], np.ndarray],
+    *,
+    seed: int,
 ) -> tuple[float, float] | None:
     """95 % percentile interval of a statistic of all scores, resampled within each stratum.
 
-    This is rliable's convention (Agarwal et al. 2021). scores (strata, runs); statistic: (..., n)
-    -> (...). Returns None for a single run, which can't be resampled. With n runs a stratum has
-    only (2n - 1 choose n) different resamples, 10 for three seeds: the interval is a coarse one and
-    tends to be too short. Raises ValueError for a score that is not finite.
+    This is rliable's convention (Agarwal et al. 2021). scores: the runs of each stratum, (strata,
+    runs) or strata of unequal length; statistic: (..., n) -> (...). Returns None if a stratum has a
+    single run, which can't be resampled. With n runs a stratum has only (2n - 1 choose n) different
+    resamples, 10 for three seeds: the interval is a coarse one and tends to be too short. Raises
+    ValueError for a score that is not finite.
     """
-    scores = np.asarray(scores, dtype=float)
-    num_strata, num_runs = scores.shape
-    _finite(scores.ravel())
-    if num_runs < 2:
+    strata = [_finite(runs) for runs in scores]
+    if min(map(len, strata)) < 2:
         return None
-    chosen = np.random.default_rng(seed).integers(
-        num_runs, size=(REPETITIONS, num_strata, num_runs)
-    )
-    drawn = scores[np.arange(num_strata)[:, None], chosen]  # (REPETITIONS, strata, runs)
+    generator = np.random.default_rng(seed)
+    drawn = [
+        runs[generator.integers(len(runs), size=(REPETITIONS, len(runs)))] for runs in strata
+    ]  # of each stratum (REPETITIONS, runs)
     low, high = np.quantile(
-        statistic(drawn.reshape(REPETITIONS, -1)), [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
+        statistic(np.concatenate(drawn, axis=-1)), [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
     )
     return float(low), float(high)
 

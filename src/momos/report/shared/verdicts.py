@@ -137,10 +137,10 @@ def judged(
     otherwise, in place of samples. Raises what `decide` raises.
     """
     met = claim.met(**statistics)
-    if decision is None:
-        decision = NO_SAMPLES if samples is None else decide(claim, met, **samples)
-    decided = claim.nature or decision.decided
-    return Judgement(verdict(met), measured, note, decided, decision.interval, also)
+    if decision is None and samples is not None:
+        decision = decide(claim, met, **samples)
+    decided, interval = decision or (NO_SAMPLES if not claim.nature else ("", ""))
+    return Judgement(verdict(met), measured, note, claim.nature or decided, interval, also)
 
 
 def table(claims: Sequence[Claim], judgements: Sequence[Judgement]) -> pd.DataFrame:
