@@ -47,27 +47,47 @@ def _not_ignored(root: Path, folder: str, rules: list[tuple[str, GitIgnoreSpec]]
 
     As in git, the last .gitignore that says anything of a path decides.
     """
-    if (own := root / folder / ".gitignore").is_file():
-        lines = own.read_text(encoding="utf-8").splitlines()
-        rules = [*rules, (folder, GitIgnoreSpec.from_lines(lines))]
+    rules = [*rules, *_rules_in(root, folder)]
     for entry in os.scandir(root / folder):
-        name, is_folder = folder + entry.name, entry.is_dir(follow_symlinks=False)
-        path = f"{name}/" if is_folder else name
-        said = [spec.check_file(path.removeprefix(start)).include for start, spec in rules]
-        ignored = next((one for one in reversed(said) if one is not None), False)
-        if ignored or entry.name == ".git":
+        is_folder = entry.is_dir(follow_symlinks=False)
+        path = f"{folder}{entry.name}{'/' * is_folder}"
+        if entry.name == ".git" or _is_ignored(path, rules):
             continue
         if is_folder:
             yield from _not_ignored(root, path, rules)
         else:
-            yield name
+            yield path
+
+
+def _rules_in(root: Path, folder: str) -> Iterator[tuple[str, GitIgnoreSpec]]:
+    """The rules of the folder's own .gitignore, if it has one."""
+    path = root / folder / ".gitignore"
+    if path.is_file():
+        lines = path.read_text(encoding="utf-8").splitlines()
+        yield folder, GitIgnoreSpec.from_lines(lines)
+
+
+def _is_ignored(path: str, rules: list[tuple[str, GitIgnoreSpec]]) -> bool:
+    """Whether the last rule that says anything of a path ignores it."""
+    said = [spec.check_file(path.removeprefix(folder)).include for folder, spec in rules]
+    return bool(next((ignored for ignored in reversed(said) if ignored is not None), False))
 
 
 def copy_files(root: Path, folder: Path, left_out: tuple[str, ...] = ()) -> None:
     """Copy what `files_of` lists to the same places below `folder`."""
     for name in files_of(root, left_out):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(root / name, folder / name)
+        _copy_file(root, folder, name)
+
+
+def _copy_file(root: Path, folder: Path, name: str) -> None:
+    """Copy one file, with its times and permissions."""
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy2(root / name, folder / name)
+
+
+def _same(left: Path, right: Path) -> bool:
+    """Whether both are files with the same bytes."""
+    return right.is_file() and filecmp.cmp(left, right, shallow=False)
 
 
 def update_files(root: Path, folder: Path, left_out: tuple[str, ...] = ()) -> None:
@@ -84,10 +104,8 @@ def update_files(root: Path, folder: Path, left_out: tuple[str, ...] = ()) -> No
     for name in set(before) - set(names):
         (folder / name).unlink(missing_ok=True)
     for name in names:
-        copy = folder / name
-        if not copy.is_file() or not filecmp.cmp(root / name, copy, shallow=False):
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(root / name, copy)
+        if not _same(root / name, folder / name):
+            _copy_file(root, folder, name)
     write_at_once(path, json.dumps(names))
 
 

@@ -13,6 +13,7 @@ beside those of `dvc exp run`, `dvc exp apply NAME` brings them into the working
 
 import argparse
 import contextlib
+import itertools
 import os
 import shutil
 import subprocess
@@ -35,6 +36,7 @@ from momos import config
 
 WORKSPACE = Path("scratch/exp")
 PARAMS = Path("params.yaml")
+EXAMPLE = "SET='methods.momos_s2_c10.capacity=0.2', or several with spaces between them"
 OPENING, CLOSING, QUOTES = "([{", ")]}", "'\""
 
 
@@ -62,11 +64,9 @@ def split(text: str, separators: str) -> list[str]:
 def settings_of(texts: Sequence[str]) -> list[list[str]]:
     """The command line's SETs -> KEY=VALUE texts of each experiment. Raises ValueError."""
     sets = [split(part, " \t\n") for text in texts for part in split(text, ";")]
-    wrong = [setting for settings in sets for setting in settings if "=" not in setting[1:]]
-    wrong = [setting for setting in wrong if not setting.startswith("~")]  # removes an entry
-    if wrong or not sets:
-        expected = "SET='methods.momos_s2_c10.capacity=0.2', or several with spaces between them"
-        raise ValueError(f"SET must be KEY=VALUE, got {(wrong or [''])[0]!r}: {expected}")
+    for setting in itertools.chain(*(sets or [[""]])):
+        if "=" not in setting[1:] and not setting.startswith("~"):  # which removes an entry
+            raise ValueError(f"SET must be KEY=VALUE, got {setting!r}: expected {EXAMPLE}")
     return sets
 
 
@@ -86,15 +86,20 @@ def changed_text(params: Path, settings: Sequence[str]) -> str:
     Raises ValueError naming the setting that is wrong.
     """
     with tempfile.TemporaryDirectory(prefix="momos-") as folder:
-        copy = Path(folder) / "params.yaml"
+        copy = Path(folder, PARAMS)
         shutil.copy(params, copy)
         for setting in settings:  # one by one: then an error is about this one
-            try:
-                apply_overrides(copy, [setting])
-            except DvcException as error:
-                raise ValueError(f"SET {setting}: {reason_of(error, setting)}") from error
+            change(copy, setting)
         config.profile(copy)
         return copy.read_text(encoding="utf-8")
+
+
+def change(params: Path, setting: str) -> None:
+    """Have DVC change one setting of a file. Raises ValueError with its reason if it refuses."""
+    try:
+        apply_overrides(params, [setting])
+    except DvcException as error:
+        raise ValueError(f"SET {setting}: {reason_of(error, setting)}") from error
 
 
 def reason_of(error: BaseException, setting: str) -> str:
@@ -158,37 +163,51 @@ def workspace(root: Path, baseline: str) -> Iterator[Path]:
 
 
 def fill(root: Path, folder: Path) -> None:
-    """Give a clone what git has not: changes, own inputs, checkpoints, settings of git and DVC."""
+    """Give a clone what it has not: changes, own inputs, checkpoints, settings of git and DVC."""
     for name in set(files_of(folder)) - set(files_of(root)):
         (folder / name).unlink()
     copy_files(root, folder)
     for name in worker.INPUTS:
-        if (root / name).is_dir():
-            link_files(root / name, folder / name)
+        link_files(root / name, folder / name)
     for name in worker.SHARED:
-        (root / name).mkdir(exist_ok=True)
-        (folder / name).symlink_to(root / name)
-    (folder / ".git" / "info").mkdir(exist_ok=True)
-    excluded = "".join(f"/{name}\n" for name in worker.SHARED)
-    (folder / ".git" / "info" / "exclude").write_text(excluded, encoding="utf-8")
+        share_folder(root, folder, name)
+    set_author(root, folder)
+    write_settings(root, folder)
+
+
+def share_folder(root: Path, folder: Path, name: str) -> None:
+    """Link a folder of root, which git is told to ignore: its own rules are of folders alone."""
+    (root / name).mkdir(exist_ok=True)
+    (folder / name).symlink_to(root / name)
+    exclude = folder / ".git" / "info" / "exclude"
+    exclude.parent.mkdir(exist_ok=True)
+    with exclude.open("a", encoding="utf-8") as file:
+        file.write(f"/{name}\n")
+
+
+def set_author(root: Path, folder: Path) -> None:
+    """Give a clone the author that commits in root have, or one where git knows none."""
     for key in ("user.name", "user.email"):
         known = subprocess.run(["git", "config", key], cwd=root, capture_output=True, text=True)
         git(folder, "config", key, known.stdout.strip() or "momos")
-    write_settings(root, folder)
 
 
 def link_files(source: Path, target: Path) -> None:
     """Link all files below source to the same places below target, if nothing is there."""
     target.mkdir(parents=True, exist_ok=True)
-    for path in source.iterdir():
-        here = target / path.name
+    for path in source.glob("*"):  # none where there is no such folder
         if path.is_dir() and not path.is_symlink():
-            link_files(path, here)
-        elif not here.exists():
-            try:
-                os.link(path.resolve() if path.is_symlink() else path, here)
-            except OSError:  # on another disk, or a folder
-                here.symlink_to(path.resolve())
+            link_files(path, target / path.name)
+        elif not (target / path.name).exists():
+            link(path.resolve(), target / path.name)
+
+
+def link(path: Path, new: Path) -> None:
+    """Make a hard link where it can be, else a symbolic one."""
+    try:
+        os.link(path, new)
+    except OSError:  # to another disk, or to a folder
+        new.symlink_to(path)
 
 
 def write_settings(root: Path, folder: Path) -> None:
@@ -225,18 +244,20 @@ def run(root: Path, baseline: str, params: str, name: str | None, jobs: int, for
     """
     with workspace(root, baseline) as folder, inside(root, folder):
         PARAMS.write_text(params, encoding="utf-8")
-        subprocess.run(dvc("checkout", "--quiet", "--allow-missing"), env=environment())
-        repro.check_params()
-        if repro.reproduce(jobs):
-            raise ValueError(
-                "nothing is saved; stages that are finished are kept, and the same command goes on"
-                " from there"
-            )
+        reproduce(jobs)
         saved = save(folder, baseline, name)
-        plus = "+" if force else ""
         options = ("--quiet", "--no-write-fetch-head", "--no-auto-gc")
-        git(root, "fetch", *options, str(folder), f"{plus}{saved}:{saved}")
+        git(root, "fetch", *options, str(folder), f"{'+' * force}{saved}:{saved}")
     return saved.rpartition("/")[2]
+
+
+def reproduce(jobs: int) -> None:
+    """Run what these settings change, and fetch all else. Raises ValueError if a stage fails."""
+    subprocess.run(dvc("checkout", "--quiet", "--allow-missing"), env=environment())
+    repro.check_params()
+    if repro.reproduce(jobs):
+        kept = "finished stages are kept, and the same command goes on from there"
+        raise ValueError(f"nothing is saved; {kept}")
 
 
 def save(folder: Path, baseline: str, name: str | None) -> str:
@@ -255,7 +276,7 @@ def save(folder: Path, baseline: str, name: str | None) -> str:
 
 def run_all(root: Path, texts: Sequence[str], name: str | None, jobs: int, force: bool) -> None:
     """Run and save all experiments. Raises ValueError before any work for a wrong SET or NAME."""
-    baseline, sets = baseline_of(root), settings_of(texts)
+    sets, baseline = settings_of(texts), baseline_of(root)
     names = names_of(name, len(sets))
     if not force:
         require_new(names, references(root, baseline))
@@ -268,16 +289,19 @@ def run_all(root: Path, texts: Sequence[str], name: str | None, jobs: int, force
         print(f"Saved as {saved} in {took}: `dvc exp show --only-changed`, `dvc exp apply {saved}`")
 
 
-def main() -> int:
+def command_line() -> argparse.Namespace:
+    """The arguments of this script."""
     parser = argparse.ArgumentParser(description="Run the pipeline as a DVC experiment.")
     parser.add_argument("sets", nargs="+", metavar="SET", help="KEY=VALUE [KEY=VALUE ...]")
     parser.add_argument("--name", help="what DVC knows it by (default: DVC makes one up)")
-    parser.add_argument(
-        "--jobs", type=repro.num_jobs, default="2", help="stages side by side (default: 2)"
-    )
+    jobs = "stages side by side (default: 2)"
+    parser.add_argument("--jobs", type=repro.num_jobs, default="2", help=jobs)
     parser.add_argument("--force", action="store_true", help="replace one of the same name")
-    arguments = parser.parse_args()
-    root = Path.cwd()
+    return parser.parse_args()
+
+
+def main() -> int:
+    arguments, root = command_line(), Path.cwd()
     WORKSPACE.parent.mkdir(exist_ok=True)
     try:
         with FileLock(f"{WORKSPACE}.lock", timeout=0):

@@ -101,12 +101,16 @@ def rows(results: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def main() -> int:
+def command_line() -> argparse.Namespace:
+    """The arguments of this script."""
     parser = argparse.ArgumentParser(description="Run the whole pipeline in a few minutes.")
-    parser.add_argument(
-        "--jobs", type=repro.num_jobs, default="2", help="stages side by side (default: 2)"
-    )
-    arguments = parser.parse_args()
+    jobs = "stages side by side (default: 2)"
+    parser.add_argument("--jobs", type=repro.num_jobs, default="2", help=jobs)
+    return parser.parse_args()
+
+
+def main() -> int:
+    arguments = command_line()
     WORKSPACE.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(f"{WORKSPACE}.lock", timeout=0):

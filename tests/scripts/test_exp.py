@@ -4,6 +4,7 @@ On a repository of four trivial stages, with the project's own scripts and setti
 """
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -11,7 +12,7 @@ import subprocess
 import pytest
 import yaml
 from scripted import script
-from spread import Repository, interrupt
+from spread import ROOT, Repository, interrupt
 
 STAGE = """
 import json, os, pathlib, sys, time, yaml
@@ -53,6 +54,7 @@ class Experiments(Repository):
 
     def __init__(self, path):
         super().__init__(path)
+        self.env["MOMOS_WARM"] = "0"  # its stages import nothing that is heavy
         (path / "stage.py").write_text(STAGE)
         (path / "dvc.yaml").write_text(yaml.safe_dump({"stages": PIPELINE}, sort_keys=False))
         ignored = (path / ".gitignore").read_text().replace("/data/", "/data/raw/*\n/data/prepared")
@@ -129,6 +131,20 @@ def test_what_is_wrong_stops_it_before_any_work(repository, monkeypatch, sets, n
     with pytest.raises(ValueError, match=said):
         exp.run_all(repository.path, sets, name, jobs=1, force=False)
     assert repository.state() == before and repository.ran() == ran
+
+
+COMMAND = re.compile(r"^make exp SET='([^']*)'(?: NAME=(\S+))?", re.M)
+
+
+def test_the_commands_of_the_pages_have_settings_that_are_there():
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    commands = [command for page in pages for command in COMMAND.findall(page.read_text())]
+    assert len(commands) >= 6
+    for settings, name in commands:
+        sets = exp.settings_of([settings])
+        assert len(exp.names_of(name, len(sets))) == len(sets)
+        for one in sets:
+            assert exp.changed_text(ROOT / "params.yaml", one)
 
 
 def test_without_a_commit_there_is_no_experiment(tmp_path):
