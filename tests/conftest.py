@@ -25,6 +25,8 @@ LONGEST_FIRST = [
     "test_tracking",
     "test_stress",
     "test_sweep",
+    "test_quick",
+    "test_exp",
 ]
 
 
