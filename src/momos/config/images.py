@@ -353,7 +353,7 @@ class Survey(Settings):
     section: ClassVar[str] = "survey"
     untrained: tuple[str, ...]  # timm architectures, of the control
     source: Literal["none", "timm", "manifest", "folder"]  # of trained models
-    path: str | None  # of the manifest or folder, inside data/zoo
+    path: str | None  # of the manifest or folder: inside data/zoo, or beside the project (..)
     num_models: int | None  # drawn from the source; null: all of them
     min_models: int  # the survey fails with fewer measured ones
     max_parameters: int  # of a model; larger ones are not drawn
@@ -365,12 +365,13 @@ class Survey(Settings):
 
     def check(self, where: str) -> None:
         elsewhere = self.source in ("manifest", "folder")
-        inside = (
-            self.path is not None
-            and Path(self.path).parts[:2] == ("data", "zoo")
-            and ".." not in Path(self.path).parts
+        parts = Path(self.path or "").parts
+        beside = parts[:1] == ("..",) and len(set(parts) - {".."}) > 0  # DVC does not watch it
+        inside = (parts[:2] == ("data", "zoo") and ".." not in parts) or beside
+        expected = (
+            "a relative path inside data/zoo, or one beside the project that begins with .., "
+            "for a manifest or folder, null otherwise"
         )
-        expected = "a relative path inside data/zoo for a manifest or folder, null otherwise"
         right = inside if elsewhere else self.path is None
         require(right, f"{where}.path", expected, self.path)
         require(

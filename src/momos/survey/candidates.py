@@ -1,13 +1,14 @@
 """The models of a survey (Figure 2): lists of them, a seeded draw, and what one of them needs.
 
 Trained models come from timm's pretrained ones, from a manifest, or from a folder of weight files.
-Architectures that nobody trained are the control.
+A weight file whose architecture timm does not have is compared with fresh weights of its own names
+and shapes (`momos.weights.initial`). Architectures that nobody trained are the control.
 """
 
 import contextlib
-import csv
 import re
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -17,13 +18,23 @@ from typing import NamedTuple
 import numpy as np
 
 from momos import config
+from momos.survey import manifest as manifest_table
 from momos.survey import weights as weight_files
-from momos.survey.streaming import NamedTensors, measure_streamed
+from momos.survey.network import find_network
+from momos.survey.streaming import NamedTensors, measure_against
 from momos.weights import blocks
-from momos.weights.files import SUFFIXES
+from momos.weights.files import (
+    ALL_SUFFIXES,
+    FOLDER_FILES,
+    is_weight_file,
+    open_weights,
+    some_of,
+    stem_of,
+)
 
 SOURCE, LOCAL, CONTROL = "timm", "local file", "untrained"
-MANIFEST_COLUMNS = ("arch", "file", "name", "source")
+WEIGHTS_FOLDER = "weights"  # beside a manifest
+PLAIN_STEMS = ("model", "pytorch_model", "diffusion_pytorch_model")  # a folder's name says more
 BYTES = 4  # of a weight, as most files have it
 # memory of a process beside the weights: its libraries and the compressors
 PROCESS_BYTES = 600_000_000
@@ -52,6 +63,12 @@ class Candidate:
     stamp: tuple[int, int] | None = None  # the file's size and time
     num_parameters: int | None = None
     problem: str | None = None  # why it can't be measured, if that is known beforehand
+    group: str = ""  # the family of a model that timm does not have
+    init: str = "default"  # how fresh weights are made, as `momos.weights.initial.fresh` has it
+    kinds: tuple[tuple[str, str], ...] = ()
+    series: str = ""  # of which training this is a checkpoint
+    step: int | None = None  # when in it
+    licence: str = ""
 
     @property
     def tag(self) -> str:
@@ -65,12 +82,14 @@ class Candidate:
 
     def about(self) -> Row:
         """The columns that are known without measuring."""
-        return {
+        about: Row = {
             "name": self.name,
-            "family": family(self.arch),
+            "family": family(self.arch) or self.group,
             "tags": self.tag,
             "source": self.source,
         }
+        extra: Row = {"series": self.series, "step": self.step, "licence": self.licence}
+        return about | {name: value for name, value in extra.items() if value not in (None, "")}
 
     def measure_model(self, settings: RowSettings) -> Row:
         """The measures of `survey.streaming`, with the source of the weights and their hash.
@@ -82,16 +101,30 @@ class Candidate:
         if self.source == CONTROL:
             return self._measure_control(settings)
         with self._located(settings) as path:
-            fitted = weight_files.fit(self.arch, path)
-            initial = _initial_weights(self.arch, settings.init_seeds, fitted.num_classes)
-            measures = measure_streamed(
-                fitted.weights, initial, compressors=settings.compressors, seed=settings.seed
-            )
+            measures = self._measure_file(path, settings)
             return measures | {
-                "num_classes": fitted.num_classes,
                 "weights": f"{self.arch} (hub)" if self.file is None else path.name,
                 "sha256": weight_files.sha256(path),
             }
+
+    def _measure_file(self, path: Path, settings: RowSettings) -> Row:
+        """Against timm's architecture, or without one against fresh weights of the same layout."""
+        about: Row = {"num_classes": None, "init": self.init}
+        if self.arch:
+            fitted = weight_files.fit(self.arch, path)
+            weights: Callable[[], NamedTensors] = fitted.weights
+            initial = _initial_weights(self.arch, settings.init_seeds, fitted.num_classes)
+            about = {"num_classes": fitted.num_classes, "init": "timm"}
+        else:
+            stored = open_weights(path, name=path.name)
+            network = find_network(stored, init=self.init, kinds=self.kinds)
+            weights = network.weights
+            initial = network.initialisations(settings.init_seeds)
+            about |= network.left_out()
+        measures = measure_against(
+            weights, initial, compressors=settings.compressors, seed=settings.seed
+        )
+        return measures | about
 
     def _located(self, settings: RowSettings) -> AbstractContextManager[Path]:
         """The weight file, fetched if it is not a local one."""
@@ -105,15 +138,16 @@ class Candidate:
         seed = max(settings.init_seeds) + 1
         (other,) = _initial_weights(self.arch, [seed], None)
         initial = _initial_weights(self.arch, settings.init_seeds, None)
-        measures = measure_streamed(
+        measures = measure_against(
             other, initial, compressors=settings.compressors, seed=settings.seed
         )
-        return measures | {"num_classes": None, "weights": f"seed {seed}", "sha256": None}
+        about = {"num_classes": None, "init": "timm", "weights": f"seed {seed}", "sha256": None}
+        return measures | about
 
 
 def _initial_weights(
     arch: str, seeds: Sequence[int], num_classes: int | None
-) -> list[Callable[[], NamedTensors]]:
+) -> Sequence[Callable[[], NamedTensors]]:
     """A function a seed, which builds the architecture and returns its fresh weights."""
 
     def builder(seed: int) -> Callable[[], NamedTensors]:
@@ -171,58 +205,135 @@ def pretrained() -> list[Candidate]:
 
 
 def in_folder(folder: Path) -> list[Candidate]:
-    """The weight files below a folder, `<timm name>*.safetensors|pth|pt|bin`, by name.
+    """The weight files and Hugging Face folders below a folder, by name.
 
-    Raises ValueError if there is none, or if two have the same name.
+    A name that begins with one of timm's architectures says that the weights are of it. What is no
+    weight file is counted and named on stderr. Raises ValueError if there is none, or if two have
+    the same name.
     """
-    below = folder.rglob("*") if folder.is_dir() else []
-    files = sorted(path for path in below if path.suffix in SUFFIXES)
+    files, skipped = _weight_files(folder) if folder.is_dir() else ([], [])
     if not files:
-        endings = ", ".join(f"*{suffix}" for suffix in SUFFIXES)
+        endings = ", ".join(f"*{suffix}" for suffix in ALL_SUFFIXES)
         raise ValueError(
             f"survey.path: expected a folder with weight files ({endings}), found none in {folder}"
         )
+    if skipped:
+        listed = some_of([str(path.relative_to(folder)) for path in skipped])
+        print(f"{folder}: {len(skipped)} files are no weight files: {listed}", file=sys.stderr)
     names = _known_names()
-    candidates = [_local(path.stem, _longest(path.stem, names), path, LOCAL) for path in files]
+    candidates = [_local(name, _longest(name, names), path, LOCAL) for name, path in files]
     return _distinct(candidates, folder)
 
 
-def in_manifest(manifest: Path) -> list[Candidate]:
-    """The models of a CSV file with the column arch (timm's name), and at most three others.
+def _weight_files(folder: Path) -> tuple[list[tuple[str, Path]], list[Path]]:
+    """(name, path) of every weight file or folder of the hub, and what is neither."""
+    found: list[tuple[str, Path]] = []
+    skipped: list[Path] = []
+    inside: list[Path] = []  # folders that are read as a whole
+    for path in sorted(folder.rglob("*")):
+        if any(whole in path.parents for whole in inside):
+            continue
+        if path.is_dir():
+            if path != folder and _is_hub_folder(path):
+                inside.append(path)
+                found.append((_hub_name(path), path))
+        elif is_weight_file(path):
+            found.append((stem_of(path), path))
+        elif not any(part.startswith(".") for part in path.relative_to(folder).parts):
+            skipped.append(path)
+    return _told_apart(found), skipped
 
-    file: relative to the manifest; empty for timm's own weights. name, source: of the row.
-    Raises ValueError for a missing file, for another column, and for a name that is there twice.
+
+def _is_hub_folder(path: Path) -> bool:
+    names = [name for file in FOLDER_FILES for name in (file, f"{file}.index.json")]
+    return any((path / name).is_file() for name in names)
+
+
+def _hub_name(path: Path) -> str:
+    """The model's name: of the cache's folder models--owner--name, else the folder's own."""
+    if path.parent.name == "snapshots":
+        return path.parent.parent.name.rpartition("--")[2]
+    return path.name
+
+
+def _told_apart(found: list[tuple[str, Path]]) -> list[tuple[str, Path]]:
+    """Snapshots of one model get the beginning of their hashes."""
+    names = [name for name, _ in found]
+    return [
+        (f"{name}@{path.name[:8]}", path)
+        if names.count(name) > 1 and path.parent.name == "snapshots"
+        else (name, path)
+        for name, path in found
+    ]
+
+
+def in_manifest(manifest: Path) -> list[Candidate]:
+    """The models of a CSV file with a column arch (timm's name) or file, and others.
+
+    file: relative to the manifest, or to the folder weights beside it; empty for timm's own
+    weights. name, source, family, licence: of the row. init, kinds: how fresh weights are made, the
+    latter as JSON. parameters: number of weights. Rows of one name are checkpoints of one training,
+    in the order of the file's.
+    Raises ValueError naming the manifest, and the line and column, for a missing file, another
+    encoding or column, a row that is too short, and for a name that is there twice.
     """
     if not manifest.is_file():
         raise ValueError(
-            f"survey.path: expected a manifest (CSV with a column arch), found no file {manifest}"
+            f"survey.path: expected a manifest (CSV with a column arch or file), "
+            f"found no file {manifest}"
         )
-    with manifest.open(newline="") as file:
-        reader = csv.DictReader(file, strict=True)
-        columns = reader.fieldnames or []
-        rows = list(reader)
-    if "arch" not in columns or not set(columns) <= set(MANIFEST_COLUMNS):
-        others = ", ".join(MANIFEST_COLUMNS[1:])
-        raise ValueError(
-            f"{manifest} must have the columns arch and at most {others}, got {', '.join(columns)}"
-        )
-    return _distinct([_listed(row, manifest.parent) for row in rows], manifest)
+    rows = manifest_table.read_rows(manifest)
+    names = [
+        manifest_table.text(row, "name") or stem_of(Path(manifest_table.text(row, "file")))
+        for _, row in rows
+    ]
+    candidates: list[Candidate] = []
+    for (line, row), name in zip(rows, names, strict=True):
+        is_series = bool(manifest_table.text(row, "file")) and names.count(name) > 1
+        steps = [one for one in names[: len(candidates) + 1] if one == name]
+        candidates.append(_listed(row, manifest, line, len(steps) if is_series else None))
+    return _distinct(candidates, manifest)
 
 
-def _listed(row: dict[str, str], folder: Path) -> Candidate:
-    arch, file = row["arch"].strip(), (row.get("file") or "").strip()
+def _listed(row: dict[str, str], manifest: Path, line: int, place: int | None) -> Candidate:
+    """The candidate of a row. place: among the checkpoints of a series, from 1."""
+    arch, file, name = (
+        manifest_table.text(row, "arch"),
+        manifest_table.text(row, "file"),
+        manifest_table.text(row, "name"),
+    )
+    source = manifest_table.text(row, "source")
     if not file:
-        return _known(Candidate(row.get("name") or arch, arch, row.get("source") or SOURCE))
-    return _local(
-        row.get("name") or Path(file).stem, arch, folder / file, row.get("source") or LOCAL
+        return _known(
+            Candidate(
+                name or arch, arch, source or SOURCE, licence=manifest_table.text(row, "licence")
+            )
+        )
+    path = manifest.parent / file
+    if not path.exists() and (manifest.parent / WEIGHTS_FOLDER / file).exists():
+        path = manifest.parent / WEIGHTS_FOLDER / file
+    stem = stem_of(Path(file))
+    series = name if place is not None else ""
+    candidate = _local(f"{name}/{stem}" if series else name or stem, arch, path, source or LOCAL)
+    numbers = re.findall(r"\d+", stem)
+    return replace(
+        candidate,
+        group=manifest_table.text(row, "family"),
+        licence=manifest_table.text(row, "licence"),
+        init=manifest_table.text(row, "init") or "default",
+        kinds=manifest_table.kinds(row, manifest, line),
+        num_parameters=manifest_table.number(row, "parameters", manifest, line),
+        series=series,
+        step=int(numbers[-1]) if series and numbers else place,
     )
 
 
 def _local(name: str, arch: str, path: Path, source: str) -> Candidate:
-    if not path.is_file():
+    if not path.exists():
         return Candidate(name, arch, source, str(path), problem=f"no such file: {path.name}")
     about = path.stat()
-    return _known(Candidate(name, arch, source, str(path), (about.st_size, about.st_mtime_ns)))
+    candidate = Candidate(name, arch, source, str(path), (about.st_size, about.st_mtime_ns))
+    return _known(candidate) if arch else candidate
 
 
 def _known(candidate: Candidate) -> Candidate:
@@ -231,7 +342,7 @@ def _known(candidate: Candidate) -> Candidate:
         return candidate
     if candidate.arch:
         return replace(candidate, problem=f"timm has no architecture {candidate.arch!r}")
-    return replace(candidate, problem="the file's name begins with no timm architecture")
+    return replace(candidate, problem="the row names neither an architecture of timm nor a file")
 
 
 def _known_names() -> set[str]:
@@ -279,14 +390,23 @@ def draw(
 
 def _sized(candidate: Candidate) -> Candidate:
     """The candidate with its number of weights, or with the reason why it can't be built."""
-    if candidate.problem:
+    if candidate.problem or candidate.num_parameters is not None:
         return candidate
+    if not candidate.arch:
+        return replace(candidate, num_parameters=_num_stored(candidate))
     try:
         return replace(candidate, num_parameters=weight_files.num_parameters(candidate.arch))
     # An architecture of timm can ask for an optional package, for instance. Its row says so.
     except Exception as error:
         reason = f"{candidate.arch} can't be built: {type(error).__name__}: {error}"
         return replace(candidate, problem=reason)
+
+
+def _num_stored(candidate: Candidate) -> int:
+    """About how many numbers a file holds: only its size is looked at."""
+    path = Path(candidate.file or "")
+    files = [one for one in path.iterdir() if one.is_file()] if path.is_dir() else [path]
+    return sum(one.stat().st_size for one in files) // BYTES
 
 
 class Need(NamedTuple):

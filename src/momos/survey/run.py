@@ -23,19 +23,30 @@ from tqdm import tqdm
 
 from momos.compute.cost import Meter
 from momos.survey.candidates import CONTROL, Candidate, RowSettings
+from momos.survey.streaming import further_columns
 
 ABOUT = ("name", "family", "source", "tags", "num_weights", "num_classes")
+# from where the initial weights are, and what of a file is no weight
+LEFT_OUT = ("series", "step", "licence", "init", "num_buffers", "num_tied", "num_beside")
 LAST = ("sparsity", "weights", "sha256", "error")
 LIBRARIES = ("torch", "timm", "numpy", "pybdm")
 # The modules that a row's numbers come from, beside the compressors that the settings name.
 CODE = (
     "momos.complexity.bdm",
     "momos.complexity.compressors",
+    "momos.complexity.planes",
     "momos.survey.candidates",
+    "momos.survey.controls",
+    "momos.survey.manifest",
+    "momos.survey.network",
     "momos.survey.streaming",
     "momos.survey.weights",
     "momos.weights.blocks",
     "momos.weights.files",
+    "momos.weights.initial.drawing",
+    "momos.weights.initial.inits",
+    "momos.weights.initial.layers",
+    "momos.weights.onnx",
 )
 WIDTH = 300  # characters of a reason
 
@@ -54,7 +65,8 @@ def table_columns(compressors: Sequence[str]) -> list[str]:
         for n in (1, 2)
         for suffix in ("", "_initial", "_ratio", "_normalized", "_shuffled")
     ]
-    return [*ABOUT, *bdm, *compressors, *(f"{name}_binary" for name in compressors), *LAST]
+    signs = (f"{name}_binary" for name in compressors)
+    return [*ABOUT, *bdm, *compressors, *signs, *further_columns(), *LEFT_OUT, *LAST]
 
 
 def measure_candidate(candidate: Candidate, settings: RowSettings) -> MeasuredModel:

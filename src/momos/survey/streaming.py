@@ -3,18 +3,31 @@
 The columns are those of `momos.complexity.measure`, with two differences. There may be several
 initialisations: bdm_<n>d_initial is their mean. And zstd does not know the size in advance here, so
 it may need up to 0.01 % more or fewer bytes than in one piece. All other values are the same.
+
+| further column              | what it is                                                         |
+|-----------------------------|--------------------------------------------------------------------|
+| num_initial                 | initialisations                                                    |
+| .._initial_std, .._z, .._p  | deviation over initialisations; (trained - mean) / deviation; the  |
+|                             | chance that another initialisation is as low (Student's t)         |
+| bdm_<n>d_markov, _permuted  | controls (`momos.survey.controls`)                                 |
+| planes, plane_7 ..          | BDM of bit planes in bits, total and each (method A10), with the   |
+|                             | mean over initialisations, the ratio to it and the z of the total  |
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from momos.complexity import bdm, compressors
+from momos.complexity import bdm, compressors, planes
+from momos.survey import controls
 
 NamedTensors = Iterable[tuple[str, Tensor]]  # trainable parameters in model order
 CHUNK_BYTES = 1 << 24  # bytes that a compressor is given at once
+BIT_DEPTH = 8  # of the planes
+CONTROLS = {"shuffled": bdm.shuffled, "markov": controls.markov, "permuted": controls.permuted}
 
 
 def measure_streamed(
@@ -33,7 +46,41 @@ def measure_streamed(
     and initial weights, and for a model that has no complete block of 12 or of 4x4 weights.
     """
     starts = [SignCounts(weights(), "initial") for weights in initial]
-    end = TrainedCounts(trained(), compressors)
+    return _columns(TrainedCounts(trained(), compressors), starts, trained, seed)
+
+
+def measure_against(
+    trained: Callable[[], NamedTensors],
+    initial: Sequence[Callable[[], NamedTensors]],
+    *,
+    compressors: Sequence[str],
+    seed: int,
+) -> dict[str, float | int | None]:
+    """The columns of `measure_streamed`, and all further ones of the module's table.
+
+    Arguments and errors as there. What one initialisation can't tell (deviations, z, p) is None.
+    """
+    starts = [SignCounts(weights(), "initial", with_planes=True) for weights in initial]
+    end = TrainedCounts(trained(), compressors, with_planes=True)
+    columns: dict[str, float | int | None] = dict(_columns(end, starts, trained, seed))
+    for name, control in CONTROLS.items():
+        if name != "shuffled":
+            counts = bdm.BlockCounts(control(_signs(trained()), seed))
+            columns[f"bdm_1d_{name}"] = bdm.complexity(counts.words)
+            columns[f"bdm_2d_{name}"] = bdm.complexity(counts.squares)
+    for prefix, kind in (("bdm_1d", "words"), ("bdm_2d", "squares")):
+        values = [bdm.complexity(getattr(start.counts, kind)) for start in starts]
+        columns |= _against(prefix, bdm.complexity(getattr(end.counts, kind)), values)
+    return columns | {"num_initial": len(starts)} | _plane_columns(end, starts)
+
+
+def _columns(
+    end: "TrainedCounts",
+    starts: Sequence["SignCounts"],
+    trained: Callable[[], NamedTensors],
+    seed: int,
+) -> dict[str, float | int]:
+    """The columns of `measure_streamed`."""
     for start in starts:
         _require_same_layout(end.layout, start.layout)
     control = bdm.BlockCounts(bdm.shuffled(_signs(trained()), seed))
@@ -49,15 +96,70 @@ def measure_streamed(
     }
 
 
-class SignCounts:
-    """Block counts of one set of weights, and its tensors' names and shapes."""
+def _against(prefix: str, value: float, initial: Sequence[float]) -> dict[str, float | None]:
+    """Where a value lies among those of initialisations, as the module's table says."""
+    names = [f"{prefix}_{name}" for name in ("initial_std", "z", "p")]
+    if len(initial) < 2:
+        return dict.fromkeys(names)
+    mean, std = float(np.mean(initial)), float(np.std(initial, ddof=1))
+    if not std:
+        return dict(zip(names, (std, None, None), strict=True))
+    z = (value - mean) / std
+    # of one more value, so the mean's own spread counts too
+    p = student_t(z / math.sqrt(1 + 1 / len(initial)), len(initial) - 1)
+    return dict(zip(names, (std, z, p), strict=True))
 
-    def __init__(self, weights: NamedTensors, role: str):
+
+def student_t(t: float, degrees: int) -> float:
+    """The chance of a value of t or less, in Student's distribution with these degrees."""
+    from scipy.special import stdtr
+
+    return float(stdtr(degrees, t))
+
+
+def _plane_columns(end: "TrainedCounts", starts: Sequence["SignCounts"]) -> dict[str, float | None]:
+    """The columns of bit planes, the most significant first."""
+    initial = np.array([start.planes for start in starts])
+    means, totals = initial.mean(axis=0), initial.sum(axis=1)
+    total = float(end.planes.sum())
+    columns: dict[str, float | None] = {
+        "planes": total,
+        "planes_initial": float(totals.mean()),
+        "planes_ratio": total / float(totals.mean()),
+        "planes_z": _against("planes", total, [float(one) for one in totals])["planes_z"],
+    }
+    for plane in reversed(range(BIT_DEPTH)):
+        columns[f"plane_{plane}"] = float(end.planes[plane])
+        columns[f"plane_{plane}_ratio"] = float(end.planes[plane] / means[plane])
+    return columns
+
+
+def further_columns() -> list[str]:
+    """Names of the columns that `measure_against` has beside `measure_streamed`, in order."""
+    suffixes = ("initial_std", "z", "p", "markov", "permuted")
+    bdm_names = [f"bdm_{n}d_{suffix}" for n in (1, 2) for suffix in suffixes]
+    totals = ["planes", "planes_initial", "planes_ratio", "planes_z"]
+    each = [
+        f"plane_{plane}{suffix}"
+        for plane in reversed(range(BIT_DEPTH))
+        for suffix in ("", "_ratio")
+    ]
+    return ["num_initial", *bdm_names, *totals, *each]
+
+
+class SignCounts:
+    """Block counts of one set of weights, its tensors' names and shapes, and BDM by bit planes."""
+
+    def __init__(self, weights: NamedTensors, role: str, *, with_planes: bool = False):
         self.counts = bdm.BlockCounts()
+        self.planes = np.zeros(BIT_DEPTH)
         self.layout: dict[str, tuple[int, ...]] = {}
         for name, tensor in weights:
             self.layout[name] = tuple(tensor.shape)
             self.add(_checked(name, tensor, role))
+            if with_planes:
+                for _, own in planes.by_tensor({name: tensor}, BIT_DEPTH):
+                    self.planes += own
 
     def add(self, weights: np.ndarray) -> None:
         """Count one tensor's signs (float32, any shape)."""
@@ -67,12 +169,14 @@ class SignCounts:
 class TrainedCounts(SignCounts):
     """Block counts of trained weights, with their compressed sizes and the number of zeros."""
 
-    def __init__(self, weights: NamedTensors, compressors: Sequence[str]):
+    def __init__(
+        self, weights: NamedTensors, compressors: Sequence[str], *, with_planes: bool = False
+    ):
         self.num_weights = self.zeros = 0
         self.raw = {name: CompressedSize(name) for name in compressors}
         self.binary = {name: CompressedSize(name) for name in compressors}
         self._carry = np.zeros(0, dtype=bool)  # signs that do not fill a byte yet
-        super().__init__(weights, "trained")
+        super().__init__(weights, "trained", with_planes=with_planes)
         self._pack(self._carry)
 
     def add(self, weights: np.ndarray) -> None:

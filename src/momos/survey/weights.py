@@ -153,7 +153,11 @@ def _first_of(names: list[str]) -> str:
 
 
 def sha256(path: Path) -> str:
-    """The file's hash, in hexadecimal."""
+    """The file's hash, in hexadecimal; of a folder, that of its files' names and hashes."""
+    if path.is_dir():
+        files = sorted(one for one in path.iterdir() if one.is_file())
+        listed = "\n".join(f"{sha256(one)}  {one.name}" for one in files)
+        return hashlib.sha256(listed.encode()).hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

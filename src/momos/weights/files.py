@@ -1,8 +1,10 @@
 """The one reader of weight files from elsewhere: for the command line, the survey and packing.
 
-A weight file is a .safetensors file, or a file of torch.save. The latter is read with
-`weights_only=True`: nothing in it is executed. A file may keep its tensors in these ways, and in
-any mixture of them:
+What is read: a .safetensors file, a file of torch.save, an .npz file, the initialisers of an .onnx
+file (`momos.weights.onnx`), a .tgz or .tar.gz archive with one of these in it, and a folder as
+the Hugging Face hub has them, in one file or in shards. Files of torch.save are read with
+`weights_only=True`, arrays without pickles: nothing in a file is executed. A file may keep its
+tensors in these ways, and in any mixture of them:
 
 bare      The file holds tensors by name, and nothing else.
 wrapped   The tensors are found under one of the keys WRAPPERS, nested in any depth. The outermost
@@ -17,8 +19,11 @@ One line on stderr says which wrapper and which prefix were removed.
 """
 
 import argparse
+import json
 import re
 import sys
+import tarfile
+import tempfile
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -33,8 +38,19 @@ WRAPPERS = (*EMA_WRAPPERS, "state_dict", "model", "model_state_dict", "module", 
 # In the order in which they usually stand: DataParallel, torch.compile, Lightning, a backbone.
 PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")
 COUNTER = "n_averaged"  # how many weights torch.optim.swa_utils.AveragedModel has averaged
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
-EXPECTED = "a .safetensors file, or one of torch.save (.pt, .pth, .bin) with tensors by name"
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".pth.tar")
+ARCHIVES = (".tgz", ".tar.gz")
+ALL_SUFFIXES = (*SUFFIXES, ".npz", ".onnx", *ARCHIVES)
+EXPECTED = (
+    "a .safetensors file, or one of torch.save (.pt, .pth, .bin) with tensors by name, an .npz or "
+    ".onnx file, or a Hugging Face folder"
+)
+# Of a Hugging Face folder, in this order; NAME.index.json lists the shards.
+FOLDER_FILES = ("model.safetensors", "pytorch_model.bin", "diffusion_pytorch_model.safetensors")
+BEGINNINGS = {
+    b"<!doctype": "it is an HTML page", b"<html": "it is an HTML page",
+    b"version https://git-lfs": "it is a pointer of Git LFS, without the file that it stands for",
+}  # fmt: skip
 NUM_SHOWN = 5  # names in a message
 Layout = dict[str, tuple[int, ...]]  # a tensor's name -> its shape
 
@@ -42,7 +58,8 @@ Layout = dict[str, tuple[int, ...]]  # a tensor's name -> its shape
 class WeightFile(Mapping[str, "Tensor"]):
     """Tensors of a file by name, without wrappers and prefixes. Each is read when it is asked for.
 
-    name: of the file, in messages. layout: name -> shape.
+    name: of the file, in messages. layout: name -> shape. num_beside: tensors of the file that are
+    not among these, such as an optimizer's.
     """
 
     def __init__(
@@ -53,10 +70,12 @@ class WeightFile(Mapping[str, "Tensor"]):
         is_float: Callable[[str], bool],
         wrappers: tuple[str, ...] = (),
         beside: tuple[str, ...] = (),
+        num_beside: int = 0,
     ):
         stored = {key: shape for key, shape in stored.items() if (key, shape) != (COUNTER, ())}
         self.prefix = common_prefix(stored)
         self.name, self.wrappers, self.beside = name, wrappers, beside
+        self.num_beside = num_beside
         self.layout = {key.removeprefix(self.prefix): shape for key, shape in stored.items()}
         self._read_tensor, self._is_float = read_tensor, is_float
 
@@ -85,13 +104,17 @@ class WeightFile(Mapping[str, "Tensor"]):
             parts.append(f"names without the prefix {self.prefix}")
         return one_line(", ".join(parts))
 
+    def is_float(self, name: str) -> bool:
+        """Whether the named tensor is stored as floating-point numbers. It is not read."""
+        return self._is_float(self.prefix + name)
+
     def require_floats(self, names: Mapping[str, Any]) -> None:
         """Raises ValueError if one of the named tensors is stored as integers.
 
         What integers stand for (a scale, a zero point) is not guessed.
         """
         for name in names:
-            if name in self.layout and not self._is_float(self.prefix + name):
+            if name in self.layout and not self.is_float(name):
                 found = f"tensor {name} is {self[name].dtype}, expected floating-point weights"
                 raise ValueError(one_line(f"{self.name}: {found}"))
 
@@ -104,20 +127,42 @@ def open_weights(path: Path, *, name: str | None = None) -> WeightFile:
     kind, or without tensors by name where the module's docstring says.
     """
     name = str(path) if name is None else name
-    if not path.is_file():
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         raise ValueError(one_line(f"{name} is missing: expected {EXPECTED}"))
     try:
-        opened = _open_safetensors(path, name) if _is_safetensors(path) else _open_torch(path, name)
-    except (OSError, MemoryError):
-        raise
+        opened = _opener_of(path)(path, name)
+    except (OSError, MemoryError) as error:
+        if isinstance(error, MemoryError) or error.errno is not None:
+            raise
+        raise ValueError(one_line(_unreadable(name, path, error))) from error
     except _NoWeights as error:
         raise ValueError(one_line(f"{name} holds {error}")) from error
     except Exception as error:  # safetensors, pickle and torch have types of their own
-        reason = f"{name} can't be read as weights: {_reason(error)}; expected {EXPECTED}"
-        raise ValueError(one_line(reason)) from error
+        raise ValueError(one_line(_unreadable(name, path, error))) from error
     if opened.taken:
         print(f"{one_line(name)}: {opened.taken}", file=sys.stderr)
     return opened
+
+
+def _unreadable(name: str, path: Path, error: Exception) -> str:
+    """The message of a file that can't be read, or of one that says itself what it is."""
+    beginning = b""
+    if path.is_file():
+        with path.open("rb") as file:
+            beginning = file.read(512).lstrip().lower()
+    known = (said for start, said in BEGINNINGS.items() if beginning.startswith(start))
+    return f"{name} can't be read as weights: {next(known, _reason(error))}; expected {EXPECTED}"
+
+
+def is_weight_file(path: Path) -> bool:
+    """Whether the ending is one of ALL_SUFFIXES, in capital or small letters."""
+    return path.name.lower().endswith(ALL_SUFFIXES)
+
+
+def stem_of(path: Path) -> str:
+    """The file's name without that ending: resnet18.pth.tar -> resnet18."""
+    endings = [suffix for suffix in ALL_SUFFIXES if path.name.lower().endswith(suffix)]
+    return path.name[: -max(map(len, endings))] if endings else path.stem
 
 
 def load_weights(path: Path) -> dict[str, "Tensor"]:
@@ -153,8 +198,120 @@ def _is_prefix_of_all(prefix: str, names: Mapping[str, Any]) -> bool:
     return bool(names) and all(len(n) > len(prefix) and n.startswith(prefix) for n in names)
 
 
-def _is_safetensors(path: Path) -> bool:
-    return path.suffix == ".safetensors"
+def _opener_of(path: Path) -> Callable[[Path, str], WeightFile]:
+    """What opens the file, by its ending."""
+    if path.is_dir():
+        return _open_folder
+    ending = path.name.lower()
+    if ending.endswith(ARCHIVES):
+        return _open_archive
+    openers = {".safetensors": _open_safetensors, ".npz": _open_npz, ".onnx": _open_onnx}
+    return openers.get(path.suffix.lower(), _open_torch)
+
+
+def _open_folder(path: Path, name: str) -> WeightFile:
+    """A folder of the hub: one file, its shards, or the cache's with one snapshot in it."""
+    snapshots = path / "snapshots"
+    if snapshots.is_dir():
+        found = sorted(one for one in snapshots.iterdir() if one.is_dir())
+        main = path / "refs" / "main"
+        if len(found) > 1 and main.is_file():
+            found = [one for one in found if one.name == main.read_text().strip()] or found
+        if len(found) != 1:
+            listed = some_of([one.name for one in found])
+            raise _NoWeights(f"{len(found)} snapshots ({listed}); expected one, or {EXPECTED}")
+        return _open_folder(found[0], name)
+    for file in FOLDER_FILES:
+        if (path / f"{file}.index.json").is_file():
+            return _open_shards(path, f"{file}.index.json", name)
+        if (path / file).is_file():
+            return _opener_of(path / file)(path / file, name)
+    files = sorted(one for one in path.iterdir() if one.is_file() and is_weight_file(one))
+    if len(files) != 1:
+        listed = some_of([one.name for one in files])
+        raise _NoWeights(
+            f"{len(files)} weight files ({listed}) and none of {', '.join(FOLDER_FILES)}; "
+            f"expected {EXPECTED}"
+        )
+    return _opener_of(files[0])(files[0], name)
+
+
+def _open_shards(path: Path, index: str, name: str) -> WeightFile:
+    """The files that an index names, as one. They must lie in the folder itself."""
+    weight_map = json.loads((path / index).read_text())["weight_map"]
+    shards = sorted(set(weight_map.values()))
+    outside = [shard for shard in shards if Path(shard).name != shard]
+    missing = [shard for shard in shards if not (path / shard).is_file()]
+    if outside or missing:
+        raise _NoWeights(
+            f"{index}, whose shard {(outside + missing)[0]} is not in the folder; "
+            f"expected {EXPECTED}"
+        )
+    opened = {shard: _opener_of(path / shard)(path / shard, name) for shard in shards}
+    owners = {
+        shard_file.prefix + key: shard_file for shard_file in opened.values() for key in shard_file
+    }
+    lost = [key for key in weight_map if key not in owners]
+    if lost:
+        raise _NoWeights(f"{index}, whose tensor {lost[0]} is in no shard; expected {EXPECTED}")
+
+    def own(key: str) -> str:
+        return key.removeprefix(owners[key].prefix)
+
+    layout = {key: owners[key].layout[own(key)] for key in owners}
+    return WeightFile(
+        name,
+        layout,
+        lambda key: owners[key][own(key)],
+        lambda key: owners[key].is_float(own(key)),
+    )
+
+
+def _open_archive(path: Path, name: str) -> WeightFile:
+    """The one weight file in a tar archive. Its tensors are read at once."""
+    with tarfile.open(path) as archive, tempfile.TemporaryDirectory() as folder:
+        members = [one for one in archive if one.isfile() and is_weight_file(Path(one.name))]
+        if len(members) != 1:
+            listed = some_of([one.name for one in members])
+            raise _NoWeights(f"{len(members)} weight files ({listed}), expected one")
+        content = archive.extractfile(members[0])
+        assert content is not None  # it is a file
+        target = Path(folder) / Path(members[0].name).name
+        target.write_bytes(content.read())
+        inside = _opener_of(target)(target, name)
+        tensors = {inside.prefix + key: inside[key].clone() for key in inside}
+    return _in_memory(name, tensors)
+
+
+def _open_npz(path: Path, name: str) -> WeightFile:
+    import numpy as np
+    import torch
+
+    with np.load(path, allow_pickle=False) as arrays:
+        tensors = {key: torch.from_numpy(arrays[key]) for key in arrays.files}
+    return _in_memory(name, tensors)
+
+
+def _open_onnx(path: Path, name: str) -> WeightFile:
+    import torch
+
+    from momos.weights import onnx
+
+    try:
+        arrays = onnx.read_initialisers(path)
+    except onnx.Unreadable as error:
+        raise _NoWeights(f"{error}; expected {EXPECTED}") from error
+    return _in_memory(name, {key: torch.from_numpy(array.copy()) for key, array in arrays.items()})
+
+
+def _in_memory(name: str, tensors: Mapping[str, "Tensor"]) -> WeightFile:
+    """Raises _NoWeights without tensors."""
+    if not tensors:
+        raise _NoWeights(f"no tensors; expected {EXPECTED}")
+    layout = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+    return WeightFile(
+        name, layout, tensors.__getitem__, lambda key: tensors[key].is_floating_point()
+    )
 
 
 def _open_safetensors(path: Path, name: str) -> WeightFile:
@@ -176,8 +333,7 @@ def _open_torch(path: Path, name: str) -> WeightFile:
     import torch
 
     mmap = zipfile.is_zipfile(path)  # the format before torch 1.6 can't be mapped
-    # A Namespace only keeps values. Training scripts, timm's among them, save their options so.
-    with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
+    with warnings.catch_warnings(), torch.serialization.safe_globals(_harmless()):
         warnings.simplefilter("ignore")  # of TorchScript archives, which are refused
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     state = _find_tensors(content, set())
@@ -190,7 +346,42 @@ def _open_torch(path: Path, name: str) -> WeightFile:
     def is_float(key: str) -> bool:
         return tensors[key].is_floating_point()
 
-    return WeightFile(name, layout, tensors.__getitem__, is_float, state.wrappers, state.beside)
+    own = {id(tensor) for tensor in tensors.values()}
+    num_beside = len(_all_tensors(content, set()) - own)
+    return WeightFile(
+        name, layout, tensors.__getitem__, is_float, state.wrappers, state.beside, num_beside
+    )
+
+
+def _harmless() -> list[Any]:
+    """Classes and functions that only keep values, beside those that torch allows.
+
+    Training scripts, timm's among them, save their options as a Namespace, and numbers of numpy.
+    """
+    import numpy as np
+    from numpy._core import multiarray
+
+    scalar, rebuilt = multiarray.scalar, multiarray._reconstruct
+    old = [
+        (scalar, "numpy.core.multiarray.scalar"),
+        (rebuilt, "numpy.core.multiarray._reconstruct"),
+    ]
+    dtypes = [type(np.dtype(kind)) for kind in "?bhilqBHILQefdUS"]
+    return [argparse.Namespace, scalar, rebuilt, *old, np.dtype, np.ndarray, *dtypes]
+
+
+def _all_tensors(content: Any, visited: set[int]) -> set[int]:
+    """Ids of the tensors anywhere in mappings and lists."""
+    from torch import Tensor
+
+    if id(content) in visited:
+        return set()
+    visited.add(id(content))
+    if isinstance(content, Mapping):
+        content = list(content.values())
+    if isinstance(content, list | tuple):
+        return set().union(*(_all_tensors(part, visited) for part in content))
+    return {id(content)} if isinstance(content, Tensor) else set()
 
 
 class _StateDict(NamedTuple):

@@ -1,0 +1,85 @@
+"""Manifests of weight files: CSV tables as people write them, or spreadsheets save them."""
+
+import csv
+import json
+from pathlib import Path
+
+from momos.weights.initial import require_kinds
+
+COLUMNS = ("arch", "file", "name", "source", "family", "init", "kinds", "parameters")
+# what a manifest may say beside for its readers
+NOTES = ("architecture", "trained_on", "commit", "licence", "sha256_source", "notes")
+Kinds = tuple[tuple[str, str], ...]
+
+
+def read_rows(manifest: Path) -> list[tuple[int, dict[str, str]]]:
+    """(line, row) of a manifest. A byte order mark, as spreadsheets write it, is passed over.
+
+    Raises ValueError naming the manifest, and the line or columns, for another encoding, columns
+    that are unknown, and rows that are too short or too long.
+    """
+    try:
+        content = manifest.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise ValueError(
+            f"{manifest}, line {line}: expected text in UTF-8, got the byte "
+            f"0x{error.object[error.start]:02x}"
+        ) from error
+    reader = csv.DictReader(content.splitlines(keepends=True), strict=True, restkey="")
+    try:
+        return _checked(reader, manifest)
+    except csv.Error as error:
+        raise ValueError(
+            f"{manifest}, line {reader.line_num + 1}: expected CSV: {error}"
+        ) from error
+
+
+def _checked(reader: csv.DictReader, manifest: Path) -> list[tuple[int, dict[str, str]]]:
+    """The rows of a reader, which have its columns."""
+    columns = reader.fieldnames or []
+    known = {*COLUMNS, *NOTES}
+    if not {"arch", "file"} & set(columns) or not set(columns) <= known:
+        raise ValueError(
+            f"{manifest} must have the columns arch or file and at most "
+            f"{', '.join((*COLUMNS, *NOTES))}, got {', '.join(columns)}"
+        )
+    rows = []
+    for row in reader:
+        missing = [column for column in columns if row[column] is None]
+        if missing or "" in row:
+            got = f"no value for {missing[0]}" if missing else "more values than columns"
+            raise ValueError(
+                f"{manifest}, line {reader.line_num}: expected {len(columns)} columns, got {got}"
+            )
+        rows.append((reader.line_num, row))
+    return rows
+
+
+def text(row: dict[str, str], column: str) -> str:
+    """A cell without spaces around it; empty for a column that is not there."""
+    return (row.get(column) or "").strip()
+
+
+def kinds(row: dict[str, str], manifest: Path, line: int) -> Kinds:
+    """The rows of the column kinds. Raises ValueError naming manifest, line and column."""
+    try:
+        found = json.loads(text(row, "kinds") or "[]")
+        require_kinds(found)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{manifest}, line {line}, column kinds: expected JSON such as "
+            f'[["name", "parameter"]], got {text(row, "kinds")!r} ({error})'
+        ) from error
+    return tuple((rule, kind) for rule, kind in found)
+
+
+def number(row: dict[str, str], column: str, manifest: Path, line: int) -> int | None:
+    """A positive whole number, None for an empty cell."""
+    cell = text(row, column)
+    if cell and not (cell.isascii() and cell.isdigit() and int(cell)):
+        raise ValueError(
+            f"{manifest}, line {line}, column {column}: expected a positive whole number, "
+            f"got {cell!r}"
+        )
+    return int(cell) if cell else None
