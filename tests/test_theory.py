@@ -100,6 +100,55 @@ def test_the_dimension_bound_is_reached():
     )
 
 
+# --- a last block that is cut off, the union of components, and when two of them are one
+
+
+@given(st.integers(1, 8), st.integers(1, 5), st.integers(1, 4), st.data())
+@settings(max_examples=100, deadline=None)
+def test_a_component_of_a_cut_off_block_has_the_dimension_of_its_span(n, k, block_size, data):
+    """Lemma 3.5 for d < n s, where the paper has the bound alone."""
+    mosaic = data.draw(st.lists(st.integers(0, k - 1), min_size=n, max_size=n))
+    num_weights = n * block_size - data.draw(st.integers(0, block_size - 1))
+    rank = np.linalg.matrix_rank(span(mosaic, k, block_size)[:num_weights])
+    assert theory.component_dimension(mosaic, block_size, num_weights) == rank
+    assert rank <= theory.component_dimension_bound(k, block_size)
+
+
+@pytest.mark.parametrize(("block_size", "d"), [(1, 3), (1, 4), (2, 4), (2, 5), (3, 4), (3, 5)])
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_the_class_is_the_union_of_its_components(block_size, d, k):
+    """Prop. 3.6: all weights of a few values, by every mosaic and all of its motifs."""
+    n, values = -(-d // block_size), (0, 1, 2)
+    motifs = list(product(values, repeat=block_size))
+    union = set()
+    for mosaic in product(range(k), repeat=n):
+        for chosen in product(motifs, repeat=k):
+            union.add(sum((chosen[motif] for motif in mosaic), ())[:d])
+    expected = {
+        weights
+        for weights in product(values, repeat=d)
+        if theory.num_motifs_needed(weights, block_size) <= k
+    }
+    assert union == expected
+    assert theory.num_components(n, k) <= theory.num_mosaics(n, k) == k**n
+
+
+@pytest.mark.parametrize(("block_size", "cut_off"), [(1, 0), (2, 0), (2, 1), (3, 2)])
+@pytest.mark.parametrize(("n", "k"), [(1, 2), (2, 2), (3, 2), (3, 3), (4, 2)])
+def test_two_mosaics_have_one_component_if_they_share_a_partition(n, k, block_size, cut_off):
+    """Prop. 3.7: two spans are one if neither adds a dimension to the other."""
+    mosaics = list(product(range(k), repeat=n))
+    for one, other in product(mosaics, repeat=2):
+        spans = [
+            span(list(each), k, block_size)[: n * block_size - cut_off] for each in (one, other)
+        ]
+        ranks = {np.linalg.matrix_rank(matrix) for matrix in (*spans, np.hstack(spans))}
+        assert theory.is_same_component(one, other) == (len(ranks) == 1)
+    distinct = {theory.partition(mosaic) for mosaic in mosaics}
+    assert len(distinct) == theory.num_components(n, k)
+    assert distinct == components_by_enumeration(n, k)
+
+
 @given(st.integers(1, 200), st.integers(1, 200), st.floats(0.001, 1))
 @example(num_weights=100, block_size=1, capacity=0.07)  # whose float product is 7.000000000000001
 @example(num_weights=100, block_size=1, capacity=0.29)  # 28.999999999999996
@@ -164,6 +213,11 @@ def test_the_check_finds_broken_monotonicity(monkeypatch, wrong):
         (lambda: theory.growth_bound(0), "num_blocks must be at least 1"),
         (lambda: theory.component_dimension([1], 0), "block_size must be at least 1"),
         (lambda: theory.component_dimension_bound(0, 2), "num_motifs must be at least 1"),
+        (lambda: theory.component_dimension([0, 1], 3, 7), "num_weights must be in 4..6, .* got 7"),
+        (lambda: theory.component_dimension([0, 1], 3, 3), "num_weights must be in 4..6, .* got 3"),
+        (lambda: theory.num_mosaics(0, 2), "num_blocks must be at least 1"),
+        (lambda: theory.num_motifs_needed([], 2), "num_weights must be at least 1, got 0"),
+        (lambda: theory.is_same_component([0], [0, 1]), "the same number of blocks, got 1 and 2"),
         (
             lambda: theory.num_components_for_block_size(4, 5, 0.5),
             "block_size must be in 1..4 .* got block_size=5",

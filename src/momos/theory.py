@@ -44,13 +44,24 @@ def growth_bound(num_blocks: int) -> int:
     return 2 ** (num_blocks - 1)
 
 
-def component_dimension(mosaic: Sequence[int], block_size: int) -> int:
-    """Dimension of one mosaic's component: distinct motifs used, times s (Lemma 3.5, Eq. 11).
+def component_dimension(
+    mosaic: Sequence[int], block_size: int, num_weights: int | None = None
+) -> int:
+    """Dimension of one mosaic's component (Lemma 3.5): distinct motifs used, times s (Eq. 11).
 
-    mosaic: the index of each block's motif. Raises ValueError for a block size below 1.
+    mosaic: the index of each block's motif. num_weights: d; None: n s. Where the last block is cut
+    off (d < n s) and nobody else uses its motif, what is cut off is no dimension; the lemma then
+    states the bound alone. Raises ValueError for a block size below 1, and for d that needs another
+    number of blocks.
     """
     _at_least_one(block_size=block_size)
-    return len(set(mosaic)) * block_size
+    whole = len(mosaic) * block_size
+    cut_off = 0 if num_weights is None else whole - num_weights
+    if not 0 <= cut_off < block_size or (cut_off and not mosaic):
+        expected = f"in {whole - block_size + 1}..{whole}, which need {len(mosaic)} blocks"
+        raise ValueError(f"num_weights must be {expected}, got {num_weights}")
+    alone = bool(mosaic) and mosaic[-1] not in mosaic[:-1]
+    return len(set(mosaic)) * block_size - (cut_off if alone else 0)
 
 
 def component_dimension_bound(num_motifs: int, block_size: int) -> int:
@@ -60,6 +71,49 @@ def component_dimension_bound(num_motifs: int, block_size: int) -> int:
     """
     _at_least_one(num_motifs=num_motifs, block_size=block_size)
     return num_motifs * block_size
+
+
+def num_mosaics(num_blocks: int, num_motifs: int) -> int:
+    """k^n, how many components the hypothesis class is a union of, at most (Prop. 3.6).
+
+    Mosaics that induce one partition have one component: `num_components` counts those. Raises
+    ValueError unless both are at least 1.
+    """
+    _at_least_one(num_blocks=num_blocks, num_motifs=num_motifs)
+    return num_motifs**num_blocks
+
+
+def num_motifs_needed(weights: Sequence[float], block_size: int) -> int:
+    """Count the distinct blocks of weights: they lie in the class if k is as large (Prop. 3.6).
+
+    weights: (d,). A last block that is cut off needs no motif of its own if it begins as another
+    block does. Raises ValueError for a block size below 1, and without weights.
+    """
+    _at_least_one(block_size=block_size, num_weights=len(weights))
+    blocks = [tuple(weights[i : i + block_size]) for i in range(0, len(weights), block_size)]
+    whole, last = set(blocks[:-1]), blocks[-1]
+    return len(whole) + (last not in {block[: len(last)] for block in whole})
+
+
+def partition(mosaic: Sequence[int]) -> frozenset[frozenset[int]]:
+    """Return the sets of blocks that share a motif (Eq. 14): the mosaic without its labels."""
+    classes: dict[int, set[int]] = {}
+    for block, motif in enumerate(mosaic):
+        classes.setdefault(motif, set()).add(block)
+    return frozenset(map(frozenset, classes.values()))
+
+
+def is_same_component(mosaic: Sequence[int], other: Sequence[int]) -> bool:
+    """Say whether two mosaics have one component: if they set the same blocks equal (Prop. 3.7).
+
+    The proposition assumes d = n s; it holds as well where the last block is cut off, of which at
+    least one weight is left. Raises ValueError for mosaics of different length.
+    """
+    if len(mosaic) != len(other):
+        raise ValueError(
+            f"mosaics must have the same number of blocks, got {len(mosaic)} and {len(other)}"
+        )
+    return partition(mosaic) == partition(other)
 
 
 def num_components_for_block_size(num_weights: int, block_size: int, capacity: float) -> int:
