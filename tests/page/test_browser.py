@@ -16,6 +16,11 @@ pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="no Chromium is installed (Debian: apt-get install chromium)"
 )
 PHONE, WIDE = {"width": 390, "height": 844}, {"width": 1400, "height": 900}
+LAPTOP = {"width": 1280, "height": 800}
+OVERFLOWING = """[...document.querySelectorAll(".scroll, section, header, table, details")]
+    .filter((part) => part.scrollWidth > part.clientWidth + 1 ||
+                      part.getBoundingClientRect().right > innerWidth)
+    .map((part) => part.getAttribute("aria-label") || part.tagName + " " + part.scrollWidth)"""
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +98,24 @@ def test_every_chart_is_drawn_inside_the_window_without_a_complaint(browser, add
             for url in view.requests
             if not url.startswith(("data:", "blob:")) and url != address
         ] == []
+
+
+def test_no_table_scrolls_sideways_on_a_laptop(browser, address):
+    """All of them, those that are folded away at first too."""
+    with View(browser, address, viewport=LAPTOP) as view:
+        view.page.evaluate(
+            "document.querySelectorAll('details').forEach((part) => part.open = true)"
+        )
+        assert view.page.locator("table").count() > 20 and view.width() == LAPTOP["width"]
+        assert view.page.evaluate(OVERFLOWING) == []
+
+
+def test_the_first_screen_of_a_laptop_says_what_was_found(browser, address):
+    with View(browser, address, viewport=LAPTOP) as view:
+        sentences = view.page.locator(".findings li")
+        assert sentences.count() == 5
+        box = sentences.last.bounding_box()
+        assert box["y"] + box["height"] <= LAPTOP["height"]
 
 
 def test_pointing_at_a_mark_shows_its_numbers(browser, address):

@@ -109,11 +109,20 @@ def test_no_number_in_a_results_table_has_another_source(soup):
 
 
 def test_the_prose_counts_what_the_results_count(soup, results):
-    counted = results["counts"]["claims"]
-    assert [int(strong.text) for strong in soup.select(".lede strong")] == [
-        counted[name] for name in counted
-    ]
-    assert str(sum(counted.values())) in soup.select_one(".lede").text
+    counts, sentences = results["counts"], [item.text for item in soup.select(".findings li")]
+    assert sentences == results["findings"] and len(sentences) == 5
+    tested = counts["claims"]["SUPPORTED"] + counts["claims"]["NOT SUPPORTED"]
+    assert tested == 1 and sentences[0].startswith("The one claim that these runs test is not")
+    tiles = {
+        item.select_one(".what").text.strip(" ✓✗○≠"): item for item in soup.select(".tiles li")
+    }
+    for name, count in (counts["claims"] | counts["apart"]).items():
+        links = tiles[name].select("a")
+        assert len(links) == count == int(tiles[name].select_one(".count").text), name
+    for name, count in counts["decided"].items():
+        decided, others = tiles[name].select(".ids")
+        assert len(decided.select("a")) == count and decided.text.startswith("Decided:")
+        assert len(others.select("a")) == counts["claims"][name] - count
     assert (
         "2 seeds." in soup.select_one("header").text
         and "Imported" not in soup.select_one("header").text

@@ -52,6 +52,7 @@ def _environment(report: ReportFolder) -> jinja2.Environment:
         lstrip_blocks=True,
     )
     rows = numbers.rows_by_id(report.results["cells"])
+    known = report.cells
     environment.globals |= {
         "EMPTY": numbers.EMPTY,
         "symbol": SYMBOLS.__getitem__,
@@ -59,6 +60,9 @@ def _environment(report: ReportFolder) -> jinja2.Environment:
         "format_setting": numbers.format_setting,
         "class_name": numbers.class_name,
         "row_of": rows.__getitem__,
+        "has_any": lambda model, method, measures: any(
+            f"packing/{model}/{method}/{measure}" in known for measure in measures
+        ),
         "row_attributes": numbers.row_attributes,
         "cell_attributes": numbers.cell_attributes,
     }

@@ -24,7 +24,7 @@ class ReportFolder:
 
     @cached_property
     def results(self) -> dict[str, Any]:
-        return atomic.read_json(self.path / "results.json")
+        return with_decisions(atomic.read_json(self.path / "results.json"))
 
     @cached_property
     def provenance(self) -> dict[str, Any]:
@@ -65,3 +65,18 @@ class ReportFolder:
             path for path in self.path.rglob("*") if path.suffix in kinds and path != page
         )
         return [path.relative_to(self.path).as_posix() for path in paths]
+
+
+def with_decisions(results: dict[str, Any]) -> dict[str, Any]:
+    """Add what results.json lacks if it was written before verdicts were decided or not.
+
+    Its claims then are not decided, none is counted apart, and one sentence says so.
+    """
+    if "findings" in results:
+        return results
+    counts = results["counts"]["claims"]
+    given = ", ".join(f"{count} {name}" for name, count in counts.items())
+    sentence = f"Verdicts: {given}. This report does not say which of them chance could turn."
+    claims = [{"decided": "", "interval": "", "also": ""} | claim for claim in results["claims"]]
+    added = {"decided": {}, "apart": {}} | results["counts"]
+    return results | {"findings": [sentence], "claims": claims, "counts": added}

@@ -1,7 +1,7 @@
 """Which rows and columns the page's tables have."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -12,9 +12,11 @@ Results = Mapping[str, Any]  # results.json
 # measure, title, digits
 COMPLEXITY = (
     ("bdm_1d_ratio", "1-D ratio", 3),
+    ("bdm_1d_z", "1-D z", 1),
     ("bdm_1d_normalized", "1-D normalised", 3),
     ("bdm_1d_against_shuffled", "1-D / shuffled", 3),
     ("bdm_2d_ratio", "2-D ratio", 3),
+    ("bdm_2d_z", "2-D z", 1),
     ("bdm_2d_normalized", "2-D normalised", 3),
     ("bdm_2d_against_shuffled", "2-D / shuffled", 3),
     ("sparsity", "Zeros (%)", 1),
@@ -40,11 +42,13 @@ def paper_tables(results: Results) -> list[dict[str, Any]]:
     return list(tables.values())
 
 
-def num_seeds(results: Results) -> int:
-    """The most seeds of a number of Tables 1 and 2."""
-    return max(
+def num_seeds(results: Results) -> list[int]:
+    """The fewest and the most seeds of a number of Tables 1 and 2 that was run."""
+    numbers = [
         cell["num_seeds"] for cell in results["cells"] if cell["table"] in ("table1", "table2")
-    )
+    ]
+    run = [number for number in numbers if number] or [0]
+    return [min(run), max(run)]
 
 
 def methods_by_model(results: Results, table: str) -> dict[str, list[str]]:
@@ -68,12 +72,20 @@ def metrics(results: Results) -> list[str]:
     return list(dict.fromkeys(name.removesuffix("_latent") for name in names))
 
 
-def packing_measures(results: Results) -> list[str]:
+class PackingMeasures(NamedTuple):
+    """Columns of the tables of files."""
+
+    lossless: list[str]  # ordinary files, then .momos
+    lossy: list[str]  # each one's bytes, then its accuracy
+
+
+def packing_measures(results: Results) -> PackingMeasures:
     """Sizes of files, ordinary ones first; each lossy one's accuracy after its bytes."""
     names = [name for name in measures_of(results, "packing") if name != OTHERWISE_SHOWN]
     lossy = [name for name in names if f"{name.rpartition('_')[0]}_accuracy" in names]
     ordinary = [name for name in names if name not in (*MOMOS_FILES, *lossy)]
-    return [*ordinary, *(name for name in MOMOS_FILES if name in names), *lossy]
+    momos = [name for name in MOMOS_FILES if name in names]
+    return PackingMeasures([*ordinary, *momos], lossy)
 
 
 def cost_rows(costs: pd.DataFrame) -> list[dict[str, Any]]:

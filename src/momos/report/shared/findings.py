@@ -1,5 +1,6 @@
 """What was found, in five plain sentences with numbers, written from the verdicts alone."""
 
+import re
 from collections.abc import Sequence
 
 import pandas as pd
@@ -37,13 +38,18 @@ def _counts(tested: pd.DataFrame, decided: pd.DataFrame) -> str:
     if tested.empty:
         return "No claim could be tested: this profile lacks the runs."
     hold = int((decided.verdict == SUPPORTED).sum())
-    of_all = f"Of the {_number(len(tested), 'claim')} that these runs test"
+    if len(tested) == 1:
+        side = "for" if hold else "against"
+        decision = f"decided beyond chance, {side} the paper's statement"
+        open_yet = "not decided: chance could still turn its verdict"
+        return f"The one claim that these runs test is {decision if len(decided) else open_yet}."
+    of_all = f"Of the {len(tested)} claims that these runs test"
     if decided.empty:
         return f"{of_all}, none is decided: chance could still turn every verdict."
     verb = "is" if len(decided) == 1 else "are"
     return (
-        f"{of_all}, {len(decided)} {verb} decided beyond chance: for {hold} of them the paper's"
-        f" statement holds here, for {len(decided) - hold} it does not."
+        f"{of_all}, {len(decided)} {verb} decided beyond chance: {hold} for the paper's statement,"
+        f" {len(decided) - hold} against it."
     )
 
 
@@ -107,8 +113,11 @@ def _told(row: tuple) -> str:
 
 
 def _short(measured: str) -> str:
-    """The first parts of a claim's numbers, as many as LONGEST allows, at least one."""
-    parts = measured.split("; ")
+    """The first parts of a claim's numbers, as many as LONGEST allows, at least one.
+
+    What stands in brackets (the values of single runs) is left out.
+    """
+    parts = re.sub(r" \([^()]*\)", "", measured).split("; ")
     kept = parts[:1]
     for part in parts[1:]:
         if len("; ".join([*kept, part])) > LONGEST:
