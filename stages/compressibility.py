@@ -24,11 +24,11 @@ def main(name: str, seed: int, scheme: str, text_file: Path, folder: Path, out_d
     device = prepare_device(loop.device, loop.num_threads)
     tokens = atomic.load_tensors(text_file)["train"]
     evaluation = language_models.evaluation_batches(tokens, corpus, settings, device)
-    training = language_models.retraining(tokens, corpus, recipe, settings, device, seed=seed)
-    search = schemes.search(scheme, settings, seed=seed, training=training)
-    chosen_steps = list(recipe.steps)
+    training, chosen_steps = None, list(recipe.steps)
     if scheme == "pruning":
+        training = language_models.retraining(tokens, corpus, recipe, settings, device, seed=seed)
         chosen_steps = schemes.pruned_steps(recipe.steps, settings.pruning_steps)
+    search = schemes.search(scheme, settings, seed=seed, training=training)
     sections = (recipe, settings, corpus, loop)
     depends = {"seed": seed, "scheme": scheme, "eps": eps}
     depends |= {section.section: asdict(section) for section in sections}

@@ -162,6 +162,7 @@ class Compressibility(Settings):
     """The grids on which critical points are searched."""
 
     section: ClassVar[str] = "compressibility"
+    optional: ClassVar[frozenset[str]] = frozenset({"follow_theta", "num_beyond"})
     num_sequences: int  # of the evaluation set
     batch_size: int  # sequences evaluated together
     max_n_q: int  # the weakest quantisation
@@ -169,6 +170,10 @@ class Compressibility(Settings):
     # Of max|w|: candidates for theta by loss minimisation, down to min_fraction.
     fractions_per_octave: int
     min_fraction: float
+    # Look for theta from that of the next weaker coarse n_q; null, false: among all fractions.
+    follow_theta: bool | None
+    # Coarse points beyond the first one outside an eps, but for quantization; null: all of them.
+    num_beyond: int | None
     rank_steps: int  # fractions of the singular values kept
     sigmas: tuple[float, ...]  # of noise: weakest, strongest
     sigmas_per_decade: int
@@ -179,8 +184,15 @@ class Compressibility(Settings):
     pruning_steps: int  # checkpoints that are pruned: evenly spaced, the last one among them
 
     def check(self, where: str) -> None:
-        for key in vars(self).keys() - {"min_fraction", "sigmas", "max_n_q"}:
+        others = {"min_fraction", "sigmas", "max_n_q", "follow_theta", "num_beyond"}
+        for key in vars(self).keys() - others:
             require(getattr(self, key) >= 1, f"{where}.{key}", "1 or more", getattr(self, key))
+        require(
+            self.num_beyond is None or self.num_beyond >= 0,
+            f"{where}.num_beyond",
+            "0 or more, or null for the whole grid",
+            self.num_beyond,
+        )
         require(
             self.max_n_q >= 3 and self.max_n_q % 2 == 1,
             f"{where}.max_n_q",

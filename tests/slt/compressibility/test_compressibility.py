@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from momos.models import build
 from momos.slt import compressibility as c
-from momos.slt.compressibility.quantization import _minimise
+from momos.slt.compressibility.quantization import _descend, _minimise
 
 EPS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 
@@ -211,7 +211,7 @@ def assert_definition(found: c.CriticalPoint) -> None:
 
 
 def table_scan(
-    losses: list[float], coarse: tuple[int, ...], eps: list[float]
+    losses: list[float], coarse: tuple[int, ...], eps: list[float], num_beyond: int | None = None
 ) -> tuple[list[c.CriticalPoint], list[float]]:
     """Scan a table of losses at strengths 1, 2 ..; and the strengths in order of evaluation."""
     asked = []
@@ -220,9 +220,8 @@ def table_scan(
         asked.append(strength)
         return c.Point(strength, strength, losses[strength - 1])
 
-    return c.scan(
-        evaluate, c.StrengthGrid(tuple(range(1, len(losses) + 1)), coarse), 0.0, eps
-    ), asked
+    grid = c.StrengthGrid(tuple(range(1, len(losses) + 1)), coarse)
+    return c.scan(evaluate, grid, 0.0, eps, num_beyond=num_beyond), asked
 
 
 loss_tables = st.lists(
@@ -274,6 +273,36 @@ def test_a_scan_that_misses_a_bump_says_so_where_it_saw_the_return():
     assert found.status == "all" and found.crosses_once, "nothing of either bump was seen"
     (found,), _ = table_scan(losses, (0, 6, 8), [1.0])
     assert found.value == 6 and not found.crosses_once
+
+
+@given(loss_tables, st.integers(1, 10), tolerances, st.integers(0, 3))
+def test_a_scan_that_stops_beyond_the_crossing_finds_the_same(losses, stride, eps, num_beyond):
+    """The same critical points as the whole scan and as brute force; a curve that ends earlier."""
+    coarse = c.every(len(losses), stride)
+    whole, all_asked = table_scan(losses, coarse, eps)
+    found, asked = table_scan(losses, coarse, eps, num_beyond)
+    assert len(asked) == len(set(asked)) and set(asked) <= set(all_asked)
+    every = {strength: loss for strength, loss in enumerate(losses, 1)}
+    for one, full in zip(found, whole, strict=True):
+        same = [getattr(one, name) == getattr(full, name) for name in ("value", "status", "cost")]
+        assert all(same) and set(one.curve) <= set(full.curve)
+        if oracle.crosses_once(every, one.eps):
+            assert one.value == oracle.critical(every, one.eps)
+        outside = [index for index in coarse if not losses[index] <= one.eps]
+        ends = coarse[-1] if not outside else max(p.strength for p in one.curve) - 1
+        place = coarse.index(ends)
+        assert place == min(
+            len(coarse) - 1,
+            coarse.index(outside[0]) + num_beyond if outside else len(coarse) - 1,
+        )
+
+
+def test_a_scan_stops_so_many_coarse_points_beyond_the_crossing():
+    losses = [0, 0, 0, 9, 9, 9, 0, 9]
+    (found,), asked = table_scan(losses, tuple(range(8)), [1.0], 0)
+    assert asked == [1, 2, 3, 4] and found.value == 3 and found.crosses_once
+    (found,), asked = table_scan(losses, tuple(range(8)), [1.0], 3)
+    assert asked == [1, 2, 3, 4, 5, 6, 7] and found.value == 3 and not found.crosses_once
 
 
 # Quantisation
@@ -342,6 +371,61 @@ def test_the_search_finds_the_bottom_of_one_valley(bottom, num_settings):
 
     trials, best = _minimise(loss, fractions)
     assert best.loss == min(map(loss, fractions)) and best in trials
+
+
+@given(st.floats(-6, 1), st.integers(1, 120), st.integers(0, 119))
+def test_the_descent_finds_the_bottom_of_one_valley(bottom, num_settings, start):
+    fractions = [2 ** (-k / 16) for k in range(num_settings)]
+    start = min(start, num_settings - 1)
+
+    def loss(fraction):
+        return abs(math.log2(fraction) - bottom)
+
+    trials, best = _descend(loss, fractions, start)
+    assert best.loss == min(map(loss, fractions)) and best in trials
+    away = abs(fractions.index(best.setting) - start)
+    assert len(trials) == len({trial.setting for trial in trials}) <= away + 3
+    assert [trial.setting for trial in trials] == sorted(
+        (trial.setting for trial in trials), reverse=True
+    )
+
+
+@given(st.lists(st.floats(0, 9) | st.just(math.nan), min_size=1, max_size=30), st.integers(0, 29))
+def test_the_descent_ends_where_no_neighbour_is_lower(losses, start):
+    start = min(start, len(losses) - 1)
+    trials, best = _descend(lambda index: losses[index], range(len(losses)), start)
+    finite = [loss if math.isfinite(loss) else math.inf for loss in losses]
+    neighbours = finite[max(best.setting - 1, 0) : best.setting + 2]
+    assert finite[best.setting] == min(neighbours) <= finite[start]
+    assert {trial.setting for trial in trials} >= {best.setting, start}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_following_theta_against_every_fraction(models, name):
+    """The critical n_q of the whole search where the loss over theta has one valley, else weaker.
+
+    Whatever it ends at, a point's loss is that of its theta, and no neighbour of it is lower.
+    """
+    model, loss_fn = models[name]
+    fractions = [2 ** (-k / 4) for k in range(9)]
+    search = {"max_n_q": 257, "fractions": fractions}
+    whole = c.critical_n_q(model, loss_fn, EPS, **search)
+    followed = c.critical_n_q(model, loss_fn, EPS, follow=True, **search)
+    num_trials = [
+        sum(len(p.trials) for p in c.merged_curve(points)) for points in (followed, whole)
+    ]
+    assert num_trials[0] < 0.6 * num_trials[1]
+    full = {p.strength: p for p in c.merged_curve(whole)}
+    for one in followed:
+        assert_definition(one)
+    equal = [one.value == other.value for one, other in zip(followed, whole, strict=True)]
+    for point in c.merged_curve(followed):
+        assert point.loss == min(trial.loss for trial in point.trials)
+        assert point.loss == loss_fn(c.quantized(model, point.strength, point.theta).model)
+        if point.strength in full:
+            assert point.loss >= full[point.strength].loss
+    print(f"{name}: {sum(equal)} of {len(equal)} eps equal, trials {num_trials}")
+    assert sum(equal) >= len(EPS) - 1
 
 
 def test_the_search_passes_over_losses_that_are_not_finite():
@@ -810,6 +894,10 @@ SCHEMES = {
         *args, **{"max_n_q": 17, "fractions": [1.0, 0.7, 0.5, 0.35]} | kw
     ),
     "n_q, max": lambda *args, **kw: c.critical_n_q(*args, theta="max", **{"max_n_q": 17} | kw),
+    "n_q, followed, cut": lambda *args, **kw: c.critical_n_q(
+        *args,
+        **{"max_n_q": 17, "fractions": [1.0, 0.7, 0.5, 0.35], "follow": True, "num_beyond": 1} | kw,
+    ),
     "fraction": lambda *args, **kw: c.critical_fraction(*args, **kw),
     "sigma": lambda *args, **kw: c.critical_sigma(
         *args, kind="absolute", num_draws=2, per_decade=8, **kw
@@ -822,6 +910,7 @@ SCHEMES = {
 AS_MANY = {
     "n_q",
     "n_q, max",
+    "n_q, followed, cut",
     "sigma",
     "relative sigma",
 }  # schemes whose trials are the calls of loss_fn
@@ -975,6 +1064,10 @@ ERRORS = [
     (
         attempt(c.critical_n_q, LINEAR, zero_loss, 0.1, per_octave=0),
         "per_octave must be an integer of at least 1, got 0",
+    ),
+    (
+        attempt(c.critical_n_q, LINEAR, zero_loss, 0.1, num_beyond=-1),
+        "num_beyond must be an integer of at least 0 or None, got -1",
     ),
     (
         attempt(c.critical_n_q, LINEAR, zero_loss, 0.1, fractions=[]),

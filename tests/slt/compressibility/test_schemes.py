@@ -18,6 +18,7 @@ SMALL = {
     "num_sequences": 4,
     "max_n_q": 17,
     "rank_steps": 4,
+    "sigmas": [1e-3, 1.0],
     "sigmas_per_decade": 4,
     "num_noise_draws": 2,
     "num_coarse_heads": 2,
@@ -66,23 +67,31 @@ def test_every_scheme_that_params_may_name_is_known():
     assert set(get_args(names)) == set(schemes.CRITICAL)
 
 
+@pytest.mark.parametrize(("follow_theta", "num_beyond"), [(False, None), (True, 1), (True, 0)])
 @pytest.mark.parametrize("scheme", schemes.CRITICAL)
-def test_a_scheme_is_its_search(scheme, model, loss_fn):
-    here = settings()
+def test_a_scheme_is_its_search(scheme, follow_theta, num_beyond, model, loss_fn):
+    here = settings(fractions_per_octave=2, follow_theta=follow_theta, num_beyond=num_beyond)
     training = Retraining(train_loss_fn=loss_fn, batches=[None], train_lr=1e-3, num_steps=2)
     found = schemes.search(scheme, here, seed=3, training=training)(
         model, lambda m: loss_fn(m).item(), [0.01, 0.1]
     )
-    noise = {"sigmas": (1e-3, 1.0), "per_decade": 4, "num_draws": 2, "seed": 3}
+    cut = {"num_beyond": num_beyond}
+    noise = {"sigmas": (1e-3, 1.0), "per_decade": 4, "num_draws": 2, "seed": 3, **cut}
     direct = {
+        # A claim is about its curve, which is kept as a whole
         "quantization": lambda *a: compressibility.critical_n_q(
-            *a, max_n_q=17, fractions=[1.0, 0.5**0.5, 0.5, 0.125**0.5, 0.25]
+            *a,
+            max_n_q=17,
+            fractions=[1.0, 0.5**0.5, 0.5, 0.125**0.5, 0.25],
+            follow=follow_theta,
         ),
-        "quantization_max": lambda *a: compressibility.critical_n_q(*a, max_n_q=17, theta="max"),
-        "factorization": lambda *a: compressibility.critical_fraction(*a, num_steps=4),
+        "quantization_max": lambda *a: compressibility.critical_n_q(
+            *a, max_n_q=17, theta="max", **cut
+        ),
+        "factorization": lambda *a: compressibility.critical_fraction(*a, num_steps=4, **cut),
         "noise_absolute": lambda *a: compressibility.critical_sigma(*a, kind="absolute", **noise),
         "noise_relative": lambda *a: compressibility.critical_sigma(*a, kind="relative", **noise),
-        "pruning": lambda *a: compressibility.critical_heads(*a, training, num_coarse=2),
+        "pruning": lambda *a: compressibility.critical_heads(*a, training, num_coarse=2, **cut),
     }
     expected = direct[scheme](model, lambda m: loss_fn(m).item(), [0.01, 0.1])
     assert [point.strength for point in found] == [point.strength for point in expected]

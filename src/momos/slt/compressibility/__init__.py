@@ -10,11 +10,12 @@ critical point:
     pruned       heads kept, all but one to 0   parameters after / before  smallest fraction kept
 
 The critical strength is the strongest one such that it and every weaker one on the scanned grid
-stay within L(original) + eps. A scan evaluates a coarse grid from weak to strong. Then it bisects
-between the first point outside eps and its weaker neighbour, down to the fine grid. Where the loss
-is monotone, this is the answer of trying every strength. Where it is not, points in between may
-have been passed over, and the answer is the same or a stronger compression. Returns of the loss
-that a scan saw are told by `CriticalPoint.crosses_once`.
+stay within L(original) + eps. A scan evaluates a coarse grid from weak to strong, all of it or
+num_beyond points past the first one outside eps. Then it bisects between that point and its weaker
+neighbour, down to the fine grid. Where the loss is monotone, this is the answer of trying every
+strength. Where it is not, points in between may have been passed over, and the answer is the same
+or a stronger compression. Returns of the loss that a scan saw are told by
+`CriticalPoint.crosses_once`.
 
 `eps` is one tolerance or several: one gives a CriticalPoint; several give a list of them from one
 scan, which evaluates a strength once. Each search decides by its own points alone, so that asking

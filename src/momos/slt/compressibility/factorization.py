@@ -128,13 +128,14 @@ def critical_fraction(
     *,
     num_steps: int = 64,
     layers: Sequence[Sequence[str]] | None = None,
+    num_beyond: int | None = None,
 ) -> CriticalPoint | list[CriticalPoint]:
     """The smallest compression fraction (parameters after / before) within eps.
 
     The strength is the fraction of singular values kept. num_steps: the fine grid keeps 1,
     1 - 1/num_steps .. 1/num_steps, the coarse grid about eight of them; fractions of the same ranks
-    are one point. layers: names by layer in order; `layers_of(model)` by default. Raises ValueError
-    as `decompose`, and for eps, losses and num_steps out of range.
+    are one point. layers: names by layer in order; `layers_of(model)` by default. num_beyond: see
+    `scan`. Raises ValueError as `decompose`, and for eps, losses and num_steps out of range.
     """
     tolerances, steps = tolerances_of(eps), positive("num_steps", num_steps)
     factors = decompose(model, layers)
@@ -150,7 +151,8 @@ def critical_fraction(
     }
     keeps = tuple(sorted(by_ranks.values(), reverse=True))
     grid = StrengthGrid(keeps, every(len(keeps), max(len(keeps) // 8, 1)))
-    return one_or_all(scan(evaluate, grid, init_loss, tolerances, value="cost"), eps)
+    points = scan(evaluate, grid, init_loss, tolerances, value="cost", num_beyond=num_beyond)
+    return one_or_all(points, eps)
 
 
 def _stacks(model: nn.Module) -> Iterator[tuple[str, nn.ModuleList | nn.Sequential]]:

@@ -69,12 +69,14 @@ def critical_sigma(
     per_decade: int = 64,
     num_draws: int = 4,
     seed: int = 0,
+    num_beyond: int | None = None,
 ) -> CriticalPoint | list[CriticalPoint]:
     """The largest sigma whose mean loss over num_draws draws of noise is within eps.
 
     Each point has the spread over draws, which are the same for every sigma. sigmas: the weakest
     and the strongest one. per_decade: points of the fine, geometric grid; the coarse grid is every
-    sixteenth of them. Raises ValueError for eps, losses and settings out of range.
+    sixteenth of them. num_beyond: see `scan`. Raises ValueError for eps, losses and settings out of
+    range.
     """
     tolerances = tolerances_of(eps)
     grid = _sigma_grid(sigmas, positive("per_decade", per_decade))
@@ -93,7 +95,8 @@ def critical_sigma(
         trials = tuple(Trial(draw, loss) for draw, loss in enumerate(losses))
         return Point(sigma, math.fsum(costs) / num_draws, mean, spread=spread, trials=trials)
 
-    return one_or_all(scan(evaluate, grid, init_loss, tolerances), eps)
+    points = scan(evaluate, grid, init_loss, tolerances, num_beyond=num_beyond)
+    return one_or_all(points, eps)
 
 
 def _sigma_grid(sigmas: Sequence[float], per_decade: int) -> StrengthGrid:

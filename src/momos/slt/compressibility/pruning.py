@@ -171,6 +171,7 @@ def critical_heads(
     *,
     heads: Sequence[Head] | None = None,
     num_coarse: int = 8,
+    num_beyond: int | None = None,
 ) -> CriticalPoint | list[CriticalPoint]:
     """The smallest fraction of heads kept whose lowest retraining loss is within eps.
 
@@ -178,8 +179,8 @@ def critical_heads(
     the minimum over batches, so each point also has eval_loss, loss_fn after the last step. Trials
     are the training losses by step. Retraining that diverges is outside eps. heads: those to choose
     from, with training.seed; `attention_heads(model)` by default. The grid goes from one pruned
-    head to all of them, its coarse part has about num_coarse points. Raises ValueError for a model
-    without heads, and for eps, losses and settings out of range.
+    head to all of them, its coarse part has about num_coarse points. num_beyond: see `scan`. Raises
+    ValueError for a model without heads, and for eps, losses and settings out of range.
     """
     tolerances, num_coarse = tolerances_of(eps), positive("num_coarse", num_coarse)
     heads = attention_heads(model) if heads is None else list(heads)
@@ -196,7 +197,8 @@ def critical_heads(
 
     kept = tuple((total - num_pruned) / total for num_pruned in range(1, total + 1))
     grid = StrengthGrid(kept, every(total, max(total // num_coarse, 1)))
-    return one_or_all(scan(evaluate, grid, init_loss, tolerances), eps)
+    points = scan(evaluate, grid, init_loss, tolerances, num_beyond=num_beyond)
+    return one_or_all(points, eps)
 
 
 def _heads_of(prefix: str, module: nn.Module) -> list[Head]:

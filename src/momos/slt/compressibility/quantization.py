@@ -79,14 +79,18 @@ def critical_n_q(
     max_n_q: int = 1025,
     per_octave: int = 2,
     fractions: Sequence[float] = FRACTIONS,
+    follow: bool = False,
+    num_beyond: int | None = None,
 ) -> CriticalPoint | list[CriticalPoint]:
     """The smallest n_q within eps; its cost is log2(n_q) bits per weight.
 
     theta "max": the range is max|w|. theta "loss": for each n_q by itself, it is the fraction of
     max|w| with the lowest loss among `fractions`, of which `_minimise` tries at most 17 of the
     default ones. max_n_q: the weakest quantisation that is tried. From there down to n_q = 3, the
-    coarse grid takes per_octave steps to halve the number of intervals. Raises ValueError for eps,
-    losses and settings out of range, and for a model without weights to quantise.
+    coarse grid takes per_octave steps to halve the number of intervals. follow: look for theta from
+    that of the next weaker coarse n_q, to the bottom of the valley there (`_descend`); with a
+    single valley this is the same theta in fewer trials. num_beyond: see `scan`. Raises ValueError
+    for eps, losses and settings out of range, and for a model without weights to quantise.
     """
     tolerances = tolerances_of(eps)
     grid = _n_q_grid(_num_intervals("max_n_q", max_n_q), positive("per_octave", per_octave))
@@ -94,15 +98,27 @@ def critical_n_q(
         raise ValueError(f"theta must be one of {', '.join(THETAS)}, got {theta!r}")
     tried = _checked_fractions(fractions) if theta == "loss" else (1.0,)
 
+    coarse = [grid.strengths[index] for index in grid.coarse]
+    thetas: dict[float, float] = {}  # by the strengths that were evaluated
+
     def evaluate(strength: float) -> Point:
         n_q = int(strength)
-        trials, best = _minimise(
-            lambda fraction: loss_of(loss_fn, quantized(model, n_q, fraction).model), tried
-        )
+
+        def loss_at(fraction: float) -> float:
+            return loss_of(loss_fn, quantized(model, n_q, fraction).model)
+
+        # A scan visits the coarse grid from weak to strong, and what lies between afterwards.
+        weaker = min((other for other in coarse if other > strength), default=None)
+        if follow and weaker is not None:
+            trials, best = _descend(loss_at, tried, tried.index(thetas[weaker]))
+        else:
+            trials, best = _minimise(loss_at, tried)
+        thetas[strength] = best.setting
         return Point(n_q, math.log2(n_q), best.loss, theta=best.setting, trials=trials)
 
     init_loss = initial_loss(loss_fn, model)
-    return one_or_all(scan(evaluate, grid, init_loss, tolerances), eps)
+    points = scan(evaluate, grid, init_loss, tolerances, num_beyond=num_beyond)
+    return one_or_all(points, eps)
 
 
 def _matrices(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -160,6 +176,27 @@ def _minimise(
     while stride > 1:
         stride //= 2
         best = visit([best - stride, best + stride])
+    return tuple(trials[index] for index in sorted(trials)), trials[best]
+
+
+def _descend(
+    loss_at: Callable[[float], float], settings: Sequence[float], start: int
+) -> tuple[tuple[Trial, ...], Trial]:
+    """The same as `_minimise`, from one index step by step to neighbours of lower loss."""
+    trials: dict[int, Trial] = {}
+
+    def loss(index: int) -> float:
+        if index not in trials:
+            trials[index] = Trial(settings[index], loss_at(settings[index]))
+        return _finite_or_inf(trials[index].loss)
+
+    best, moved = start, True
+    while moved:
+        around = [index for index in (best - 1, best, best + 1) if 0 <= index < len(settings)]
+        lowest = min(around, key=loss)
+        # A plateau is left at its first setting, or a scan over it would never end
+        moved = loss(lowest) < loss(best)
+        best = lowest if moved else best
     return tuple(trials[index] for index in sorted(trials)), trials[best]
 
 

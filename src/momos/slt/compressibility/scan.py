@@ -76,12 +76,17 @@ def scan(
     eps: Sequence[float],
     *,
     value: str = "strength",
+    num_beyond: int | None = None,
 ) -> list[CriticalPoint]:
     """A critical point for each eps; `evaluate` is called at most once per strength.
 
-    value: the field of Point that is the critical value. A loss that is not finite is outside every
-    eps.
+    value: the field of Point that is the critical value. num_beyond: how many coarse points are
+    evaluated beyond the first one outside eps, which only the curve and `crosses_once` gain from;
+    None: all of them. A loss that is not finite is outside every eps. Raises ValueError for a
+    num_beyond below 0.
     """
+    if num_beyond is not None and num_beyond < 0:
+        raise ValueError(f"num_beyond must be an integer of at least 0 or None, got {num_beyond}")
     points: dict[int, Point] = {}
 
     def at(index: int) -> Point:
@@ -89,18 +94,22 @@ def scan(
             points[index] = evaluate(grid.strengths[index])
         return points[index]
 
-    return [_critical(at, grid, init_loss, tolerance, value) for tolerance in eps]
+    return [_critical(at, grid, init_loss, tolerance, value, num_beyond) for tolerance in eps]
 
 
 def _critical(
-    at: Callable[[int], Point], grid: StrengthGrid, init_loss: float, eps: float, value: str
+    at: Callable[[int], Point],
+    grid: StrengthGrid,
+    init_loss: float,
+    eps: float,
+    value: str,
+    num_beyond: int | None,
 ) -> CriticalPoint:
     def within(index: int) -> bool:
         return _is_within(at(index).loss, init_loss, eps)
 
-    # All of the coarse grid is visited, because the curve is wanted beyond the crossing too.
-    visited = {index: within(index) for index in grid.coarse}
-    outside = next((index for index in grid.coarse if not visited[index]), None)
+    visited = _coarse_part(grid, within, num_beyond)
+    outside = next((index for index in visited if not visited[index]), None)
     inside: int | None
     if outside is None:
         inside, status = grid.coarse[-1], "all"
@@ -123,6 +132,24 @@ def _critical(
         strength=point and point.strength,
         cost=point and point.cost,
     )
+
+
+def _coarse_part(
+    grid: StrengthGrid, within: Callable[[int], bool], num_beyond: int | None
+) -> dict[int, bool]:
+    """Whether each coarse index is within eps, weak to strong, up to num_beyond past the crossing.
+
+    The curve is wanted beyond the crossing too.
+    """
+    visited: dict[int, bool] = {}
+    last = len(grid.coarse) - 1
+    for place, index in enumerate(grid.coarse):
+        if place > last:
+            break
+        visited[index] = within(index)
+        if num_beyond is not None and not visited[index]:
+            last = min(last, place + num_beyond)
+    return visited
 
 
 def _is_within(loss: float, init_loss: float, eps: float) -> bool:

@@ -58,9 +58,14 @@ def search(
             max_n_q=settings.max_n_q,
             per_octave=settings.per_octave,
             fractions=fractions(settings),
+            follow=bool(settings.follow_theta),
+            # A claim is about the whole curve of "quantization", far beyond the tolerances
+            num_beyond=None if scheme == "quantization" else settings.num_beyond,
         )
     elif scheme == "factorization":
-        critical_point = partial(critical_fraction, num_steps=settings.rank_steps)
+        critical_point = partial(
+            critical_fraction, num_steps=settings.rank_steps, num_beyond=settings.num_beyond
+        )
     elif scheme in ("noise_absolute", "noise_relative"):
         critical_point = partial(
             critical_sigma,
@@ -69,12 +74,16 @@ def search(
             per_decade=settings.sigmas_per_decade,
             num_draws=settings.num_noise_draws,
             seed=seed,
+            num_beyond=settings.num_beyond,
         )
     elif training is None:
         raise ValueError(f"training must be given for scheme {scheme}, got None")
     else:
         critical_point = partial(
-            critical_heads, training=training, num_coarse=settings.num_coarse_heads
+            critical_heads,
+            training=training,
+            num_coarse=settings.num_coarse_heads,
+            num_beyond=settings.num_beyond,
         )
 
     def critical_points(
