@@ -28,7 +28,7 @@ PROFILE = "quick"
 WORKSPACE = Path("scratch/quick")
 REPORT = WORKSPACE / "reports" / PROFILE
 LEFT_OUT = (".github/", "benchmarks/", "docs/", "dvc.lock", "params.yaml", "reports/", "tests/")
-# DVC without git, and with a cache of its own even where the user's settings name a shared one.
+# DVC without git, and with a cache of its own even where the machine's settings name a shared one.
 DVC_SETTINGS = "[core]\n    no_scm = true\n[cache]\n    dir = cache\n"
 
 
@@ -55,6 +55,7 @@ def enter(folder: Path) -> None:
     os.environ |= {
         "PYTHONPATH": str(folder / "src"),
         "DVC_SITE_CACHE_DIR": str(folder / ".dvc" / "site"),
+        "DVC_GLOBAL_CONFIG_DIR": str(folder / ".dvc" / "user"),  # not the user's own
         "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
     }
 

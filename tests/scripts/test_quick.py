@@ -24,10 +24,18 @@ SECTIONS = [
 
 
 class QuickClone(Clone):
-    """A clone whose profile `quick` takes a few seconds, in a folder with an unusual name."""
+    """A clone whose profile `quick` takes a few seconds.
+
+    Its folder has an unusual name, there is no home, and the folder for temporary files is deep.
+    """
 
     def __init__(self, path):
         super().__init__(path)
+        deep = path.parent / ("t" * 120)
+        deep.mkdir()
+        self.env |= {"HOME": str(path / "README.md" / "home"), "TMPDIR": str(deep)}
+        for name in [name for name in self.env if name.startswith("XDG_")]:
+            del self.env[name]
         small = merge(merge(self.params(), FEWER), {"profile": "quick"})
         (path / "profiles" / "quick.yaml").write_text(yaml.safe_dump(small, sort_keys=False))
         (path / "dvc.lock").write_text("schema: '2.0'\nstages: {}\n")
