@@ -3,6 +3,7 @@
 import argparse
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypedDict
 
 
@@ -41,6 +42,21 @@ def shape_of(arguments: argparse.Namespace) -> Shape:
         "image_size": arguments.image_size,
         "kwargs": arguments.arch_kwargs,
     }
+
+
+def require_output(out: Path, suffix: str, source: Path) -> None:
+    """Raises ValueError unless `out` may be written.
+
+    It must have the ending of its kind, lie in a folder that is there, and not be the input.
+    """
+    if out.suffix != suffix:
+        raise ValueError(f"{out}: expected a name ending in {suffix}")
+    if out.is_dir():
+        raise ValueError(f"{out} is a folder: expected a file")
+    if not out.parent.is_dir():
+        raise ValueError(f"{out}: there is no folder {out.parent}, expected one that is there")
+    if out.exists() and out.samefile(source):
+        raise ValueError(f"{out} is the input, which is not replaced: expected another name")
 
 
 def positive(text: str) -> int:

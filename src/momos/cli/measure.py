@@ -6,20 +6,27 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from momos.cli import foreign
 from momos.cli.architecture import build_for, require_fit
 from momos.cli.arguments import Shape, add_shape, as_text, positive, shape_of
-from momos.methods.method import FULL_PRECISION, Method, Stored, parse
-from momos.weights.files import load_weights
+from momos.cli.stored import mosaic_description, plain_description, ratios_as_stored, stored_form
+from momos.methods.method import FULL_PRECISION, Method, parse
+from momos.weights.files import open_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from momos.weights.files import WeightFile
+
 Columns = dict[str, Any]  # one row of a table: text, numbers, and None
 DESCRIPTION = (
-    "Complexity of a model's trainable weights, against the same architecture at its random "
-    "initialisation. The weights may stand bare in the file or under a key of a training script, "
-    "with the prefixes of its wrappers; an average (EMA) comes before plain weights."
+    "Complexity of a model's trainable weights, against its random initialisation: of the same "
+    "architecture, or without --arch as names and shapes of the tensors tell. The weights may "
+    "stand bare in the file or under a key of a training script, with the prefixes of its "
+    "wrappers; an average (EMA) comes before plain weights."
 )
+WEIGHTS_HELP = ".safetensors, .pt, .pth, .bin, .npz or .onnx file, or a Hugging Face folder"
+DEFAULT_SEEDS = {True: 1, False: 20}  # initialisations with and without an architecture
 
 
 def add_commands(commands: "argparse._SubParsersAction") -> None:
@@ -27,13 +34,13 @@ def add_commands(commands: "argparse._SubParsersAction") -> None:
     parser = commands.add_parser(
         "measure", help="complexity of a file of weights", description=DESCRIPTION
     )
+    parser.add_argument("weights", type=Path, metavar="WEIGHTS", help=WEIGHTS_HELP)
     parser.add_argument(
-        "weights", type=Path, metavar="WEIGHTS", help=".safetensors, .pt, .pth or .bin file"
-    )
-    parser.add_argument(
-        "--arch", required=True, help="mlp, resnet20, tiny_vit, mobilevit or a timm name"
+        "--arch",
+        help="mlp, resnet20, tiny_vit, mobilevit or a timm name (default: none is needed)",
     )
     add_shape(parser)
+    foreign.add_arguments(parser)
     _add_comparison(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=_run_measure)
@@ -44,9 +51,8 @@ def _add_comparison(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--init-seeds",
         type=positive,
-        default=1,
         metavar="N",
-        help="initialisations to average (default 1)",
+        help="initialisations to average (default 1 with --arch, 20 without)",
     )
     parser.add_argument(
         "--block-size",
@@ -77,15 +83,19 @@ def _add_comparison(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_measure(arguments: argparse.Namespace) -> int:
+    num_init_seeds = arguments.init_seeds or DEFAULT_SEEDS[arguments.arch is not None]
+    if arguments.arch is None:
+        return foreign.run(arguments, num_init_seeds)
+    foreign.require_unused(arguments)
     quantize = {"quantize": {"exclude": arguments.exclude}}
     columns = measure_model(
-        load_weights(arguments.weights),
+        open_weights(arguments.weights),
         arguments.arch,
         arguments.num_classes,
         shape_of(arguments),
-        num_init_seeds=arguments.init_seeds,
+        num_init_seeds=num_init_seeds,
         block_size=arguments.block_size,
-        initial=None if arguments.initial is None else load_weights(arguments.initial),
+        initial=None if arguments.initial is None else open_weights(arguments.initial),
         method=parse({"bits": arguments.bits}, "--bits", quantize),
     )
     print(json.dumps(columns, indent=1) if arguments.json else as_text(columns))
@@ -93,24 +103,26 @@ def _run_measure(arguments: argparse.Namespace) -> int:
 
 
 def measure_model(
-    weights: Mapping[str, "Tensor"],
+    weights: "WeightFile",
     arch: str,
     num_classes: int | None,
     shape: Shape,
     *,
     num_init_seeds: int,
     block_size: int | None,
-    initial: Mapping[str, "Tensor"] | None,
+    initial: "WeightFile | None",
     method: Method,
 ) -> Columns:
     """What stage `evaluate` measures but accuracy, for weights that belong to `arch`.
 
-    weights: name -> tensor. num_classes: None takes the length of the architecture's last tensor,
-    the classifier's bias. initial: the weights before training; None takes fresh models of seeds
+    weights: of a file. num_classes: None takes the length of the architecture's last tensor, the
+    classifier's bias. initial: the weights before training; None takes fresh models of seeds
     0 .. num_init_seeds - 1, and the mean of their BDM. method: the weights are measured as it
     deploys them. With a block size, the description length is that of a mosaic of as many motifs as
-    there are distinct blocks (MoMos, Eq. 8 and 21).
-    Raises ValueError where names or shapes of the weights do not fit the architecture.
+    there are distinct blocks (MoMos, Eq. 8 and 21), against the bits of a weight as stored.
+    Compressors see the bytes as stored, and where these are no float32 also as float32.
+    Raises ValueError where names or shapes of the weights do not fit the architecture, and for
+    integers.
     """
     from momos.complexity import compressors
     from momos.complexity.measure import measure_weights
@@ -120,22 +132,29 @@ def measure_model(
     fresh = {name: weight.detach().clone() for name, weight in blocks.trainable(model).items()}
     for given in (weights, initial or weights):
         require_fit(given, model)
+        given.require_floats(fresh)
     start = {name: (initial or fresh)[name] for name in fresh}
     model.load_state_dict(dict(weights), strict=False)  # buffers may be absent: none is measured
     trained = blocks.trainable(method.deployed(model, arch=arch))
     columns: Columns = measure_weights(
         trained, start, block_size=block_size, compressors=compressors.names(), seed=0
     )
+    stored = stored_form([weights[name] for name in fresh])
+    if method.bits == FULL_PRECISION:
+        columns |= ratios_as_stored([weights[name] for name in fresh], columns)
     if initial is None:
         seeds = range(1, num_init_seeds)
         columns = _with_mean_initial(columns, _fresh_bdm(weights, arch, num_classes, shape, seeds))
+    bits = stored.bits if method.bits == FULL_PRECISION else method.bits
     about: Columns = {
         "arch": arch,
         "num_classes": num_classes,
-        "bits": method.bits,
+        "bits": bits,
+        "stored_dtype": stored.dtype,
         "num_init_seeds": None if initial else num_init_seeds,
     }
-    return about | _description(trained, method, block_size, columns["distinct_blocks"]) | columns
+    described = _description(trained, method, block_size, columns["distinct_blocks"], stored.bits)
+    return about | described | columns
 
 
 def _fresh_bdm(
@@ -154,24 +173,22 @@ def _description(
     method: Method,
     block_size: int | None,
     num_motifs: int | None,
+    stored_bits: float,
 ) -> Columns:
-    """Numbers of weights and blocks, and the description length."""
+    """Numbers of weights and blocks, and the description length.
+
+    stored_bits: of a weight in the file. A method that quantises is compared with float32.
+    """
     from momos.complexity.code_length import describe_stored
-    from momos.weights import blocks
 
     sizes = [tensor.numel() for tensor in trained.values()]
     num_weights = sum(sizes)
-    num_blocks = None if block_size is None else blocks.num_blocks(sizes, block_size)
-    if block_size is None or num_blocks is None or num_motifs is None:
-        stored = method.stored({"num_weights": num_weights})
-    else:
-        stored = Stored(num_motifs * block_size, FULL_PRECISION, num_blocks, num_motifs)
-    columns: Columns = {
-        "num_weights": num_weights,
-        "block_size": block_size,
-        "num_blocks": num_blocks,
-    }
-    return columns | describe_stored(num_weights, stored)
+    if block_size is None or num_motifs is None:
+        columns: Columns = {"num_weights": num_weights, "block_size": None, "num_blocks": None}
+        described = describe_stored(num_weights, method.stored({"num_weights": num_weights}))
+        is_plain = method.bits == FULL_PRECISION
+        return columns | (plain_description(num_weights, stored_bits) if is_plain else described)
+    return mosaic_description(sizes, block_size, num_motifs, stored_bits)
 
 
 def _with_mean_initial(columns: Columns, others: Sequence[tuple[float, float]]) -> Columns:

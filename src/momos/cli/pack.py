@@ -7,8 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from momos.cli.architecture import build_for, require_fit
-from momos.cli.arguments import Shape, add_shape, as_text, positive, shape_of
-from momos.weights.files import load_weights, some_of
+from momos.cli.arguments import (
+    Shape,
+    add_shape,
+    as_text,
+    positive,
+    require_output,
+    shape_of,
+)
+from momos.weights.files import FOLDER_FILES, open_weights, some_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,7 +23,7 @@ if TYPE_CHECKING:
     from momos.packing import Group
 
 DIFFERENT = 1  # exit code of `verify`
-SOURCE_HELP = "run folder, .safetensors, .pt, .pth or .bin file"
+SOURCE_HELP = "run folder, .safetensors, .pt, .pth, .bin, .npz or .onnx file"
 WEIGHT_SECTIONS = ("motifs", "mosaic", "tails", "weights")  # sections that hold the weights
 PACK = (
     "Write a model as motifs and mosaic, without loss. Names of tensors are kept without the "
@@ -117,8 +124,8 @@ def load_pack_source(
     from momos.files import run_folder
     from momos.weights import blocks
 
-    if not path.is_dir():
-        tensors = load_weights(path)
+    if not _is_run_folder(path):
+        tensors = _floating_point_weights(path)
         block_size = slicing = None
     else:
         about = run_folder.load_run(path)
@@ -138,9 +145,25 @@ def load_pack_source(
     return PackSource(tensors, list(blocks.trainable(model)), block_size, slicing)
 
 
+def _is_run_folder(path: Path) -> bool:
+    """Whether a folder is a run's, or should be: one that the hub has has weights in it."""
+    return path.is_dir() and not any((path / name).is_file() for name in FOLDER_FILES)
+
+
+def _floating_point_weights(path: Path) -> dict[str, "Tensor"]:
+    """All tensors of a weight file. Raises ValueError for weights that are integers, or for none.
+
+    Counters and places, which are integers too, are kept as they are.
+    """
+    stored = open_weights(path)
+    stored.require_float_weights()
+    return dict(stored)
+
+
 def _run_pack(arguments: argparse.Namespace) -> int:
     from momos import packing
 
+    require_output(arguments.out, ".momos", arguments.source)
     source = load_pack_source(
         arguments.source,
         which=arguments.which,
@@ -168,8 +191,7 @@ def _run_unpack(arguments: argparse.Namespace) -> int:
     from momos import packing
     from momos.files import atomic
 
-    if arguments.out.suffix != ".safetensors":
-        raise ValueError(f"{arguments.out}: expected a name ending in .safetensors")
+    require_output(arguments.out, ".safetensors", arguments.file)
     tensors = packing.read_tensors(arguments.file)
     atomic.save_tensors(arguments.out, tensors)
     print(f"{arguments.out}: {len(tensors)} tensors")
@@ -239,10 +261,10 @@ def _run_verify(arguments: argparse.Namespace) -> int:
     if source is None:
         print(f"{file} is whole: {packing.inspect(file).num_tensors} tensors")
         return 0
-    if source.is_dir():
+    if _is_run_folder(source):
         tensors = run_folder.load_weights(source, arguments.which)
     else:
-        tensors = load_weights(source)
+        tensors = dict(open_weights(source))
     different = packing.differences(file, tensors)
     if different:
         print(f"momos: {file} differs from {source} in {some_of(different)}", file=sys.stderr)

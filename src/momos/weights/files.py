@@ -51,6 +51,7 @@ BEGINNINGS = {
     b"<!doctype": "it is an HTML page", b"<html": "it is an HTML page",
     b"version https://git-lfs": "it is a pointer of Git LFS, without the file that it stands for",
 }  # fmt: skip
+WEIGHT_LEAF = re.compile(r"(\w+_)?(weight|bias)(_\w+)?|kernel")  # last part of a name
 NUM_SHOWN = 5  # names in a message
 Layout = dict[str, tuple[int, ...]]  # a tensor's name -> its shape
 
@@ -117,6 +118,18 @@ class WeightFile(Mapping[str, "Tensor"]):
             if name in self.layout and not self.is_float(name):
                 found = f"tensor {name} is {self[name].dtype}, expected floating-point weights"
                 raise ValueError(one_line(f"{self.name}: {found}"))
+
+    def require_float_weights(self) -> None:
+        """Raises ValueError unless tensors that are called weights or biases, and some, are floats.
+
+        Counters and places are integers, and none.
+        """
+        called = (name for name in self.layout if WEIGHT_LEAF.fullmatch(name.rpartition(".")[2]))
+        self.require_floats(dict.fromkeys(called))
+        if not any(self.is_float(name) for name in self.layout):
+            name = next(iter(self.layout))
+            found = f"tensor {name} is {self[name].dtype}, expected floating-point weights"
+            raise ValueError(one_line(f"{self.name}: {found}"))
 
 
 def open_weights(path: Path, *, name: str | None = None) -> WeightFile:
