@@ -17,13 +17,16 @@ TABLE1 = (
     "Table 1. Test accuracy (%, mean ± sample standard deviation over seeds; of the last weights,"
     " which the published tables show, and of those with the lowest validation loss), relative"
     " algorithmic compression (RAC) by Eq. 21 and as the weights' bytes in an entropy-coded .momos"
-    " file have it, and 1-D BDM ratio of the deployed weights to their initialisation (in brackets:"
-    " of the latent weights behind quantised ones)."
+    " file have it, and 1-D BDM ratio of the deployed weights to initial ones (the mean of"
+    " several initialisations, where they were measured; in brackets: of the latent weights behind"
+    " quantised ones)."
 )
 TABLE2 = "Table 2. As Table 1, for MobileViT."
 COMPLEXITY = (
-    "Algorithmic complexity of the weights' signs: BDM against the initial weights, on pybdm's"
-    " scale of 0 to 1, and against the same bits shuffled within each tensor. Means over seeds."
+    "Algorithmic complexity of the weights' signs: BDM against the mean of several initialisations,"
+    " its distance from that in their standard deviations (z), against the run's own initialisation"
+    " (MoMos, Eq. 22), on pybdm's scale of 0 to 1, and against the same bits shuffled within each"
+    " tensor. Means over seeds."
 )
 COMPRESSORS = (
     "Raw / compressed bytes of the float32 weights and of their packed signs. Means over seeds."
@@ -38,7 +41,8 @@ COMPARISON = (
 )
 ZOO = (
     "Complexity of trained against initial weights by source, family, size and recipe: medians with"
-    " 95 % bootstrap intervals, and the share of models with a 1-D ratio below 1, with Wilson's."
+    " 95 % bootstrap intervals, and the share of models with a 1-D ratio below 1, with"
+    " Clopper-Pearson's. Runs that started from the same weights count once, with their mean."
     " Against the shuffled control (signs permuted within each tensor) what lies below 1 is order"
     " among the signs, not a share of positive ones other than one half. `untrained`:"
     " initialisations alone."

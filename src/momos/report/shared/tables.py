@@ -63,13 +63,18 @@ def main_table(cells: pd.DataFrame) -> pd.DataFrame:
 def complexity_table(cells: pd.DataFrame) -> pd.DataFrame:
     """Measures beside the 1-D BDM ratio, which saturates.
 
-    They are the normalised value and the shuffled control, all of it in 2-D, and simple counts.
+    They are z and the ratio to the run's own initialisation, the normalised value and the shuffled
+    control, all of it in 2-D, and simple counts.
     """
     columns = {
         "1-D ratio": ("bdm_1d_ratio", 3),
+        "1-D z": ("bdm_1d_z", 1),
+        "1-D to own": ("bdm_1d_ratio_own", 3),
         "1-D normalised": ("bdm_1d_normalized", 3),
         "1-D / shuffled": ("bdm_1d_against_shuffled", 3),
         "2-D ratio": ("bdm_2d_ratio", 3),
+        "2-D z": ("bdm_2d_z", 1),
+        "2-D to own": ("bdm_2d_ratio_own", 3),
         "2-D normalised": ("bdm_2d_normalized", 3),
         "2-D / shuffled": ("bdm_2d_against_shuffled", 3),
         "Zeros (%)": ("zeros_percent", 1),
