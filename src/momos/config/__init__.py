@@ -6,6 +6,8 @@ that names the key, the value and what was expected. Sections of entries by name
 `load_method`.
 """
 
+import copy
+import functools
 import itertools
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -36,7 +38,7 @@ from momos.config.language import (
     Text,
 )
 from momos.config.names import check_names, check_profile
-from momos.config.overlays import profile_settings, read_settings
+from momos.config.overlays import complete_text, parse_settings, profile_settings
 from momos.config.running import Sweep, Tracking
 from momos.methods.method import Method, parse
 from momos.settings import Settings, require, suggestion
@@ -119,8 +121,13 @@ def read_params(path: Path | None = None) -> dict:
     Raises ValueError for a file that is missing or is no YAML mapping.
     """
     path = path or PARAMS
+    return parse_settings(_text(path), path)
+
+
+def _text(path: Path) -> str:
+    """The text of a file of settings, with its base's. Raises ValueError if it is missing."""
     try:
-        return read_settings(path)
+        return complete_text(path)
     except FileNotFoundError as error:
         raise ValueError(
             f"{path} is missing: run from the repository's root, after `make use PROFILE=digits`"
@@ -159,7 +166,13 @@ def check(path: Path | None = None) -> dict:
     Raises ValueError naming key, value and what was expected.
     """
     path = path or PARAMS
-    values = read_params(path)
+    return copy.deepcopy(_checked(_text(path), path))
+
+
+@functools.lru_cache(maxsize=8)
+def _checked(text: str, path: Path) -> dict:
+    """The values of a text, checked once: a stage loads several sections. Errors as in `check`."""
+    values = parse_settings(text, path)
     _check_sections(values, path)
     if values["profile"] is not None:  # as in profiles/base.yaml, which is none by itself
         check_profile(values["profile"])

@@ -23,7 +23,11 @@ PLAIN = (
 )
 
 
-class Loader(yaml.SafeLoader):
+# libyaml's parser, eight times as fast, where PyYAML was built with it
+SafeLoader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class Loader(SafeLoader):  # type: ignore[valid-type, misc] # whichever there is
     """Reads plain values as YAML 1.2 does, and no objects."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {

@@ -54,7 +54,7 @@ def read_settings(path: Path) -> dict:
     Raises ValueError naming a file that is no YAML mapping and a key that the base does not have,
     FileNotFoundError for a missing file.
     """
-    return _read_mapping(complete_text(path), path)
+    return parse_settings(complete_text(path), path)
 
 
 def complete_text(path: Path) -> str:
@@ -74,7 +74,8 @@ def complete_text(path: Path) -> str:
     return _header(text) + merge.result().removeprefix(_header(base_text))
 
 
-def _read_mapping(text: str, path: Path) -> dict:
+def parse_settings(text: str, path: Path) -> dict:
+    """The settings of a text. path: of its file, for errors. Raises ValueError, see above."""
     try:
         values = read_yaml(text)
     except yaml.YAMLError as error:
