@@ -453,3 +453,200 @@ def test_the_threshold_of_the_file_decides(base, name):
     }.get(name, base)
     assert claims.judge_claim(always(BY_ID[name]), whole).verdict == SUPPORTED
     assert claims.judge_claim(never(BY_ID[name]), whole).verdict == NOT_SUPPORTED
+
+
+def spread(evidence, column, *, sigma, seed=0, **where):
+    """Noise of this standard deviation on a column of the main grid's runs, or of those chosen."""
+    generator, where = np.random.default_rng(seed), {"grid": "main"} | where
+    return change(
+        evidence, column, lambda old: old + generator.normal(size=len(old)) * sigma, **where
+    )
+
+
+def more_seeds(evidence, model, seeds):
+    """The first seed's runs of a model again, under other seeds."""
+    rows = evidence.evaluation
+    first = rows[(rows.model == model) & (rows.seed == 0) & (rows.grid == "main")]
+    parts = [rows, *(first.assign(seed=seed) for seed in seeds)]
+    return dataclasses.replace(evidence, evaluation=pd.concat(parts, ignore_index=True))
+
+
+def test_seeds_that_all_methods_share_do_not_hide_a_difference(base):
+    """The base's seeds lie a point apart, the methods of a seed by the published difference: paired
+    they have no spread, which decides nothing; with a little noise of their own they decide.
+    """
+    assert row("M5", base).decided == "no" and "without spread" in row("M5", base).interval
+    noisy = spread(base, ACCURACY, sigma=0.0005)
+    found = row("M5", noisy)
+    assert (found.verdict, found.decided) == (SUPPORTED, "yes")
+    apart = noisy.evaluation.copy()
+    chosen = apart.method == "momos_s2_c10"
+    apart.loc[chosen, "seed"] = (apart.seed[chosen] + 1) % 3  # other pairs of the same runs
+    assert row("M5", dataclasses.replace(noisy, evaluation=apart)).decided == "no"
+
+
+def test_models_may_have_other_numbers_of_seeds(base):
+    evidence = more_seeds(spread(base, ACCURACY, sigma=0.0005), "mlp", [3, 4])
+    evidence = spread(evidence, ACCURACY, sigma=0.0003, seed=1, model="mlp")
+    for name in ("M5", "M17"):
+        found = row(name, evidence)
+        assert "mlp" in found.interval and "(n=5)" in found.interval and "(n=3)" in found.interval
+        assert found.decided == "yes"
+    assert "11 of 11" in row("M13", evidence).interval, "five, three and three initialisations"
+    assert "of 8," in row("M11", evidence).interval
+    for name in ("M2", "M6", "M8", "M10", "M15"):
+        assert row(name, evidence).verdict in (SUPPORTED, NOT_SUPPORTED)
+
+
+@pytest.mark.parametrize("name", [f"M{number}" for number in (2, 4, 5, 6, 7, 8, 9, 10, 11, 17)])
+def test_one_seed_decides_no_verdict_of_means(base, name):
+    rows = base.evaluation[base.evaluation.seed == 0]
+    epochs = base.distortion[base.distortion.seed == 0]
+    found = row(name, dataclasses.replace(base, evaluation=rows, distortion=epochs))
+    refuted_by_counting = name in ("M2", "M11")  # one initialisation against "every one"
+    assert found.verdict in (SUPPORTED, NOT_SUPPORTED)
+    assert found.decided == ("yes" if refuted_by_counting else "no")
+
+
+def test_every_initialisation_must_be_below_one_in_all_of_its_runs(base):
+    """35 of 36 published cells are: the two models without the other have no counterexample."""
+    found = row("M2", base)
+    low, high = scipy.stats.binomtest(6, 9).proportion_ci(method="exact")
+    assert f"6 of 9, {100 * low:.1f} to {100 * high:.1f} %" in found.interval
+    assert (found.verdict, found.decided) == (NOT_SUPPORTED, "yes")
+    whole = row("M2", supported_m2(base))
+    assert (whole.verdict, whole.decided) == (SUPPORTED, "no") and "9 of 9" in whole.interval
+
+
+def test_m2_says_what_chance_gives(base):
+    """z is 1000 (ratio - 1); the bound of 20 initialisations is 3.67 (t at p < 0.001)."""
+    evidence = change(base, "bdm_1d_z", -3.6, grid="main")
+    evidence = change(evidence, "bdm_1d_z", -3.7, model="mlp")
+    evidence = change(evidence, "bdm_1d_z", 3.7, model="tiny_vit", method="qat16", seed=2)
+    also = row("M2", evidence).also
+    assert "|z| > 3.67" in also and "Against 20 initialisations" in also
+    assert "every configuration lies below in 3 of 9" in also
+    assert "the baseline lies below in 3 of 9" in also
+    assert "some configuration lies above in 1 of 9" in also
+    without = row("M2", change(base, "bdm_1d_z", np.nan, grid="main"))
+    assert without.also.startswith("No z") and without.verdict == NOT_SUPPORTED
+
+
+def test_m6_is_decided_where_no_cell_near_the_margin_changes_the_order(base):
+    """MLP, QAT at 4 bits 44 % against 58 %: only with it near would QAT compress more."""
+    quiet = spread(base, ACCURACY, sigma=0.0002)
+    found = row("M6", quiet)
+    assert found.verdict == SUPPORTED
+    assert "tiny_vit MoMos 8.40, QAT 4.00" in found.interval
+    refuted = change(quiet, ACCURACY, lambda old: old + 0.14, model="mlp", method="qat4")
+    found = row("M6", refuted)
+    assert (found.verdict, found.decided) == (NOT_SUPPORTED, "yes")
+    assert "QAT 8.00" in found.interval and found.interval.startswith("98.33 % t")
+    loud = spread(refuted, ACCURACY, sigma=0.02, seed=3, model="mlp", method="qat4")
+    assert row("M6", loud).decided == "no"
+
+
+def collapsed(base, points):
+    """The last weights of ResNet20's smallest capacity fall by so many points."""
+    cell = {"model": "resnet20", "method": "momos_s2_c0_5"}
+    return change(base, ACCURACY, ADD["lower"](points), **cell)
+
+
+def test_the_collapse_of_last_weights_is_named_where_it_decides(base):
+    found = row("M8", collapsed(base, 5))
+    assert found.verdict == NOT_SUPPORTED
+    assert "With the best weights: SUPPORTED" in found.also
+    assert "collapse of the last weights after a late redraw" in found.also
+    assert "up to 5.5 points below the best ones (ResNet20, MoMos s=2, C=0.5 %)" in found.also
+    small = row("M8", collapsed(base, 0.2)).also
+    assert "collapse" not in small and "choice of weights decides" in small
+    assert "decides this verdict" not in row("M8", base).also
+
+
+@pytest.mark.parametrize("name", ["M5", "M6", "M7", "M8", "M9", "M17"])
+def test_claims_about_accuracy_have_both_weights(base, name):
+    best = base.evaluation.assign(test_accuracy_best=base.evaluation.test_accuracy_last)
+    found = row(name, dataclasses.replace(base, evaluation=best))
+    assert f"With the best weights: {found.verdict}" in found.also and found.measured in found.also
+
+
+def test_m9_is_about_test_accuracy_and_has_a_statistic_without_a_floor(base):
+    """Blocks of 8 that are bad at every capacity lose nothing: the second statistic sees it."""
+    drops = {2: 1.0, 4: 3.0, 8: 0.0}
+    rows = ablation(drops)
+    rows["test_accuracy_last"] -= rows.block_size.map({2: 0.0, 4: 0.05, 8: 0.5})
+    found = row(
+        "M9",
+        dataclasses.replace(base, evaluation=pd.concat([evaluation(), rows], ignore_index=True)),
+    )
+    assert found.verdict == NOT_SUPPORTED and "Test accuracy" in found.note
+    assert "Without a floor" in found.also and "(< -0.8): SUPPORTED" in found.also
+    assert "mlp C=0.5 % -1.000" in found.also and "mlp C=10 % -1.000" in found.also
+
+
+def test_m9_needs_seeds_to_be_decided(base):
+    """Spearman 1, 1, 0.5 by seed: mean 0.83, and an interval from 0.1."""
+    parts = [ablation({2: 1.0, 4: 3.0, 8: 9.0}).assign(seed=seed) for seed in (0, 1)]
+    parts.append(ablation({2: 3.0, 4: 1.0, 8: 9.0}).assign(seed=2))
+    rows = pd.concat([evaluation(), *parts], ignore_index=True)
+    found = row("M9", dataclasses.replace(base, evaluation=rows))
+    half = scipy.stats.t.ppf(0.975, 2) * np.std([1, 1, 0.5], ddof=1) / np.sqrt(3)
+    mean = 2.5 / 3
+    assert f"mlp {mean - half:.4g} to {mean + half:.4g} (n=3)" in found.interval
+    assert found.decided == "no" and "seed 0, 1, 2" in found.note
+
+
+@pytest.mark.parametrize("name", ["M3", "M4"])
+def test_distortion_is_said_to_follow_the_learning_rate(base, name):
+    """The base's distortion falls in every epoch, as the learning rate does."""
+    assert "learning rate over epochs, median of runs 1.000" in row(name, base).also
+    up = dataclasses.replace(base, distortion=distortion(base.evaluation, first=0.01, last=0.04))
+    assert "median of runs -1.000" in row(name, up).also
+
+
+def test_m3_and_m4_are_decided_by_configuration(base):
+    generator = np.random.default_rng(0)
+    noisy = base.distortion.copy()
+    grid = noisy.grid == "main"
+    noisy["relative_distortion"] *= 1 + 0.01 * generator.normal(size=len(noisy))
+    main = dataclasses.replace(base, distortion=noisy[grid])
+    assert row("M3", main).verdict == SUPPORTED and row("M4", main).decided == "yes"
+    far = noisy[grid].copy()
+    far.loc[far.method == "momos_s4_c1", "relative_distortion"] *= 10
+    found = row("M4", dataclasses.replace(base, distortion=far))
+    assert (found.verdict, found.decided) == (NOT_SUPPORTED, "yes")
+    assert "s=4, C=1 %" in found.interval and "3 failed" in found.interval
+
+
+def test_what_holds_by_construction_is_marked_even_where_it_fails(base):
+    marked = {name: row(name, base).decided for name in ("M12", "M13", "M14", "M15")}
+    assert marked == {"M12": "audit"} | dict.fromkeys(("M13", "M14", "M15"), "by construction")
+    broken = row("M15", REFUTED["M15"](base))
+    assert (broken.verdict, broken.decided) == (NOT_SUPPORTED, "by construction")
+    assert "6 of 9" in broken.interval
+    assert all(BY_ID[name].also[0].reason for name in marked)
+
+
+def test_m16_is_decided_by_intervals_over_seeds(base):
+    four = evaluation(models=(*MODELS, "mobilevit"))
+    whole = dataclasses.replace(base, evaluation=four)
+    found = row("M16", whole)
+    assert found.verdict == SUPPORTED and found.decided == "no", "three seeds, a point apart"
+    quiet = four.assign(
+        test_accuracy_last=four.groupby(["model", "method"]).test_accuracy_last.transform("mean")
+        + (four.seed - 1) * 1e-4
+    )
+    assert row("M16", dataclasses.replace(whole, evaluation=quiet)).decided == "yes"
+    away = quiet.copy()
+    away.loc[(away.model == "mlp") & (away.method == "qat8"), ACCURACY] += 0.05
+    found = row("M16", dataclasses.replace(whole, evaluation=away))
+    assert (found.verdict, found.decided) == (NOT_SUPPORTED, "yes") and "1 failed" in found.interval
+
+
+def test_m1_with_the_claims_models_is_decided_by_an_exact_interval(base):
+    for below, decided in ((190, "yes"), (182, "no"), (165, "yes"), (176, "no")):
+        zoo = survey([0.9] * below + [1.0] * (200 - below), source="timm")
+        found = row("M1", dataclasses.replace(base, survey=zoo))
+        low, high = scipy.stats.binomtest(below, 200).proportion_ci(method="exact")
+        assert found.decided == decided == ("yes" if low >= 0.9 or high < 0.9 else "no")
+        assert found.verdict == (SUPPORTED if below >= 180 else NOT_SUPPORTED)
