@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import repro
@@ -140,12 +141,15 @@ def run_workers(board: repro.Board, backend: str) -> None:
     try:
         with Watch(board) as watch, repro.shared_logger():
             watch.tell(f"Up to {board.total} stages to run, {board.jobs} at a time ({backend}).")
-            workers = workers_of(backend, board, watch)
-            try:
-                repro.run_stages(board, watch, workers)
-            finally:
-                for hand in workers:
-                    hand.wait()  # jobs of a cluster have to be cancelled
+            # A cluster's jobs run elsewhere.
+            warm = repro.warm_interpreter(board, watch) if backend == "local" else nullcontext()
+            with warm:
+                workers = workers_of(backend, board, watch)
+                try:
+                    repro.run_stages(board, watch, workers)
+                finally:
+                    for hand in workers:
+                        hand.wait()  # jobs of a cluster have to be cancelled
     finally:
         restore(board.done, worker.Entries(ENTRIES))
 

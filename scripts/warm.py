@@ -56,7 +56,7 @@ LIBRARIES = (
 # Variables on which no library depends while it is imported. CUDA reads its own when it is first
 # used, which is in the fork.
 FREE = ("_", "CUDA_VISIBLE_DEVICES", "OLDPWD", "PATH", "PWD", "PYTHONPATH", "SHLVL")
-FREE_PREFIXES = ("DVC_", "MLFLOW_", "MOMOS_")
+FREE_PREFIXES = ("DVC_", "MLFLOW_", "MOMOS_", "PYTEST_")
 # Arrow's allocator starts a thread when it is imported, unless this is set.
 NO_THREADS = {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
 LONGEST_ADDRESS = 100  # characters of a socket's path; Linux allows 107
