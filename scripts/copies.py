@@ -31,10 +31,10 @@ def _known_to_git(root: Path) -> list[str] | None:
     """Paths that git tracks or would add; None where root is not the top of a repository."""
     try:
         inside = _git(root, "rev-parse", "--show-prefix").strip()
-        listed = _git(root, "ls-files", "-co", "--exclude-standard", "-z")
+        listed = _git(root, "ls-files", "-co", "--exclude-standard", "-z").split("\0")
+        return None if inside else listed
     except (FileNotFoundError, subprocess.CalledProcessError):
         return None
-    return None if inside else listed.split("\0")
 
 
 def _git(root: Path, *arguments: str) -> str:

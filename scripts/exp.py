@@ -74,10 +74,15 @@ def names_of(name: str | None, count: int) -> list[str | None]:
     """A name for each experiment; None: DVC makes one up. Raises ValueError for a bad name."""
     if not name:
         return [None] * count
+    require_name(name)
+    return [name] if count == 1 else [f"{name}-{number}" for number in range(1, count + 1)]
+
+
+def require_name(name: str) -> None:
+    """Raises ValueError for what git takes for no name of a branch, or for several parts of one."""
     reference = ["git", "check-ref-format", f"refs/exps/{name}"]
     if "/" in name or name.startswith("-") or subprocess.run(reference).returncode:
         raise ValueError(f"NAME must be a name as a git branch may have, without /, got {name!r}")
-    return [name] if count == 1 else [f"{name}-{number}" for number in range(1, count + 1)]
 
 
 def changed_text(params: Path, settings: Sequence[str]) -> str:
@@ -108,6 +113,12 @@ def reason_of(error: BaseException, setting: str) -> str:
         return "several values are several experiments, with ; between them"
     while error.__cause__ is not None:
         error = error.__cause__
+    unknown = "is not in struct" in str(error)  # the words of DVC's reader of settings
+    return "params.yaml has no such key (+KEY=VALUE adds one)" if unknown else first_line(error)
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says first, or its kind if it says nothing."""
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
@@ -179,6 +190,11 @@ def share_folder(root: Path, folder: Path, name: str) -> None:
     """Link a folder of root, which git is told to ignore: its own rules are of folders alone."""
     (root / name).mkdir(exist_ok=True)
     (folder / name).symlink_to(root / name)
+    ignore(folder, name)
+
+
+def ignore(folder: Path, name: str) -> None:
+    """Tell git to ignore a file at the top of a clone."""
     exclude = folder / ".git" / "info" / "exclude"
     exclude.parent.mkdir(exist_ok=True)
     with exclude.open("a", encoding="utf-8") as file:

@@ -30,6 +30,12 @@ REPORT = WORKSPACE / "reports" / PROFILE
 LEFT_OUT = (".github/", "benchmarks/", "docs/", "dvc.lock", "params.yaml", "reports/", "tests/")
 # DVC without git, and with a cache of its own even where the machine's settings name a shared one.
 DVC_SETTINGS = "[core]\n    no_scm = true\n[cache]\n    dir = cache\n"
+# Environment variables, and what they name in the workspace. No settings of the user's are read.
+PLACES = {
+    "PYTHONPATH": "src",
+    "DVC_SITE_CACHE_DIR": ".dvc/site",
+    "DVC_GLOBAL_CONFIG_DIR": ".dvc/user",
+}
 
 
 def fill(root: Path, folder: Path) -> None:
@@ -52,12 +58,8 @@ def write_if_other(path: Path, text: str) -> None:
 def enter(folder: Path) -> None:
     """Go to the workspace, whose code all stages import from here on, and which holds all state."""
     os.chdir(folder)
-    os.environ |= {
-        "PYTHONPATH": str(folder / "src"),
-        "DVC_SITE_CACHE_DIR": str(folder / ".dvc" / "site"),
-        "DVC_GLOBAL_CONFIG_DIR": str(folder / ".dvc" / "user"),  # not the user's own
-        "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
-    }
+    os.environ |= {name: str(folder / place) for name, place in PLACES.items()}
+    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder / 'mlflow.db'}"
 
 
 def run(jobs: int) -> int:

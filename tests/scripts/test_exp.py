@@ -114,7 +114,7 @@ def test_experiments_are_dvcs_and_the_working_tree_stays_as_it_is(repository):
 
 
 @pytest.mark.parametrize(("sets", "name", "said"), [
-    (["train.epohcs=3"], "", "SET train.epohcs=3: .*epohcs"),
+    (["train.epohcs=3"], "", "SET train.epohcs=3: params.yaml has no such key"),
     (["train.epochs=few"], "", "train.epochs must be an integer, got 'few'"),
     (["train.epochs=3; grid.methods=[mine]"], "", "grid.methods.*'mine'"),
     (["train.epochs=3,4"], "", "SET train.epochs=3,4: several values are several exp"),
