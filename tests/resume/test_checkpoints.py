@@ -41,6 +41,7 @@ SETTINGS = {
 STREAM = config.Augment(flip=True, crop_padding=1, rand_augment_ops=1, rand_augment_magnitude=9)
 RECIPES = {
     "mlp": config.Model(
+        epochs=None,
         arch="mlp",
         image_size=8,
         kwargs={},
@@ -50,6 +51,7 @@ RECIPES = {
         weight_decay=0.1,
     ),
     "resnet20": config.Model(
+        epochs=None,
         arch="resnet20",
         image_size=8,
         kwargs={},

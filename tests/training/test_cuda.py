@@ -25,6 +25,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 
 RECIPES = {
     "mlp": config.Model(
+        epochs=None,
         arch="mlp",
         image_size=32,
         kwargs={"hidden_layers": 2, "width": 64},
@@ -34,6 +35,7 @@ RECIPES = {
         weight_decay=1e-2,
     ),
     "resnet20": config.Model(
+        epochs=None,
         arch="resnet20",
         image_size=32,
         kwargs={},
@@ -215,6 +217,7 @@ VIT = {
 }  # 49 places: no multiple of what kernels align to
 STACKED = RECIPES | {
     "tiny_vit": config.Model(
+        epochs=None,
         arch="tiny_vit",
         image_size=112,
         kwargs=VIT,

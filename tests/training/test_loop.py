@@ -32,7 +32,14 @@ SETTINGS = config.Train(
     checkpoint_seconds=60.0,
 )
 SGD = config.Model(
-    arch="mlp", image_size=4, kwargs={}, optimizer="sgd", lr=0.1, momentum=0.0, weight_decay=0.0
+    epochs=None,
+    arch="mlp",
+    image_size=4,
+    kwargs={},
+    optimizer="sgd",
+    lr=0.1,
+    momentum=0.0,
+    weight_decay=0.0,
 )
 STILL = config.Augment(flip=False, crop_padding=0, rand_augment_ops=0, rand_augment_magnitude=9)
 MOVING = config.Augment(flip=True, crop_padding=1, rand_augment_ops=0, rand_augment_magnitude=9)

@@ -39,6 +39,7 @@ SETTINGS = {
 STREAM = config.Augment(flip=True, crop_padding=1, rand_augment_ops=1, rand_augment_magnitude=9)
 RECIPES = {
     "mlp": config.Model(
+        epochs=None,
         arch="mlp",
         image_size=8,
         kwargs={},
@@ -48,9 +49,17 @@ RECIPES = {
         weight_decay=0.1,
     ),
     "plain": config.Model(
-        arch="mlp", image_size=8, kwargs={}, optimizer="sgd", lr=0.1, momentum=0.0, weight_decay=0.0
+        epochs=None,
+        arch="mlp",
+        image_size=8,
+        kwargs={},
+        optimizer="sgd",
+        lr=0.1,
+        momentum=0.0,
+        weight_decay=0.0,
     ),
     "resnet20": config.Model(
+        epochs=None,
         arch="resnet20",
         image_size=8,
         kwargs={},
@@ -60,6 +69,7 @@ RECIPES = {
         weight_decay=1e-3,
     ),
     "tiny_vit": config.Model(
+        epochs=None,
         arch="tiny_vit",
         image_size=16,
         kwargs={},

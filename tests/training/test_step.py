@@ -28,6 +28,7 @@ PLAIN = {
 }
 RECIPES = {
     "sgd": config.Model(
+        epochs=None,
         arch="mlp",
         image_size=8,
         kwargs={},
@@ -37,6 +38,7 @@ RECIPES = {
         weight_decay=1e-3,
     ),
     "adamw": config.Model(
+        epochs=None,
         arch="mlp",
         image_size=8,
         kwargs={},
@@ -212,6 +214,7 @@ import sys, torch
 from momos import config, models
 from momos.training import step
 recipe = config.Model(
+    epochs=None,
     arch="mlp", image_size=8, kwargs={}, optimizer=sys.argv[1],
     lr=0.1, momentum=0.9, weight_decay=0.0,
 )
