@@ -64,8 +64,8 @@ def fresh_complexity(about: Mapping[str, Any], num_initializations: int) -> Fres
     about: run.json. Their seeds are FIRST_SEED and those after it.
     """
     kwargs = json.dumps(about["arch_kwargs"], sort_keys=True)
-    shape = tuple(about[key] for key in SHAPE)
-    return _fresh_complexity(about["arch"], kwargs, shape, num_initializations)
+    sizes = tuple(about[key] for key in SHAPE)
+    return _fresh_complexity(about["arch"], kwargs, sizes, num_initializations)
 
 
 @functools.lru_cache(maxsize=16)

@@ -228,12 +228,8 @@ def _by_configuration(values: Mapping[tuple, float]) -> dict[str, dict[Hashable,
 
 def _medians(values: Mapping[tuple, float]) -> dict[Hashable, float]:
     """Values of runs (model, method, seed) as the median of each initialisation."""
-    rows = pd.Series(values)
-    return (
-        rows.groupby([rows.index.get_level_values(0), rows.index.get_level_values(2)])
-        .agg(lambda part: float(np.median(part)))
-        .to_dict()
-    )
+    groups = pd.Series(values).groupby(level=[0, 2], sort=False)
+    return groups.agg(lambda part: float(np.median(part))).to_dict()
 
 
 def _relative_only_note(num_correlated: int, num_left_out: int) -> str:
@@ -613,11 +609,8 @@ def four_bits_collapse(claim: Claim, evidence: Evidence) -> Judgement:
 def _drops_at_2_bits(evidence: Evidence) -> Mapping[str, float]:
     cells = evidence.deployed
     run = set(cells.model[(cells.family == "qat") & (cells.bits == 2)])
-    return {
-        model: evidence.accuracy_drop(model, "qat", bits=2)
-        for model in evidence.models
-        if model in run
-    }
+    models = [model for model in evidence.models if model in run]
+    return {model: evidence.accuracy_drop(model, "qat", bits=2) for model in models}
 
 
 def _share(met: Sequence[bool] | np.ndarray) -> float:

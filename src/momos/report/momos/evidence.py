@@ -164,8 +164,7 @@ class Evidence:
         for name, value in settings.items():
             cells = cells[np.isclose(cells[name], value)]
         if cells.empty:
-            wanted = ", ".join(f"{name} {value}" for name, value in settings.items())
-            raise Missing(f"Not in the grid: {family} of {model} with {wanted}.")
+            raise Missing(f"Not in the grid: {family} of {model} with {_listed(settings)}.")
         return cells
 
     def momos_epochs(self) -> pd.DataFrame:
@@ -183,6 +182,10 @@ class Evidence:
     def _of_family(self, model: str, family: str) -> pd.DataFrame:
         cells = self.deployed
         return cells[(cells.model == model) & (cells.family == family)]
+
+
+def _listed(settings: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in settings.items())
 
 
 def settings_key(row: Any) -> tuple[str, int, int | None, str | None]:

@@ -50,13 +50,10 @@ def initializations(models: pd.DataFrame) -> pd.DataFrame:
 
 
 def pairs(survey: pd.DataFrame) -> pd.DataFrame:
-    """The pairs of Figure 2's claim: trained as usual, against an initialisation, a row each.
-
-    Of own runs they are the baselines; without any, all runs of an initialisation together.
-    """
-    own = survey.source == OWN_SOURCE
-    baseline = own & (survey.group == BASELINE)
-    return initializations(survey[~own | baseline if baseline.any() else own | ~own])
+    """The pairs of Figure 2's claim, a row each: of own runs the baselines, or without any all."""
+    is_own = survey.source == OWN_SOURCE
+    is_baseline = is_own & (survey.group == BASELINE)
+    return initializations(survey[~is_own | is_baseline] if is_baseline.any() else survey)
 
 
 def group_statistics(survey: pd.DataFrame, *, seed: int) -> pd.DataFrame:

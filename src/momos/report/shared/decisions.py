@@ -63,9 +63,8 @@ class Part(NamedTuple):
         values = list(self.sample.values())
         if self.is_share:
             return statistics.clopper_pearson(sum(map(bool, values)), len(values), level)
-        if not np.isfinite(values).all() or _has_no_spread(values):
-            return None
-        return statistics.student(values, level)
+        is_measured = np.isfinite(values).all() and not _has_no_spread(values)
+        return statistics.student(values, level) if is_measured else None
 
     def state(self, level: float) -> str:
         """MET or FAILED if the interval lies entirely on one side, else OPEN."""
