@@ -51,7 +51,7 @@ FOLDER = "MOMOS_WARM_FOLDER"  # environment: the folder whose `python` is the cl
 LIBRARIES = (
     "torch", "torchvision", "timm", "transformers", "numpy", "pandas", "scipy.optimize",
     "scipy.spatial", "matplotlib.pyplot", "seaborn", "jinja2", "PIL.Image", "yaml",
-    "safetensors.torch", "pybdm", "tqdm",
+    "safetensors.torch", "pybdm", "tqdm", "transformers.models.gpt_neox.modeling_gpt_neox",
 )  # fmt: skip
 # Variables on which no library depends while it is imported. CUDA reads its own when it is first
 # used, which is in the fork.
