@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from momos import config, tracking
 from momos.files import atomic
@@ -401,6 +402,124 @@ def test_trainings_that_write_to_one_database_at_once_are_all_recorded_in_the_en
         run = shown()[f"digits/mlp/qat8/{seed}"]
         assert run.info.status == "FINISHED"
         assert len(client().get_metric_history(run.info.run_id, "val_loss")) == 200
+
+
+def rebuilding(seed=0) -> subprocess.Popen:
+    """A process that makes the store, if there is none, and adds a run."""
+    code = (
+        "import json, sys; from momos import config, tracking as t;"
+        "s = config.Tracking(enabled=True, experiment='test');"
+        "r = t.Record.of_training(json.loads(sys.argv[1]), output_hash='abc');"
+        "t.rebuild(s, [r])"
+    )
+    return subprocess.Popen([sys.executable, "-c", code, json.dumps(about(seed))])
+
+
+@pytest.mark.parametrize("later", [0.0, 0.4])
+def test_a_process_killed_while_it_makes_the_store_breaks_nothing(later):
+    """MLflow finds some tables of a store half made, and can't complete it."""
+    killed = rebuilding()
+    wait_for(lambda: any(path.stat().st_size for path in Path().glob("mlflow.db*")))
+    time.sleep(later)
+    killed.kill()
+    killed.wait()
+    assert tracking.rebuild(SETTINGS, [record(1)])["created"] == 1
+    assert "digits/mlp/qat8/1" in shown()
+    assert not list(Path().glob("mlflow.db*new*")), "nothing is left of the first attempt"
+
+
+SLOW = """
+import os, sys, time
+os.write(int(sys.argv[1]), b"s")
+time.sleep(9)
+os.write(int(sys.argv[1]), b"r")
+time.sleep(1)
+"""
+
+
+def test_the_stores_set_up_may_take_longer_than_a_call(monkeypatch, capfd):
+    """A logger that makes the database for longer than a finished training waits for an answer."""
+    monkeypatch.setattr(live, "GRACE", 4.0)
+    popen = subprocess.Popen
+
+    def start(command, **pipes):
+        return popen([sys.executable, "-c", SLOW, command[3]], **pipes)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(subprocess, "Popen", start)
+        begin = time.monotonic()
+        with tracking.run(SETTINGS, about()) as log:
+            process = log.process
+    assert process.returncode == 0 and time.monotonic() - begin > 9, "it was not killed"
+    told = capfd.readouterr().err
+    assert "MLflow sets up sqlite" in told and "does not record" not in told
+
+
+def test_a_database_that_others_make_is_waited_for():
+    """Of several processes one makes the store, however long that takes."""
+    lock = FileLock("mlflow.db.lock", thread_local=False)
+    lock.acquire()
+    waiting = rebuilding()
+    wait_for(lambda: not Path("mlflow.db").exists() and waiting.poll() is None)
+    time.sleep(4)
+    assert not list(Path().glob("mlflow.db*new")) and waiting.poll() is None
+    lock.release()
+    assert waiting.wait() == 0 and Path("mlflow.db").is_file()
+
+
+def test_a_store_that_cant_be_opened_is_told_with_the_way_out():
+    """As it was left by a process that was killed while it made the store in its place."""
+    with sqlite3.connect("mlflow.db") as database:
+        database.execute("create table experiments (name text)")
+    with pytest.raises(RuntimeError) as error:
+        tracking.rebuild(SETTINGS, [record()])
+    text = str(error.value)
+    assert "MLflow store sqlite:///" in text and "can't be used" in text and "make track" in text
+    move = text.partition("`")[2].partition("`")[0]
+    subprocess.run(move, shell=True, check=True)
+    assert rebuilding().wait() == 0 and Path("mlflow.db.broken").is_file()
+
+
+def kept_report() -> tracking.Record:
+    Path("tables").mkdir()
+    Path("tables/table1.md").write_text("| a |")
+    whole = {"key": "r", "name": "r", "group": None, "params": {}, "tags": {}}
+    return tracking.Record(**whole, output_hash="abc", artifacts=("tables",))
+
+
+def test_the_store_lies_in_any_folder_and_nothing_outside(workplace, monkeypatch):
+    folder = workplace / "my clone (2) & #ü; $x 'y'"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    assert tracking.rebuild(SETTINGS, [kept_report()])["created"] == 1
+    assert client().list_artifacts(shown()["r"].info.run_id, "tables")
+    assert (folder / "mlflow.db").is_file() and list(workplace.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize("name", ["my%20clone", "clone?"])
+def test_where_mlflow_would_write_elsewhere_it_is_told_at_once(workplace, monkeypatch, name):
+    """In an address `%20` is a space and `?` ends the path: the store came to lie elsewhere."""
+    (workplace / "place" / name).mkdir(parents=True)
+    monkeypatch.chdir(workplace / "place" / name)
+    with pytest.raises(RuntimeError, match="can't be used: MLflow takes % and [?] .*\n.*MLFLOW_TR"):
+        tracking.rebuild(SETTINGS, [kept_report()])
+    assert [path.name for path in (workplace / "place").iterdir()] == [name]
+    assert [path.name for path in Path().iterdir()] == ["tables"]
+
+
+def test_a_long_temporary_folder_is_no_matter(tmp_path, monkeypatch):
+    """The address of a socket has 107 characters at most."""
+    folder = tmp_path / ("long" * 30)
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(live.tempfile, "tempdir", None)
+    monkeypatch.setattr(live, "GRACE", 60.0)
+    with tracking.shared(SETTINGS):
+        wait_for(Path(os.environ[live.SHARED]).exists)
+        with monkeypatch.context() as patched:
+            patched.setattr(subprocess, "Popen", None)  # no process of its own
+            train()
+    assert shown()["digits/mlp/qat8/0"].info.status == "FINISHED"
 
 
 def test_disabled_starts_nothing(monkeypatch):

@@ -1,11 +1,14 @@
 """The logger: takes epochs from trainings and puts them into MLflow's store.
 
-usage: python -m momos.tracking [SOCKET]
+usage: python -m momos.tracking STATUS [SOCKET]
 
 Without SOCKET it serves the one training whose messages arrive on standard input. With it, it
 serves all trainings that connect to the socket, until standard input ends and they are done.
+STATUS: the number of an open pipe, on which it says that it sets up the store, and when that is
+done (`momos.tracking.live.Status`).
 """
 
+import contextlib
 import json
 import os
 import select
@@ -15,17 +18,25 @@ import sys
 import threading
 from collections.abc import Iterator
 
-from momos.tracking.live import warn
+from momos.tracking.live import READY, SETTING_UP, warn
 from momos.tracking.record import Record
-from momos.tracking.store import LIVE_LIMITS, Store, uri
+from momos.tracking.store import LIVE_LIMITS, Store, needs_set_up, set_up, uri
 
 TURN = threading.Lock()  # trainings that share a logger write one after the other
+
+
+def say(status: bytes) -> None:
+    """Tell whoever started the logger; it may have gone."""
+    with contextlib.suppress(OSError):
+        os.write(int(sys.argv[1]), status)
 
 
 class StoredRun:
     """One training's run in the store, from its first message on."""
 
     def __init__(self, first: dict) -> None:
+        set_up(LIVE_LIMITS)
+        say(READY)
         self.store = Store(first["experiment"], LIVE_LIMITS)
         self.known = first["about"]
         self.run_id = self.store.start(Record.of_training(self.known))
@@ -109,8 +120,10 @@ def share(path: str) -> None:
 def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the training, which closes the pipe
     warned = threading.Event()
-    if len(sys.argv) > 1:
-        share(sys.argv[1])
+    if needs_set_up():
+        say(SETTING_UP)
+    if len(sys.argv) > 2:
+        share(sys.argv[2])
     else:
         serve_or_warn(sys.stdin.fileno(), warned)
     return int(warned.is_set())

@@ -24,6 +24,73 @@ from momos.tracking.store import uri
 
 SHARED = "MOMOS_LOGGER"  # environment: the socket of a logger that several trainings share
 GRACE = 10.0  # seconds that a finished training waits for its logger, at most
+# What a logger says on its pipe: a byte each
+SETTING_UP, READY = b"s", b"r"
+LONGEST_ADDRESS = 100  # characters of a socket's path; Linux allows 107, macOS 103
+
+
+class Status:
+    """What a logger says of itself: that it sets up the store, and that this is done."""
+
+    def __init__(self, pipe: int) -> None:
+        self.pipe, self.last = pipe, b""
+        os.set_blocking(pipe, False)
+
+    def is_setting_up(self) -> bool:
+        """Say whether the logger still makes the database, MLflow's import included."""
+        with contextlib.suppress(BlockingIOError):
+            while said := os.read(self.pipe, 16):
+                self.last = said[-1:]
+            self.last = b""  # the pipe is closed: the logger has ended
+        return self.last == SETTING_UP
+
+    def close(self) -> None:
+        os.close(self.pipe)
+
+
+class Deadline:
+    """So many seconds from now on, or from the end of the store's set-up, if that comes later.
+
+    Setting up may take as long as it takes: whoever is cut off has to begin again.
+    """
+
+    def __init__(self, status: Status | None, seconds: float) -> None:
+        self.status, self.seconds = status, seconds
+        self.end, self.waits = time.monotonic() + seconds, False
+
+    def is_over(self) -> bool:
+        if time.monotonic() < self.end:
+            return False
+        waited = self.waits
+        self.waits = self.status is not None and self.status.is_setting_up()
+        if self.waits and not waited:
+            print(f"MLflow sets up {uri()}: this happens once", file=sys.stderr, flush=True)
+        self.end = time.monotonic() + (0.5 if self.waits else self.seconds)
+        return not self.waits and not waited
+
+    def wait(self, process: subprocess.Popen[bytes]) -> bool:
+        """Wait for the end of a process; return False where it did not come in time."""
+        while True:
+            try:
+                process.wait(timeout=max(self.end - time.monotonic(), 0.1))
+                return True
+            except subprocess.TimeoutExpired:
+                if self.is_over():
+                    return False
+
+
+def start_logger(*arguments: str, **pipes: Any) -> tuple[subprocess.Popen[bytes], Status]:
+    """Start a logger that reads its standard input. pipes: as Popen takes them. Raises OSError."""
+    said, written = os.pipe()
+    try:
+        command = [sys.executable, "-m", "momos.tracking", str(written), *arguments]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[written], **pipes)
+    except BaseException:
+        os.close(said)
+        raise
+    finally:
+        os.close(written)
+    return process, Status(said)
 
 
 class LogStream(Protocol):
@@ -52,6 +119,7 @@ class Log:
         self.stream: LogStream | None = None  # to the logger; None without one
         # The logger, if it is this training's own.
         self.process: subprocess.Popen[bytes] | None = None
+        self.status: Status | None = None  # of that process
         self.unsent = b""
 
     def __enter__(self) -> Self:
@@ -65,10 +133,7 @@ class Log:
 
     def own_logger(self) -> LogStream:
         """Start a logger for this training alone."""
-        command = [sys.executable, "-m", "momos.tracking"]
-        process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, bufsize=0
-        )
+        process, self.status = start_logger(stdout=subprocess.DEVNULL, bufsize=0)
         self.process = process
         if process.stdin is None:
             raise OSError("it has no pipe")
@@ -88,14 +153,16 @@ class Log:
             self.send({"about": about, "output_hash": output_hash(folder)})
 
     def __exit__(self, kind: type[BaseException] | None, *about: object) -> None:
-        deadline = time.monotonic() + GRACE
-        while self.unsent and time.monotonic() < deadline and self.stream is not None:
+        deadline = Deadline(self.status, GRACE)
+        while self.unsent and self.stream is not None and not deadline.is_over():
             time.sleep(0.05)
             self.flush()
         if self.stream is not None:
             self.stream.close()
         if self.process is not None:
             self.wait(self.process, deadline)
+        if self.status is not None:
+            self.status.close()
 
     def send(self, message: dict) -> None:
         if self.stream is not None:
@@ -115,11 +182,9 @@ class Log:
         except OSError:
             self.give_up(None)  # the logger has ended, and has said why
 
-    def wait(self, process: subprocess.Popen[bytes], deadline: float) -> None:
+    def wait(self, process: subprocess.Popen[bytes], deadline: "Deadline") -> None:
         """Wait for the logger's end until the deadline, then do without."""
-        try:
-            process.wait(timeout=max(deadline - time.monotonic(), 0.1))
-        except subprocess.TimeoutExpired:
+        if not deadline.wait(process):
             self.give_up(f"{uri()} did not answer within {GRACE:g} s after the end")
 
     def give_up(self, reason: str | None) -> None:
@@ -162,23 +227,38 @@ def shared(settings: config.Tracking) -> Iterator[None]:
     if not settings.enabled:
         yield
         return
-    with tempfile.TemporaryDirectory(prefix="momos-") as folder:
-        path = str(Path(folder) / "logger")
-        with subprocess.Popen(
-            [sys.executable, "-m", "momos.tracking", path],
-            stdin=subprocess.PIPE,
-            start_new_session=True,
-        ) as logger:
-            os.environ[SHARED] = path
-            try:
-                yield
-            finally:
-                del os.environ[SHARED]
-                if logger.stdin is not None:
-                    logger.stdin.close()
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    logger.wait(timeout=3 * GRACE)
-                logger.kill()
+    with contextlib.ExitStack() as stack:
+        try:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="momos-", dir=short()))
+            path = str(Path(folder) / "logger")
+            logger, status = start_logger(path, start_new_session=True)
+        except OSError as error:
+            print(f"warning: each training starts a logger of its own: {error}", file=sys.stderr)
+            yield
+            return
+        stack.callback(status.close)
+        stack.enter_context(logger)
+        os.environ[SHARED] = path
+        try:
+            yield
+        finally:
+            del os.environ[SHARED]
+            if logger.stdin is not None:
+                logger.stdin.close()
+            Deadline(status, 3 * GRACE).wait(logger)
+            logger.kill()
+
+
+def short() -> str:
+    """A folder for temporary files whose sockets have addresses that are short enough.
+
+    Raises OSError where there is none.
+    """
+    for folder in (tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm"):
+        address = len(os.fsencode(folder)) + len("/momos-12345678/logger.new")
+        if address <= LONGEST_ADDRESS and os.access(folder, os.W_OK | os.X_OK):
+            return folder
+    raise OSError("no folder for temporary files has a path short enough for a socket")
 
 
 def warn(reason: str) -> None:

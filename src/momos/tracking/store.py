@@ -18,7 +18,7 @@ from typing import Any  # MLflow's objects, whose module is imported late
 from momos import config
 from momos.tracking.record import Record
 
-LOCK_SECONDS = 60.0  # to wait while other processes set up the store
+LOCK_SECONDS = 60.0  # to wait while other processes change the store
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "ERROR",
@@ -34,6 +34,75 @@ def uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').resolve()}"
 
 
+def local_database() -> Path | None:
+    """The store's file; None for a server."""
+    is_local = uri().startswith("sqlite:///")
+    return Path(uri().removeprefix("sqlite:///")) if is_local else None
+
+
+def advice() -> str:
+    """What to do about a store that can't be used."""
+    database = local_database()
+    if database is None or not database.exists():
+        return "set MLFLOW_TRACKING_URI for another"
+    return (
+        f"`mv {database} {database}.broken` and then `make track` make it anew from the run "
+        "folders; or set MLFLOW_TRACKING_URI for another"
+    )
+
+
+def needs_set_up() -> bool:
+    """Whether the local database has to be made first, and its folder can be written to."""
+    database = local_database()
+    missing = database is not None and not database.exists()
+    return database is not None and missing and os.access(database.parent, os.W_OK)
+
+
+def set_up(limits: Mapping[str, str]) -> None:
+    """Import mlflow, and make the local database where there is none yet.
+
+    This takes some seconds, on a slow machine a minute: nothing is a training's yet. Of several
+    processes one makes the database; the others wait. limits: LIVE_LIMITS or REBUILD_LIMITS.
+    Raises ValueError for a folder from which MLflow would write elsewhere.
+    """
+    if any(character in f"{local_database() or ''}{os.getcwd()}" for character in "%?"):
+        raise ValueError("MLflow takes % and ? in a folder's name for something else")
+    for name, value in {**QUIET, **limits}.items():
+        os.environ.setdefault(name, value)
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    import mlflow  # noqa: F401 (what takes long)
+
+    database = local_database()
+    if database is not None and not database.exists():
+        with store_lock(timeout=-1):
+            if not database.exists():
+                _make(database)
+
+
+def _make(database: Path) -> None:
+    """Make an empty store under another name, then rename it: it is there whole, or not at all.
+
+    A store whose making was cut off can never be completed: MLflow finds some tables, and fails.
+    """
+    from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    for cut_off in database.parent.glob(f"{database.name}.*.new*"):
+        cut_off.unlink()
+    new = database.with_name(f"{database.name}.{os.getpid()}.new")
+    made = SqlAlchemyStore(f"sqlite:///{new}", DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH)
+    made.engine.dispose()
+    new.rename(database)
+
+
+def store_lock(timeout: float) -> contextlib.AbstractContextManager[Any]:
+    """A lock file beside the database: workers of a sweep have folders of their own."""
+    from filelock import FileLock
+
+    return FileLock(f"{local_database() or 'mlflow.db'}.lock", timeout=timeout)
+
+
 class Store:
     """MLflow's client with one experiment.
 
@@ -42,10 +111,7 @@ class Store:
 
     def __init__(self, experiment: str, limits: Mapping[str, str]) -> None:
         """Open the store. limits: LIVE_LIMITS or REBUILD_LIMITS. Raises what MLflow raises."""
-        for name, value in {**QUIET, **limits}.items():
-            os.environ.setdefault(name, value)
-        for name in ("mlflow", "alembic"):
-            logging.getLogger(name).setLevel(logging.ERROR)
+        set_up(limits)
         import mlflow
 
         self.entities = mlflow.entities
@@ -58,12 +124,8 @@ class Store:
 
     @staticmethod
     def lock() -> contextlib.AbstractContextManager[Any]:
-        """A lock file beside the database: workers of a sweep have folders of their own."""
-        from filelock import FileLock
-
-        local = uri().startswith("sqlite:///")
-        database = uri().removeprefix("sqlite:///") if local else "mlflow.db"
-        return FileLock(f"{database}.lock", timeout=LOCK_SECONDS)
+        """The store's lock, for as long as a change of it may take."""
+        return store_lock(LOCK_SECONDS)
 
     def runs(self, condition: str = "") -> Iterator[Any]:
         """All runs of the experiment that meet a condition in MLflow's language."""
@@ -182,9 +244,8 @@ def rebuild(settings: config.Tracking, records: Iterable[Record]) -> dict[str, i
         return _rebuild(Store(settings.experiment, REBUILD_LIMITS), records)
     # mlflow, sqlalchemy, requests and filelock raise their own kinds: the store is the cause of all
     except Exception as error:
-        raise RuntimeError(
-            f"MLflow store {uri()} can't be used (set MLFLOW_TRACKING_URI for another): {error}"
-        ) from error
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        raise RuntimeError(f"MLflow store {uri()} can't be used: {reason}\n({advice()})") from error
 
 
 def _rebuild(store: Store, records: Iterable[Record]) -> dict[str, int]:
