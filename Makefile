@@ -19,6 +19,7 @@ help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
 
 setup: $(STAMP) ## make the environment in .venv from requirements.txt (PYTHON=python3.11: the interpreter)
+	@$(BIN)/python scripts/scm.py
 
 $(STAMP): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; ok = sys.version_info >= (3, 11); ok or print("Python 3.11 or newer is needed, $(PYTHON) is", \
@@ -73,7 +74,7 @@ track: setup ## add the runs that MLflow does not show yet
 	@$(BIN)/python stages/track.py
 
 ui: setup ## look at all runs in MLflow (http://127.0.0.1:5000)
-	@$(BIN)/mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}"
+	@$(BIN)/mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"
 
 lint: setup ## check the code: ruff check, ruff format --check, mypy over src, stages and scripts
 	@$(BIN)/ruff check .

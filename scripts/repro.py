@@ -23,6 +23,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+import scm
 from warm import Warm, search_path
 
 from momos import config, tracking
@@ -507,6 +508,9 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     check_params()
+    os.environ |= scm.own_folders(Path.cwd())
+    if not scm.settle(Path.cwd()):
+        print(scm.MISSING, flush=True)
     try:
         return reproduce(arguments.jobs)
     except KeyboardInterrupt:

@@ -1,0 +1,52 @@
+"""Tell DVC whether this folder is under git: an unpacked archive is not, and works all the same.
+
+usage: scm.py   (says nothing: `make setup` calls it, and scripts/repro.py tells what is missing)
+
+Without git, DVC needs the setting `core.no_scm`. It stands in .dvc/config.local, which git ignores,
+and goes when there is a repository.
+"""
+
+import os
+from pathlib import Path
+
+from configobj import ConfigObj
+
+MISSING = (
+    "No git repository here: everything runs, but `make exp` and `dvc exp` need one, and the report"
+    " names no commit (`git init` and a first commit are enough)."
+)
+
+
+def own_folders(root: Path) -> dict[str, str]:
+    """Environment in which DVC keeps to the clone, where the home folder can't be read."""
+    try:
+        usable = os.access(Path.home(), os.R_OK | os.X_OK)
+    except RuntimeError:  # the user has none
+        usable = False
+    own = {"DVC_GLOBAL_CONFIG_DIR": "user", "DVC_SITE_CACHE_DIR": "site"}
+    return {} if usable else {name: str(root / ".dvc" / "tmp" / own[name]) for name in own}
+
+
+def is_under_git(root: Path) -> bool:
+    """Whether a folder, or one that it lies in, is a git repository."""
+    return any((folder / ".git").exists() for folder in (root, *root.parents))
+
+
+def settle(root: Path) -> bool:
+    """Write the setting, or remove it. Returns whether there is git."""
+    path, has_git = root / ".dvc" / "config.local", is_under_git(root)
+    settings = ConfigObj(str(path), encoding="utf-8", list_values=False)
+    core = settings.setdefault("core", {})
+    if has_git == ("no_scm" in core):
+        if has_git:
+            del core["no_scm"]
+        else:
+            core["no_scm"] = "true"
+        if not core:
+            del settings["core"]
+        settings.write()
+    return has_git
+
+
+if __name__ == "__main__":
+    settle(Path.cwd().resolve())
