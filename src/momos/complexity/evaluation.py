@@ -59,10 +59,7 @@ class Fresh(NamedTuple):
 
 
 def fresh_complexity(about: Mapping[str, Any], num_initializations: int) -> Fresh:
-    """Measure so many initialisations of a run's architecture; of equal runs, once a process.
-
-    about: run.json. Their seeds are FIRST_SEED and those after it.
-    """
+    """Measure initialisations of a run's architecture, of seed FIRST_SEED on. about: run.json."""
     kwargs = json.dumps(about["arch_kwargs"], sort_keys=True)
     sizes = tuple(about[key] for key in SHAPE)
     return _fresh_complexity(about["arch"], kwargs, sizes, num_initializations)
@@ -70,7 +67,10 @@ def fresh_complexity(about: Mapping[str, Any], num_initializations: int) -> Fres
 
 @functools.lru_cache(maxsize=16)
 def _fresh_complexity(arch: str, kwargs: str, shape: tuple[int, ...], number: int) -> Fresh:
-    """kwargs: as JSON; shape: num_classes, in_channels, image_size."""
+    """Once a process for equal architectures.
+
+    kwargs: as JSON; shape: num_classes, in_channels, image_size.
+    """
     sizes = dict(zip(SHAPE, shape, strict=True))
     values = []
     for seed in range(FIRST_SEED, FIRST_SEED + number):

@@ -62,11 +62,8 @@ def spec(chart: alt.LayerChart | alt.FacetChart, *, height: int) -> Spec:
 def select(name: str, values: pd.Series, *, every: bool = False) -> alt.Parameter:
     """A menu of the values; with `every`, the choice of all of them comes first."""
     options = [ALL] * every + list(dict.fromkeys(values))
-    return alt.param(
-        name=name,
-        value=options[0],
-        bind=alt.binding_select(options=options, name=f"{name.capitalize()} "),
-    )
+    menu = alt.binding_select(options=options, name=f"{name.capitalize()} ")
+    return alt.param(name=name, value=options[0], bind=menu)
 
 
 def tip(field: str, title: str, form: str | None = None) -> alt.Tooltip:

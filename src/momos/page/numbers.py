@@ -27,11 +27,9 @@ class Row(NamedTuple):
 def format_number(cell: Cell | None, field: str, digits: int, signed: bool = False) -> str:
     """A field of a cell; an interval as "low to high"; a dash for what is not there."""
     value = None if cell is None else cell.get(field)
-    if value is None:
-        return EMPTY
     if isinstance(value, list):
         return " to ".join(_format_digits(end, digits) for end in value)
-    return _format_digits(value, digits, "+" if signed else "")
+    return EMPTY if value is None else _format_digits(value, digits, "+" if signed else "")
 
 
 def _format_digits(value: float, digits: int, sign: str = "") -> str:

@@ -61,10 +61,8 @@ class ReportFolder:
         """What the page links to: the report's files, relative to the page."""
         kinds = (".md", ".tex", ".csv", ".json", ".pdf", ".svg", ".html")
         page = self.path / "index.html"
-        paths = sorted(
-            path for path in self.path.rglob("*") if path.suffix in kinds and path != page
-        )
-        return [path.relative_to(self.path).as_posix() for path in paths]
+        paths = [path for path in self.path.rglob("*") if path.suffix in kinds and path != page]
+        return [path.relative_to(self.path).as_posix() for path in sorted(paths)]
 
 
 def with_decisions(results: dict[str, Any]) -> dict[str, Any]:

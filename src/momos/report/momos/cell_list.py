@@ -95,9 +95,8 @@ class CellList:
         self.rows = study.results.evaluation
         self.main_rows = self.rows[self.rows.grid == "main"]
         self.departures = study.departures
-        self.published = {
-            cell_key(row.model, row.method, row): row for row in study.comparison.itertuples()
-        }
+        printed = study.comparison.itertuples()
+        self.published = {cell_key(row.model, row.method, row): row for row in printed}
 
     def __iter__(self) -> Iterator[Cell]:
         yield from self.main()

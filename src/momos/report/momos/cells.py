@@ -202,6 +202,5 @@ def count_statuses(cells: Sequence[Cell], tables: Sequence[str]) -> dict[str, di
     counts: dict[str, dict[str, int]] = {}
     for cell in cells:
         if cell["table"] in tables and "published" in cell:
-            kind = counts.setdefault(cell["kind"], dict.fromkeys(STATUSES, 0))
-            kind[cell["status"]] += 1
+            counts.setdefault(cell["kind"], dict.fromkeys(STATUSES, 0))[cell["status"]] += 1
     return counts

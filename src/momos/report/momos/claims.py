@@ -119,9 +119,8 @@ def read_singular(path: Path) -> dict[str, Judgement]:
 
     Raises ValueError naming a damaged file.
     """
-    if not path.is_file():
-        return {}
-    return {name: Judgement(**values) for name, values in atomic.read_json(path).items()}
+    judgements = atomic.read_json(path) if path.is_file() else {}
+    return {name: Judgement(**values) for name, values in judgements.items()}
 
 
 @JUDGES.judges("M1", about_runs=False)
@@ -491,7 +490,7 @@ def larger_blocks_are_simpler(claim: Claim, evidence: Evidence) -> Judgement:
         here = _lower_at_larger_blocks(momos)
         lower += here
         parts.append(f"{model} {count_text(here)}")
-    runs = with_capacity(evidence.main_rows[evidence.main_rows.family == "momos"])
+    runs = with_capacity(evidence.momos_rows)
     runs = runs[runs.model.isin(["mlp", "resnet20"])]
     every = by_initialization(runs, lambda own: all(_lower_at_larger_blocks(own)))
     return judged(
@@ -531,10 +530,13 @@ def momos_lies_in_the_lower_regime(claim: Claim, evidence: Evidence) -> Judgemen
     """Share of MoMos cells whose description is shorter than that of free weights (L < L_0)."""
     cells = pd.concat([evidence.family_cells(model, "momos") for model in evidence.models])
     lower = measured_values(cells, "lower_complexity") == 1
-    runs = evidence.main_rows[evidence.main_rows.family == "momos"]
-    every = by_initialization(runs, lambda own: bool((own.lower_complexity == 1).all()))
+    every = by_initialization(evidence.momos_rows, _all_lower)
     samples = {"share_in_lower_regime": {"initialisations with every cell below": every}}
     return judged(claim, count_text(lower), samples=samples, share_in_lower_regime=_share(lower))
+
+
+def _all_lower(runs: pd.DataFrame) -> bool:
+    return bool((runs.lower_complexity == 1).all())
 
 
 @JUDGES.judges("M14", about_runs=False)

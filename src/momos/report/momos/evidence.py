@@ -64,6 +64,11 @@ class Evidence:
         rows = self.evaluation
         return rows[(rows.grid == "main") & (rows.weights == "deployed")]
 
+    @property
+    def momos_rows(self) -> pd.DataFrame:
+        """Those of them with motifs and full precision."""
+        return self.main_rows[self.main_rows.family == "momos"]
+
     @cached_property
     def cells(self) -> pd.DataFrame:
         """The main grid's cells, means over seeds, both views."""

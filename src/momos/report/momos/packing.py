@@ -25,10 +25,7 @@ LOSSY_SERIES = "MoMos, lossy"
 
 
 def with_measured_rac(evaluation: pd.DataFrame, packing: pd.DataFrame) -> pd.DataFrame:
-    """Add rac_measured of the deployed weights, which is Eq. 21 on disk.
-
-    It is the weights' bytes in float32 over those that they take in the entropy-coded file.
-    """
+    """Add rac_measured (Eq. 21 on disk): bytes in float32 over those in the entropy-coded file."""
     rows = packing[packing.coding == "entropy"].assign(weights="deployed")
     ratios = rows[results.KEYS].assign(rac_measured=4 * rows.num_weights / rows.stored_bytes)
     return evaluation.merge(ratios, how="left", on=results.KEYS, validate="many_to_one")

@@ -131,12 +131,11 @@ def _verdicts_text(table: pd.DataFrame) -> str:
 
 def _failures_text(measured: results.Results) -> str:
     num_failed = len(measured.not_surveyed)
-    if not num_failed:
-        return ""
-    return (
+    text = (
         f" {num_failed} surveyed models could not be measured;"
         " the last column of the latter says why."
     )
+    return text if num_failed else ""
 
 
 def _rac_text(check: pd.DataFrame) -> str:

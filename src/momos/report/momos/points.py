@@ -5,6 +5,7 @@ import pandas as pd
 from momos.report.momos.study import Study
 from momos.report.shared import published
 
+CELL = ["model", "title", "block_size", "capacity"]  # of the ablation
 MOST_LABELS = 8  # lines of a figure, before some methods stand for all
 
 
@@ -60,8 +61,7 @@ def capacity_points(evaluation: pd.DataFrame) -> pd.DataFrame:
 
     Accuracy is that of the last weights in percent, by model, title, block_size and capacity.
     """
-    rows = evaluation[evaluation.grid == "ablation"]
-    groups = rows.groupby(["model", "title", "block_size", "capacity"], sort=False)
+    groups = evaluation[evaluation.grid == "ablation"].groupby(CELL, sort=False)
     return groups.val_accuracy_last.mean().mul(100).rename("accuracy").reset_index()
 
 

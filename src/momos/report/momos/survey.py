@@ -98,10 +98,7 @@ def size_class(num_weights: pd.Series) -> pd.Series:
 
 
 def recipe(tag: str) -> str:
-    """The training recipe in timm's tag, which is what stands before the data.
-
-    a1_in1k -> a1, augreg_in21k_ft_in1k -> augreg; a tag without data is a recipe as a whole.
-    """
+    """What stands before the data in timm's tag, or all of it: a1_in1k -> a1, augreg -> augreg."""
     words = _words(tag)
     first = next((place for place, word in enumerate(words) if DATA.fullmatch(word)), len(words))
     return "_".join(words[:first]) or "none named"
