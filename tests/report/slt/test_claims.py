@@ -19,7 +19,7 @@ from momos.report.momos.claims import read_singular
 from momos.report.shared import verdicts
 from momos.report.shared.claims import read_claims
 from momos.report.shared.results import read_singular_numbers
-from momos.report.slt import claims, figures
+from momos.report.slt import beside, claims, figures
 from momos.report.slt.fits import fit, rise_at_knee
 from momos.report.slt.results import RUN, SltResults
 from momos.slt.compressibility.schemes import CRITICAL
@@ -78,8 +78,10 @@ def results(*, noise: float = 0.0, knee: float = 0.1, **changes) -> SltResults:
                     "llc_std": 1.0,
                     "hessian_trace": trace,
                     "loss_rise": 0.1,
-                    "init_loss": 2.0,
+                    "init_loss": 3 - 0.1 * np.log(STEPS) ** 1.5,
                     "flags": np.nan,
+                    "nbeta": 300.0,
+                    "localization": 3000.0,
                 }
             )
         )
@@ -105,7 +107,7 @@ def results(*, noise: float = 0.0, knee: float = 0.1, **changes) -> SltResults:
 
 def verdict(name: str, found: SltResults) -> verdicts.Judgement:
     (row,) = claims.judge(WANTED, found).query("id == @name").itertuples()
-    return verdicts.Judgement(row.verdict, row.measured, row.note)
+    return verdicts.Judgement(**{name: getattr(row, name) for name in verdicts.Judgement._fields})
 
 
 # --- fits
@@ -217,6 +219,86 @@ def test_what_was_not_run_is_not_judged(changes, names, message):
     for name in names:
         judged = verdict(name, found)
         assert judged.verdict == verdicts.NOT_RUN and message in judged.note, name
+
+
+def test_equal_runs_decide_nothing():
+    """All of HOLD's fits are exact in every run, so that there is no spread to judge by."""
+    for name in ("S1", "S3", "S4", "S5", "S7"):
+        found = verdict(name, HOLD)
+        assert (found.verdict, found.decided) == (verdicts.SUPPORTED, "no"), name
+        assert "without spread (n=3)" in found.interval
+
+
+@pytest.mark.parametrize("noise", [0.02, 0.2])
+def test_the_runs_own_values_decide(noise):
+    """By hand: Student's interval of R^2 over three seeds lies on one side of 0.9, or not.
+
+    Against a claim of two conditions, R^2 and slope, the level is 1 - 0.05 / 2.
+    """
+    found = results(noise=noise)
+    values = [
+        stats.linregress(mine.llc_mean, mine.value).rvalue ** 2
+        for _, mine in found.in_range(found.points("quantization")).groupby("seed")
+    ]
+    judged = verdict("S1", found)
+    level = 0.95 if judged.verdict == verdicts.SUPPORTED else 0.975
+    low, high = stats.t.interval(level, 2, np.mean(values), stats.sem(values))
+    slopes = [f"r2 {low:.4g} to {high:.4g} (n=3)", "slope "]
+    assert all(part in judged.interval for part in slopes)
+    assert judged.decided == ("yes" if low >= 0.9 or high < 0.9 else "no")
+    assert (judged.decided == "yes") == (noise == 0.02), "both cases are seen"
+
+
+def test_two_runs_decide_nothing_and_say_so():
+    found = verdict("S1", results(seeds=[1, 2], noise=0.01))
+    assert (found.verdict, found.decided, found.interval) == (verdicts.NOT_RUN, "", "")
+
+
+def test_tolerances_are_parts_each_with_its_interval():
+    found = verdict("S3", results(noise=0.05))
+    assert all(
+        f"eps {a:g} and {b:g} " in found.interval for a, b in ((0.03, 0.1), (0.03, 0.3), (0.1, 0.3))
+    )
+
+
+@pytest.mark.parametrize("name", ["S1", "S4", "S5", "S7", "S8"])
+def test_what_the_llc_cannot_be_told_apart_from_stands_beside(name):
+    """Here the LLC is 0.8 * nbeta / (2 localization) tr(H), up to two percent."""
+    found = results(noise=0.05)
+    factor = 1 + 0.02 * np.random.default_rng(3).normal(size=len(found.llc))
+    llc = found.llc.assign(hessian_trace=found.llc.llc_mean / (0.8 * 0.05) * factor)
+    found = dataclasses.replace(found, llc=llc)
+    text = verdict(name, found).also
+    points = found.in_range(llc)
+    ratio = (points.llc_mean / (300 / (2 * 3000) * points.hessian_trace)).median()
+    assert f"the LLC is {ratio:.2f} times" in text and ratio == pytest.approx(0.8, rel=0.02)
+    for x, name_shown in (
+        (points.hessian_trace, "tr(H)"),
+        (np.log(points.step), "log step"),
+        (points.init_loss, "loss"),
+    ):
+        by_run = [
+            stats.pearsonr(points.llc_mean[mine], x[mine]).statistic
+            for mine in points.groupby("seed").groups.values()
+        ]
+        assert f"{name_shown} {np.mean(by_run):.3f} (mean of neox 1: {by_run[0]:.3f}" in text
+    assert ("R^2 of the critical value on the LLC" in text) == (name != "S4")
+
+
+def test_rivals_are_fitted_as_the_llc_is():
+    found = results(noise=0.05)
+    llc = beside.statistic_by_run(found, "quantization", beside.r2("llc_mean"))
+    text = beside.rivals_text(found, "quantization", llc)
+    points = found.in_range(found.points("quantization"))
+    by_run = [
+        stats.linregress(np.log(mine.step), mine.value).rvalue ** 2
+        for _, mine in points.groupby("seed")
+    ]
+    assert f"on log step {np.mean(by_run):.3f}" in text and "all worse than the LLC" in text
+    no_better = results(llc="falls", quantization=lambda llc: 3 + 0 * llc)
+    flat = beside.statistic_by_run(no_better, "quantization", beside.r2("llc_mean"))
+    text = beside.rivals_text(no_better, "quantization", flat)
+    assert "no worse than the LLC: tr(H), log step, loss" in text
 
 
 def test_no_language_models():

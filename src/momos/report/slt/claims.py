@@ -1,7 +1,8 @@
 """The claims about compressibility and the LLC: a function each, which has its statistic judged.
 
-A statistic is taken of each run by itself (`fits`). The verdict is on the mean over runs, and the
-runs' own values stand beside it.
+A statistic is taken of each run by itself (`fits`). The verdict is on the mean over runs, the runs'
+own values stand beside it, and they say whether it is decided. A run is one training seed. What the
+LLC can't be told apart from stands in `also` (`beside`).
 """
 
 import dataclasses
@@ -15,6 +16,7 @@ import pandas as pd
 from momos.report.shared import verdicts
 from momos.report.shared.claims import Claim
 from momos.report.shared.verdicts import NOT_RUN, Judgement, Judges, Missing, judged
+from momos.report.slt.beside import llc_text, rivals_text
 from momos.report.slt.fits import (
     RunValues,
     r2,
@@ -51,7 +53,7 @@ def judge_claim(claim: Claim, results: SltResults) -> Judgement:
     if judgement.measured and len(results.runs) < MIN_RUNS:
         wanted = f"Needs {MIN_RUNS} runs on which no setting was chosen"
         note = f"{wanted}, has {len(results.runs)}."
-        return judgement._replace(verdict=NOT_RUN, note=note)
+        return judgement._replace(verdict=NOT_RUN, note=note, decided="", interval="")
     return judgement
 
 
@@ -68,7 +70,15 @@ def critical_n_q_is_linear_in_llc(claim: Claim, results: SltResults) -> Judgemen
         f" Slopes {slopes.text}. {linear.note}"
     )
     measured = f"R^2 of n_q {linear.text}; of log2 n_q {in_bits.text}"
-    return judged(claim, measured, note.strip(), r2=linear.mean, slope=slopes.mean)
+    return judged(
+        claim,
+        measured,
+        note.strip(),
+        also=f"{rivals_text(results, 'quantization', linear)} {llc_text(results)}",
+        samples={"r2": {"": linear.of_run}, "slope": {"": slopes.of_run}},
+        r2=linear.mean,
+        slope=slopes.mean,
+    )
 
 
 @JUDGES.judges("S2")
@@ -86,7 +96,12 @@ def knee_lies_near_the_tolerance(claim: Claim, results: SltResults) -> Judgement
         f" eps {eps:g}."
     )
     return judged(
-        claim, f"rise at the knee {rise.text} nats", note, rise_at_knee=rise.mean, eps=eps
+        claim,
+        f"rise at the knee {rise.text} nats",
+        note,
+        samples={"rise_at_knee": {"": rise.of_run}, "eps": eps},
+        rise_at_knee=rise.mean,
+        eps=eps,
     )
 
 
@@ -97,9 +112,12 @@ def tolerance_does_not_matter(claim: Claim, results: SltResults) -> Judgement:
         raise Missing("Needs three eps.")
     pairs = itertools.combinations(results.settings.eps, 2)
     correlations = {pair: _correlation_between_eps(results, *pair) for pair in pairs}
-    parts = [f"eps {a:g} and {b:g}: {values.text}" for (a, b), values in correlations.items()]
+    parts = {f"eps {a:g} and {b:g}": values for (a, b), values in correlations.items()}
     return judged(
-        claim, "; ".join(parts), spearman=[values.mean for values in correlations.values()]
+        claim,
+        "; ".join(f"{name}: {values.text}" for name, values in parts.items()),
+        samples={"spearman": {name: values.of_run for name, values in parts.items()}},
+        spearman=[values.mean for values in parts.values()],
     )
 
 
@@ -130,7 +148,14 @@ def llc_rises_along_training(claim: Claim, results: SltResults) -> Judgement:
         f"Over all checkpoints: {whole.text}."
         f" {flagged} of {len(results.llc)} estimates carry a flag."
     )
-    return judged(claim, f"Spearman {in_range.text}", note, spearman=in_range.mean)
+    return judged(
+        claim,
+        f"Spearman {in_range.text}",
+        note,
+        also=llc_text(results),
+        samples={"spearman": {"": in_range.of_run}},
+        spearman=in_range.mean,
+    )
 
 
 @JUDGES.judges("S5")
@@ -152,7 +177,13 @@ def max_quantisation_fits_worse(claim: Claim, results: SltResults) -> Judgement:
     measured = (
         f"difference {difference.text}; by loss {by_loss.mean:.3f}, by max|w| {by_max.mean:.3f}"
     )
-    return judged(claim, measured, by_max.note, r2_difference=difference.mean)
+    return judged(
+        claim,
+        measured,
+        by_max.note,
+        samples={"r2_difference": {"": difference.of_run}},
+        r2_difference=difference.mean,
+    )
 
 
 @JUDGES.judges("S7")
@@ -163,7 +194,15 @@ def critical_relative_noise_falls_with_llc(claim: Claim, results: SltResults) ->
 
 def _correlated_with_llc(claim: Claim, results: SltResults, scheme: str) -> Judgement:
     values = statistic_by_run(results, scheme, rank_correlation("llc_mean"))
-    return judged(claim, f"Spearman {values.text}", values.note, spearman=values.mean)
+    linear = statistic_by_run(results, scheme, r2("llc_mean"))
+    return judged(
+        claim,
+        f"Spearman {values.text}",
+        values.note,
+        also=f"{rivals_text(results, scheme, linear)} {llc_text(results)}",
+        samples={"spearman": {"": values.of_run}},
+        spearman=values.mean,
+    )
 
 
 @JUDGES.judges("S8")
@@ -179,6 +218,12 @@ def llc_predicts_better_than_controls(claim: Claim, results: SltResults) -> Judg
         claim,
         measured,
         note,
+        also=f"{rivals_text(results, 'quantization', llc)} {llc_text(results)}",
+        samples={
+            "r2_on_llc": {"": llc.of_run},
+            "r2_on_trace": {"": trace.of_run},
+            "r2_on_sigma": {"": sigma.of_run},
+        },
         r2_on_llc=llc.mean,
         r2_on_trace=trace.mean,
         r2_on_sigma=sigma.mean,
@@ -193,9 +238,6 @@ def _with_sigma(results: SltResults) -> SltResults:
 
 
 def verdicts_json(table: pd.DataFrame) -> str:
-    """The judgements for the report of both papers: id -> verdict, measured, note."""
-    kept = {
-        row.id: {"verdict": row.verdict, "measured": row.measured, "note": row.note}
-        for row in table.itertuples()
-    }
+    """The judgements for the report of both papers: id -> the fields of a `Judgement`."""
+    kept = table.set_index("id")[list(Judgement._fields)].to_dict("index")
     return json.dumps(kept, indent=1) + "\n"
