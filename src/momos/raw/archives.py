@@ -111,7 +111,8 @@ def _read_archive(path: Path) -> list[_Entry]:
     suffixes = (*TAR_OPENERS, ".zip")
     suffix = next((suffix for suffix in suffixes if path.name.lower().endswith(suffix)), None)
     if not path.exists():
-        raise FileNotFoundError(f"data.path {str(path)!r} does not exist; expected {EXPECTED}")
+        missing = f"data.path {str(path)!r} does not exist; expected {EXPECTED}"
+        raise FileNotFoundError(missing + advice(path))
     if suffix is None:
         raise ValueError(
             f"data.path {str(path)!r} is neither a folder nor an archive ({', '.join(suffixes)})"
@@ -126,6 +127,19 @@ def _read_archive(path: Path) -> list[_Entry]:
                 f"data.path {str(path)!r} is damaged or truncated ({error}); "
                 f"expected a {suffix} archive"
             ) from error
+
+
+def advice(path: Path) -> str:
+    """What to add to the command where this folder is a copy that DVC made for an experiment.
+
+    `dvc exp run --temp` and `--queue` copy what git knows, and data/raw is not among it.
+    """
+    if "/.dvc/tmp/exps/" not in f"{Path.cwd().as_posix()}/":
+        return ""
+    return (
+        f". This is DVC's copy of the repository, without files that git ignores: add `-C {path}` "
+        "to `dvc exp run` (or run it without --temp and --queue)"
+    )
 
 
 def _tar_entries(stream: IO[bytes]) -> Iterator[_Entry]:
