@@ -55,7 +55,9 @@ LIBRARIES = (
 )  # fmt: skip
 # Variables on which no library depends while it is imported. CUDA reads its own when it is first
 # used, which is in the fork.
-FREE = ("_", "CUDA_VISIBLE_DEVICES", "OLDPWD", "PATH", "PWD", "PYTHONPATH", "SHLVL")
+FREE = (
+    "_", "COLUMNS", "CUDA_VISIBLE_DEVICES", "LINES", "OLDPWD", "PATH", "PWD", "PYTHONPATH", "SHLVL",
+)  # fmt: skip
 FREE_PREFIXES = ("DVC_", "MLFLOW_", "MOMOS_", "PYTEST_")
 # Arrow's allocator starts a thread when it is imported, unless this is set.
 NO_THREADS = {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
