@@ -383,3 +383,19 @@ def test_the_script_blesses_compares_and_says_what_moved(tmp_path):
     assert regress(tmp_path)[0] == 0
     (tmp_path / "reports" / "expected" / "digits.json").write_text("{")
     assert regress(tmp_path)[0] == 2
+
+
+def test_a_decision_that_changes_has_moved_and_breaks_nothing():
+    def document(decided):
+        claim = {"id": "M1", "verdict": "SUPPORTED"} | ({"decided": decided} if decided else {})
+        return regression.bless(results() | {"claims": [claim]})
+
+    rows = regression.compare(document("yes"), document("no")).set_index("id")
+    assert rows.verdict["claims/M1"] == regression.SAME
+    assert rows.verdict["claims/M1/decided"] == regression.MOVED and not regression.failed(
+        rows.reset_index()
+    )
+    before = document(None)
+    del before["decided"]
+    new = regression.compare(before, document("yes")).set_index("id")
+    assert new.verdict["claims/M1/decided"] == regression.NEW

@@ -11,7 +11,7 @@ from scipy import stats
 from synthetic import CAPACITIES, PAPER, ROOT, SIZES, TREE_METHODS, TREE_MODELS, Tree
 
 from momos import regression
-from momos.report.momos import cell_list, document
+from momos.report.momos import cell_list, cells, document
 from momos.report.shared import figures, verdicts
 from momos.report.shared.claims import read_claims
 
@@ -285,3 +285,22 @@ def test_the_front_of_the_report(built):
         if a != b and rac[b] >= rac[a] and accuracy[b] > accuracy[a]
     }
     assert set(front["measured"]) == set(points) - beaten
+
+
+def test_an_aggregate_may_have_models_of_unequal_seeds():
+    """Five seeds of one model and two of another: seven pairs; a lost value is never left out."""
+    gaps = pd.DataFrame(
+        [[1.0, 2.0, 3.0, 4.0, 5.0], [10.0, 20.0, np.nan, np.nan, np.nan]],
+        index=["mlp", "vit"],
+        columns=range(5),
+    )
+    mean = cells.bootstrapped(gaps, lambda scores: scores.mean(axis=-1))
+    assert mean["value"] == pytest.approx(45 / 7) and mean["num_seeds"] == 5
+    assert mean["values"] == [1, 2, 3, 4, 5, 10, 20] and mean["models"] == ["mlp", "vit"]
+    low, high = mean["interval"]
+    assert low < 45 / 7 < high
+    lost = cells.bootstrapped(gaps.replace(2.0, np.inf), lambda scores: scores.mean(axis=-1))
+    assert (lost["value"], lost["interval"]) == (None, None) and None in lost["values"]
+    without = gaps.copy()
+    without.loc["vit"] = np.nan
+    assert cells.bootstrapped(without, lambda scores: scores.mean(axis=-1))["value"] is None

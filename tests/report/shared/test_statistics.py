@@ -121,6 +121,22 @@ def test_one_value_has_no_interval_and_a_missing_one_is_an_error():
             statistics.student(values)
 
 
+def test_the_bootstrap_takes_strata_of_unequal_length():
+    """Strata of one value each can't be resampled; of two and three values, 4 * 27 ways to."""
+    strata = [np.array([0.0, 1.0]), np.array([10.0, 14.0, 18.0])]
+    means = sorted(
+        np.mean([a, b, *three])
+        for a in strata[0]
+        for b in strata[0]
+        for three in np.stack(np.meshgrid(*[strata[1]] * 3)).reshape(3, -1).T
+    )
+    low, high = statistics.stratified_bootstrap(strata, lambda values: values.mean(axis=-1), seed=0)
+    assert len(means) == 108
+    assert (low, high) == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.25)
+    alone = [strata[0], np.array([3.0])]
+    assert statistics.stratified_bootstrap(alone, np.mean, seed=0) is None
+
+
 def test_the_bootstrap_covers_all_resamples_of_a_small_case():
     """Two strata of two runs: 16 equally likely resamples, whose means can be listed."""
     scores = np.array([[0.0, 1.0], [10.0, 14.0]])
