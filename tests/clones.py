@@ -1,14 +1,18 @@
 """A copy of the working tree as a repository of its own, with a profile that runs in seconds."""
 
+import contextlib
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 import yaml
 from copies import copy_files
 from copies import merged as merge
+from warm import FOLDER, Warm
 
 from momos import config
 
@@ -71,6 +75,30 @@ MICRO = {
 }
 
 
+PER_TEST = "PYTEST_CURRENT_TEST"  # a variable that differs: no fork could take it over
+
+
+def environment() -> dict[str, str]:
+    """This process's environment, as it is for all tests."""
+    return {name: value for name, value in os.environ.items() if name != PER_TEST}
+
+
+@contextlib.contextmanager
+def warmed(hash_seed: int) -> Iterator[Warm]:
+    """A warm interpreter for scripts that are started in `environment()`; nothing else finds it."""
+    with contextlib.ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.delenv(PER_TEST, raising=False)
+            warm = stack.enter_context(Warm(hash_seed=hash_seed))
+            os.environ.pop(FOLDER, None)
+        yield warm
+
+
+def fork(warm: Warm) -> Path | str:
+    """A Python whose scripts are forks, or the usual one where there is no warm interpreter."""
+    return sys.executable if warm.folder is None else warm.folder / "python"
+
+
 class Clone:
     """A copy of the working tree as a repository of its own."""
 
@@ -80,7 +108,7 @@ class Clone:
         params = merge(config.profile_settings("digits", ROOT / "profiles"), MICRO)
         self.write_params(params)
         bin_dir = Path(sys.executable).parent
-        self.env = os.environ | {
+        self.env = environment() | {
             "PATH": f"{bin_dir}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(path / "src"),
             "MLFLOW_TRACKING_URI": f"sqlite:///{path}/mlflow.db",

@@ -19,12 +19,16 @@ settings.load_profile("shared_machine")
 # Files that take minutes begin first: else one core idles at the end.
 LONGEST_FIRST = [
     "test_pipeline",
-    "test_trainings",
+    "test_quick",
     "test_benchmarks",
+    "test_exp",
     "test_recipes",
+    "test_warm",
+    "test_trainings",
     "test_tracking",
     "test_stress",
     "test_sweep",
+    "test_stacked",
     "test_quick",
     "test_exp",
 ]
@@ -55,6 +59,15 @@ def no_import_stays():
         file = getattr(module, "__file__", None) if name.startswith("momos.") else None
         if file and not Path(file).is_relative_to(PACKAGE):
             del sys.modules[name]
+
+
+@pytest.fixture(scope="session")
+def warm():
+    """A warm interpreter: `python` in its path starts scripts as forks, without imports."""
+    from clones import warmed
+
+    with warmed(hash_seed=1) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

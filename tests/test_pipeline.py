@@ -13,9 +13,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from clones import Clone, merge
+from clones import Clone, merge, warmed
 from source_files import ROOT, imports
-from warm import Warm
 
 from momos import config
 from momos.complexity import compressors
@@ -185,15 +184,14 @@ def tour() -> list[tuple[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def clone(tmp_path_factory):
+def clone(tmp_path_factory, warm):
     """Its stages are forks of one interpreter: what they import at their start would take most of
     the time.
     """
     clone = Clone(tmp_path_factory.mktemp("micro"))
-    with Warm(hash_seed=1) as warm:
-        clone.env["PATH"] = warm.path
-        clone.run("dvc", "repro")
-        yield clone
+    clone.env["PATH"] = warm.path
+    clone.run("dvc", "repro")
+    return clone
 
 
 DOWNSTREAM = {
@@ -328,7 +326,7 @@ def test_the_same_params_give_the_same_bytes(clone, monkeypatch):
         "evaluate": 7, "pack": 6, "complexity": 1
     }, "an entry for each run"  # fmt: skip
     shutil.rmtree(clone.path / "scratch" / "measured")
-    with Warm(hash_seed=2) as other, monkeypatch.context() as patch:
+    with warmed(hash_seed=2) as other, monkeypatch.context() as patch:
         patch.setitem(clone.env, "PATH", other.path)  # with another order of every set of strings
         clone.run(
             "dvc", "repro", "-f", "-s", "--no-run-cache",

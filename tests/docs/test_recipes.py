@@ -8,7 +8,6 @@ from typing import NamedTuple
 import pandas as pd
 import pytest
 from clones import Clone, merge
-from warm import Warm
 
 ROOT = Path(__file__).parents[2]
 PLACE = re.compile(r"# (?P<file>\S+\.(?:py|yaml))(?:, (?P<place>[^\n]+))?\n")
@@ -114,16 +113,22 @@ def status(clone: Clone) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def clone(tmp_path_factory):
+def clone(tmp_path_factory, warm):
     """Stages are forks of one interpreter: their imports would take most of the time."""
     clone = Clone(tmp_path_factory.mktemp("recipes"))
     clone.write_params(merge(clone.params(), SMALL))
     clone.run(
         "git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qam", "small"
     )
-    with Warm(hash_seed=1) as warm:
-        clone.env["PATH"] = warm.path
-        yield clone
+    clone.env["PATH"] = warm.path
+    return clone
+
+
+def run_code(clone: Clone, code: str, *arguments: object) -> str:
+    """What Python code prints, as a file: that a fork can take."""
+    path = clone.path.with_name("code.py")
+    path.write_text(code)
+    return clone.run("python", str(path), str(ROOT / "tests"), *map(str, arguments))
 
 
 def evaluation(clone: Clone) -> pd.DataFrame:
@@ -150,7 +155,7 @@ def test_a_new_kind_of_method_is_one_file_and_a_line(clone):
 
 def test_a_new_kind_of_method_is_in_every_table_and_on_the_page(clone, tmp_path):
     """It needs the recipe before."""
-    clone.run("python", "-c", REPORT, str(ROOT / "tests"), str(tmp_path))
+    run_code(clone, REPORT, tmp_path)
     reports = tmp_path / "reports" / "digits"
     for name in ("tables/table1.md", "tables/complexity.md", "tables/packing.md", "index.html"):
         assert "Pruned 50 %" in (reports / name).read_text(), name
@@ -162,6 +167,6 @@ def test_a_new_kind_of_method_is_in_every_table_and_on_the_page(clone, tmp_path)
 def test_a_claim_is_an_entry_and_a_function(clone):
     touched = follow(clone, "A claim")
     assert touched == {"data/paper/claims.yaml", "src/momos/report/momos/claims.py"}
-    judgement = json.loads(clone.run("python", "-c", JUDGE, str(ROOT / "tests")))
+    judgement = json.loads(run_code(clone, JUDGE))
     assert judgement["verdict"] == "SUPPORTED"
     assert judgement["measured"].startswith("largest 14.30")
