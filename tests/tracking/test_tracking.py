@@ -560,5 +560,7 @@ def test_output_hash_is_sha256_of_names_and_contents(tmp_path):
     (tmp_path / "out" / "b" / "c").write_text("C")
     lines = f"a.txt\0{hashlib.sha256(b'A').hexdigest()}\nb/c\0{hashlib.sha256(b'C').hexdigest()}\n"
     assert tracking.output_hash(tmp_path / "out") == hashlib.sha256(lines.encode()).hexdigest()
+    (tmp_path / "out" / ".DS_Store").write_text("left by who looked into the folder")
+    assert tracking.output_hash(tmp_path / "out") == hashlib.sha256(lines.encode()).hexdigest()
     with pytest.raises(ValueError, match="nowhere"):
         tracking.output_hash(tmp_path / "nowhere")

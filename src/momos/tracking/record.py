@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from momos.files.droppings import files_below
+
 STAGES = {"main": "train", "ablation": "ablation", "language": "language"}  # by grid
 
 
@@ -44,11 +46,11 @@ class Record:
 
 
 def output_hash(folder: Path) -> str:
-    """The sha256 over names and bytes of all files in a folder.
+    """The sha256 over names and bytes of all files in a folder, but what systems leave there.
 
     Raises ValueError for a folder that is missing or empty.
     """
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = files_below(folder)
     if not files:
         raise ValueError(f"{folder}: expected a folder with files, found none")
     total = hashlib.sha256()
