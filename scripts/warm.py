@@ -148,9 +148,10 @@ class Warm:
         text = said.read()
         if text:
             self.refused = json.loads(text)
-        if not self.ending and self.folder is not None:
+        if not self.ending and self.folder is not None and self.process is not None:
             log = (self.folder / "log").read_text(errors="replace").strip().splitlines()
-            reason = log[-1] if log else "it was killed"
+            code = self.process.wait()
+            reason = log[-1] if log and code > 0 else f"it was killed by signal {-code}"
             self.tell(f"The warm interpreter ended, each stage imports by itself: {reason}")
 
     def __exit__(
@@ -398,12 +399,10 @@ def prepare() -> None:
 def serve(number: int, folder: Path) -> None:
     """Be the server. number: of the listening socket's file."""
     del sys.path[0]  # this folder
-    try:
-        before = dict(os.environ)
-        prepare()
-        Server(socket.socket(fileno=number), before).run()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    before = dict(os.environ)
+    prepare()
+    Server(socket.socket(fileno=number), before).run()
+    shutil.rmtree(folder, ignore_errors=True)  # whoever started this may have been killed
 
 
 # --- the fork

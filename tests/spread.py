@@ -1,6 +1,7 @@
 """A small DVC repository for tests of `make sweep`: trivial stages, the project's own scripts.
 
-It records which process ran which stage, and with which GPU.
+It records which process ran which stage, with which GPU, and whether it was a fork of the warm
+interpreter.
 """
 
 import contextlib
@@ -27,11 +28,13 @@ settings = pathlib.Path("behaviour.txt").read_text().split()
 ids = ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID")
 job = "_".join(os.environ[key] for key in ids if key in os.environ)
 about = {"stage": name, "gpu": os.environ.get("CUDA_VISIBLE_DEVICES"), "job": job}
-about |= {"pid": os.getpid(), "cwd": os.getcwd()}
+about |= {"pid": os.getpid(), "cwd": os.getcwd(), "warm": "torch" in sys.modules}
 with open(os.environ["TRACE"], "a") as trace:
     trace.write(json.dumps(about) + "\\n")
 if f"sleep:{name}" in settings:
     time.sleep(300)
+if f"die:{name}" in settings:
+    os.kill(os.getpid(), 9)
 if f"fail:{name}" in settings:
     sys.exit(f"{name} can't")
 pathlib.Path(out).parent.mkdir(parents=True, exist_ok=True)
@@ -107,6 +110,7 @@ class Repository:
             "PATH": f"{bin_dir}{os.pathsep}{os.environ['PATH']}",
             "TRACE": str(self.trace),
             "DVC_NO_ANALYTICS": "1",
+            "MOMOS_WARM": "0",  # these stages import nothing; test_warm.py tries it with
         }
         self.env |= {"PYTHONPATH": str(path / "src")}
         self.env.pop("CUDA_VISIBLE_DEVICES", None)
@@ -141,7 +145,7 @@ class Repository:
         return process.returncode, out
 
     def behave(self, *settings: str) -> None:
-        """Say how stages that start from now on behave: `sleep:NAME`, `fail:NAME`."""
+        """Say how stages that start from now on behave: `sleep:NAME`, `die:NAME`, `fail:NAME`."""
         (self.path / "behaviour.txt").write_text(" ".join(settings))
 
     def starts(self) -> list[dict]:

@@ -180,6 +180,7 @@ def repository(tmp_path, monkeypatch):
     monkeypatch.setattr(
         repro, "shared_logger", contextlib.nullcontext
     )  # it and check_params need the study's own settings
+    monkeypatch.setenv("MOMOS_WARM", "0")  # these stages import nothing; test_warm.py tries it with
     Path("stage.py").write_text(STAGE)
     Path("raw.txt").write_text("raw")
     Path("behaviour.txt").write_text("")

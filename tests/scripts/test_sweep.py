@@ -41,8 +41,10 @@ def serial(tmp_path_factory):
 
 
 def test_a_sweep_runs_every_stage_once_and_the_report_is_the_serial_one(small, serial):
-    code, out = small.sweep(jobs=2, CUDA_VISIBLE_DEVICES="3,5")
+    code, out = small.sweep(jobs=2, CUDA_VISIBLE_DEVICES="3,5", MOMOS_WARM="1")
     assert code == 0, out
+    forks = {start["stage"] for start in small.starts() if start["warm"]}
+    assert forks == {"prepare", "m0", "m1", "measure-m"}, "in workspaces they are forks too"
     assert small.ran() == dict.fromkeys(STAGES, 1), (
         "nothing ran twice: results are restored, not made again"
     )
