@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from momos import config, regression
+from momos import config
 from momos.files import atomic
+from momos.report import regression
 
 ALIKE = (
     "The expected numbers are of a machine that rounds like this one:"
@@ -22,7 +23,7 @@ ALIKE = (
 )
 ELSEWHERE = (
     "The expected numbers are of a machine that rounds otherwise:"
-    " trained networks differ, and bands are wider (momos.regression)."
+    " trained networks differ, and bands are wider (momos.report.regression)."
 )
 
 

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from momos import regression
 from momos.config import overlays
+from momos.report import regression
 
 ROOT = Path(__file__).parents[1]
 

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 from synthetic import CAPACITIES, PAPER, ROOT, SIZES, TREE_METHODS, TREE_MODELS, Tree
 
-from momos import regression
+from momos.report import regression
 from momos.report.momos import cell_list, cells, document
 from momos.report.shared import figures, verdicts
 from momos.report.shared.claims import read_claims
