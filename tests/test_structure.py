@@ -12,7 +12,7 @@ from source_files import PACKAGE, ROOT, SHIMS, imports, room_of, sources
 ROOMS = (
     "settings", "files", "compute", "weights", "images", "raw", "models", "methods", "config",
     "resume", "measured", "language", "training", "metrics", "complexity", "packing", "slt",
-    "survey", "theory", "report", "page", "provenance", "tracking", "cli", "stages",
+    "survey", "theory", "own", "report", "page", "provenance", "tracking", "cli", "stages",
     "benchmarks", "scripts",
 )  # fmt: skip
 MOST_ROOMS = 28

@@ -2,7 +2,8 @@
 
 What other code needs is here, and is imported when it is first used:
 
-project_        motifs into a model, in one's own training loop
+MoMos, QAT      motifs, or quantised weights, in one's own training loop
+project_        motifs into a model, once
 assign          the nearest motif of each block
 rac             relative algorithmic compression of a mosaic
 bdm, bdm_ratio  algorithmic complexity of bits, and of trained against initial weights
@@ -16,11 +17,14 @@ if TYPE_CHECKING:
     from momos.complexity.bdm import bdm, bdm_ratio
     from momos.complexity.code_length import rac
     from momos.methods.mosaic import assign, project_
+    from momos.own.loop import QAT, MoMos
     from momos.packing import pack, unpack
 
-__all__ = ["assign", "bdm", "bdm_ratio", "pack", "project_", "rac", "unpack"]
+__all__ = ["QAT", "MoMos", "assign", "bdm", "bdm_ratio", "pack", "project_", "rac", "unpack"]
 
 _MODULES = {
+    "MoMos": "momos.own.loop",
+    "QAT": "momos.own.loop",
     "assign": "momos.methods.mosaic",
     "bdm": "momos.complexity.bdm",
     "bdm_ratio": "momos.complexity.bdm",

@@ -1,0 +1,39 @@
+"""MoMos as a callback of Lightning (the package `lightning`)."""
+
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from momos.own.loop import MoMos
+
+
+class MoMosCallback(Callback):
+    """Projects weights after each epoch, before Lightning validates; checkpoints keep its state.
+
+    settings: arguments of `momos.MoMos` after the model, which `mosaic` then is."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = settings
+        self.mosaic: MoMos
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit" and not (hasattr(self, "mosaic") and self.mosaic.model is pl_module):
+            self.mosaic = MoMos(pl_module, **self.settings)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.mosaic.check()  # a strategy may have sharded the weights
+        self.seen = trainer.global_step
+
+    def on_train_batch_end(self, trainer: Trainer, *about: Any, **more: Any) -> None:
+        for _ in range(trainer.global_step - self.seen):  # not each batch is a step
+            self.mosaic.step()
+        self.seen = trainer.global_step
+        if trainer.is_last_batch:
+            self.mosaic.epoch()
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.mosaic.state_dict() if hasattr(self, "mosaic") else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if hasattr(self, "mosaic"):  # else it is loaded to be tested
+            self.mosaic.load_state_dict(state_dict)

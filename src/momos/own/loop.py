@@ -1,0 +1,322 @@
+"""MoMos and QAT in a training loop of one's own: any module, any optimiser, any device.
+
+    mosaic = MoMos(model, block_size=2, capacity=0.1)
+    for epoch in range(num_epochs):
+        for batch in batches:
+            loss_of(model, batch).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            mosaic.step()
+        mosaic.epoch()
+    mosaic.save("model.momos")
+
+The model may be wrapped in DistributedDataParallel or torch.compile, before or after. All ranks
+then call `step` and `epoch`; rank 0's draws are everybody's, and after a projection all must hold
+the same weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from momos.complexity.code_length import describe_stored
+from momos.methods.method import FULL_PRECISION, Applied, Method, NotFinite, parse
+from momos.methods.mosaic import Projection
+from momos.methods.qat import FakeQuantization
+from momos.own import forward, weights
+from momos.own.ranks import Ranks
+from momos.settings import require
+
+
+class Report(NamedTuple):
+    """What a model's weights are at present, by its method; None for what the method has not.
+
+    Distortion is that of the last projection (method A3), None before the first. The description
+    length is Eq. 8 of the paper, RAC Eq. 21.
+    """
+
+    method: str
+    num_steps: int  # optimiser steps so far
+    num_weights: int
+    num_blocks: int | None
+    num_motifs: int | None  # that there may be (k)
+    motifs_used: int | None
+    usage: Tensor | None  # (num_motifs,) int64: how often each motif is used
+    distortion: float | None  # sum of (w - w_hat)^2
+    distortion_per_weight: float | None
+    relative_distortion: float | None  # ||w - w_hat|| / ||w||
+    num_changed: int | None  # weights that the last projection changed
+    rac: float
+    description_bits: int
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """The numbers that there are, by name, as loggers want them."""
+        return {
+            name: value for name, value in self._asdict().items() if isinstance(value, int | float)
+        }
+
+
+class OwnLoop:
+    """A method of the study at work on one model in anybody's training loop.
+
+    model: may be wrapped. method: with all of its settings. seed: of the draws. distributed: False
+    for ranks of torch.distributed that train models of their own. Raises ValueError for settings
+    that do not fit the model, and naming weights that can't take part (`momos.own.weights`).
+    """
+
+    def __init__(
+        self, model: nn.Module, method: Method, *, seed: int = 0, distributed: bool = True
+    ) -> None:
+        self.model, self.method = weights.unwrapped(model), method
+        self.arch = type(self.model).__name__.lower()  # for quantize.exclude: names
+        self.ranks = Ranks(model, together=distributed)
+        trained = weights.checked(self.model)
+        self.shapes = {name: weight.shape for name, weight in trained.items()}
+        self.about = method.describe(self.model)
+        self.about["num_weights"] = sum(shape.numel() for shape in self.shapes.values())
+        self.applied = method.apply(self.model, arch=self.arch, seed=seed)
+        self.num_steps = 0
+        self._history = self.applied.history()
+        self._follows_first = False
+        self._let_see()
+
+    def step(self) -> Projection | None:
+        """Take note of an optimiser step, to be called after each; project where that is due.
+
+        Returns the projection if there was one. Raises NotFinite naming weights that hold NaN or
+        infinity, RuntimeError where ranks do not agree, and ValueError where other weights are
+        trainable than at first.
+        """
+        self._begin()
+        self.num_steps += 1
+        if not self._is_due():
+            return None
+        return self._act(self.applied.after_step, f"after step {self.num_steps}")
+
+    def epoch(self) -> Projection | None:
+        """End an epoch, to be called before validation. Returns and raises as `step`."""
+        self._begin()
+        return self._act(
+            self.applied.after_epoch, f"at an epoch's end, after step {self.num_steps}"
+        )
+
+    def report(self) -> Report:
+        """Return distortion and usage of the last projection, and the description length."""
+        described = describe_stored(self.about["num_weights"], self.method.stored(self.about))
+        values: dict[str, Any] = dict.fromkeys(Report._fields)
+        values |= {**self.about, **self._history, **described}
+        values |= {"method": self.method.label, "num_steps": self.num_steps}
+        values |= {"usage": self.applied.usage}
+        return Report(**{name: values[name] for name in Report._fields})
+
+    def save(self, path: Path | str, *, level: str = "fixed") -> None:
+        """Write the model as it is now to a .momos file, bit for bit (`momos.unpack` reads it).
+
+        Of QAT these are the quantised weights. level: "entropy" for a smaller file. Of several
+        ranks the first one writes. The file is small after a projection, before the next step.
+        Raises what `momos.pack` raises.
+        """
+        from momos import packing
+
+        if self.ranks.is_first:
+            block_size, slicing = self.about["block_size"], self.about["slicing"]
+            deployed = self.method.deployed(self.model, arch=self.arch)
+            packing.pack(deployed, path, block_size or 1, level=level, slicing=slicing or "tensor")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that later steps depend on but the model and the optimiser.
+
+        torch.save writes it, and torch.load reads it with weights_only.
+        """
+        return {
+            "settings": self._settings(),
+            "num_steps": self.num_steps,
+            "values": self.applied.values(),
+            "usage": self.applied.usage,
+            "generators": {
+                name: generator.get_state() for name, generator in self.applied.generators().items()
+            },
+            "history": dict(self._history),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` gave; the training goes on with the same bytes.
+
+        Raises ValueError for the state of other settings or another number of weights.
+        """
+        for name, value in self._settings().items():
+            saved = state["settings"].get(name)
+            require(saved == value, f"{name} of the saved state", f"{value!r} as here", saved)
+        for name, generator in self.applied.generators().items():
+            generator.set_state(state["generators"][name].cpu())
+        self.applied.restore(state["values"], state["usage"])
+        self.num_steps, self._history = state["num_steps"], dict(state["history"])
+        self._follows_first = False
+
+    def check(self) -> dict[str, nn.Parameter]:
+        """Return the trainable weights by name, as each projection does before it begins.
+
+        Raises ValueError naming a weight that can't take part, or was not trainable at first.
+        """
+        found = weights.checked(self.model)
+        if changed := _first_difference(self.shapes, found):
+            text = "the same trainable weights as when MoMos began; make a new one"
+            raise ValueError(f"{changed}: expected {text}")
+        return found
+
+    def remove(self) -> None:
+        """Let the forward pass see the latent weights again, after QAT."""
+        forward.restore_(self.model)
+
+    def _settings(self) -> dict[str, Any]:
+        found: dict[str, Any] = {"num_weights": self.about["num_weights"]}
+        for part in self.method.ingredients:
+            found |= dataclasses.asdict(part)
+        return found
+
+    def _let_see(self) -> None:
+        """Quantise in the forward pass, if the method does."""
+        from momos.methods.quantize import quantized_names
+
+        for part in self.method.ingredients:
+            if isinstance(part, FakeQuantization):
+                names = quantized_names(self.model, part.exclude, self.arch)
+                forward.quantize_(self.model, names, part.bits)
+            elif part.changes_forward:
+                raise ValueError(f"{part.name} changes what the forward pass sees: expected QAT")
+
+    def _begin(self) -> None:
+        if not self._follows_first:
+            device = next(iter(weights.trainable(self.model).values())).device
+            self.ranks.follow_first(self.applied.generators(), device)
+            self._follows_first = True
+
+    def _is_due(self) -> bool:
+        """Whether something may change weights after this step."""
+        return any(
+            type(part).after_step is not Applied.after_step
+            and (every := getattr(part, "every", 1)) is not None
+            and self.num_steps % every == 0
+            for part in self.applied.parts
+        )
+
+    def _act(self, hook: Callable[[int], None], when: str) -> Projection | None:
+        """Let the method act, and see that all ranks hold the same weights after a change."""
+        before, error = self.applied.values(), None
+        try:
+            self._apply(hook, when)
+        except NotFinite as not_finite:
+            error = not_finite
+        if error is None and self.applied.values() == before:
+            return None
+        failed = error is not None
+        trained = weights.trainable(self.model).values()
+        self.ranks.require_agreement(trained, failed=failed, when=when)
+        if error is not None:
+            raise error
+        self._history = self.applied.history()
+        projections = (getattr(part, "projection", None) for part in self.applied.parts)
+        return next((one for one in projections if one is not None), None)
+
+    def _apply(self, hook: Callable[[int], None], when: str) -> None:
+        """Let the method act in full precision. Raises NotFinite naming weights."""
+        trained = self.check()
+        device = next(iter(trained.values())).device
+        with torch.autocast(device.type, enabled=False):
+            try:
+                hook(self.num_steps)
+            except NotFinite as error:
+                names = ", ".join(weights.not_finite(trained))
+                raise NotFinite(f"NaN or infinity {when} in {names}") from error
+
+
+class MoMos(OwnLoop):
+    """Mosaic-of-Motifs: weights projected onto a few of their own blocks (Algorithm 1).
+
+    block_size: weights per block (s). capacity: number of motifs as a share of that of blocks (C),
+    or num_motifs (k). bits: below 32 the forward pass sees quantised weights, too. recipe: instead
+    of these an entry of `methods` in params.yaml, or a method or recipe of this library.
+    projection_every: "epoch" as the authors' code, "step" as the paper, or a number of steps.
+    force_zero, slicing: as of `momos.project_`. exclude: what is not quantised beside biases, as of
+    `momos.methods.quantize.quantized_names`. seed, distributed, errors: as of `OwnLoop`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        block_size: int | None = None,
+        *,
+        capacity: float | None = None,
+        num_motifs: int | None = None,
+        bits: int = FULL_PRECISION,
+        recipe: Any = None,
+        projection_every: str | int = "epoch",
+        force_zero: bool = True,
+        slicing: str = "tensor",
+        exclude: str = "type",
+        seed: int = 0,
+        distributed: bool = True,
+    ) -> None:
+        entry = {"block_size": block_size, "capacity": capacity, "num_motifs": num_motifs}
+        if recipe is None:
+            require(block_size is not None, "MoMos.block_size", "given, or a recipe", block_size)
+        else:
+            given = {name: value for name, value in entry.items() if value is not None}
+            require(not given, "MoMos.recipe", "given without what it replaces", given)
+        is_valid = projection_every in ("epoch", "step") or (
+            isinstance(projection_every, int) and projection_every >= 1
+        )
+        expected = "epoch, step or a number of steps"
+        require(is_valid, "MoMos.projection_every", expected, projection_every)
+        mosaic: dict[str, Any] = {"projection_every": projection_every, "slicing": slicing}
+        mosaic |= {"force_zero": force_zero}
+        shared: dict[str, dict[str, Any]] = {"mosaic": mosaic, "quantize": {"exclude": exclude}}
+        method = _method({"bits": bits, **entry} if recipe is None else recipe, "MoMos", shared)
+        super().__init__(model, method, seed=seed, distributed=distributed)
+
+
+class QAT(OwnLoop):
+    """Quantisation-aware training: the forward pass sees quantised weights (method A4).
+
+    bits: per weight in the forward pass, 2 to 16. exclude: as of `MoMos`. `step` and `epoch` change
+    nothing. Layers are called and saved as before; a layer's attribute `weight` is the quantised
+    one, and `parameters()` has the latent ones, which the optimiser trains.
+    """
+
+    def __init__(self, model: nn.Module, bits: int, *, exclude: str = "type") -> None:
+        method = _method({"bits": bits}, "QAT", {"quantize": {"exclude": exclude}})
+        super().__init__(model, method)
+
+
+def _method(recipe: Any, where: str, shared: Mapping[str, Mapping[str, Any]]) -> Method:
+    """The method of an entry or a recipe. Raises ValueError where settings are missing."""
+    method = getattr(recipe, "method", recipe)
+    if not isinstance(method, Method):
+        entry = {"bits": FULL_PRECISION, **recipe} if isinstance(recipe, Mapping) else recipe
+        return parse(entry, where, shared)
+    for part in method.ingredients:
+        for key, value in dataclasses.asdict(part).items():
+            text = f"a value: parse {method.label} with the settings that methods share"
+            require(value is not None or key in part.optional, f"{where}.{key}", text, value)
+    return method
+
+
+def _first_difference(
+    expected: Mapping[str, torch.Size], found: Mapping[str, nn.Parameter]
+) -> str | None:
+    """Words on the first weight that is new, gone or of another shape."""
+    for name in [*expected, *found]:
+        if name not in found:
+            return f"{name} is not trainable any more"
+        if name not in expected:
+            return f"{name} has become trainable"
+        if found[name].shape != expected[name]:
+            return f"{name} has the shape {tuple(found[name].shape)}, not {tuple(expected[name])}"
+    return None

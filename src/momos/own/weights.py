@@ -1,0 +1,71 @@
+"""Weights of a model from elsewhere: found under its wrappers, checked before they change."""
+
+import torch
+from torch import nn
+
+from momos.weights.blocks import trainable
+
+FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+SHARDING = ("FullyShardedDataParallel", "FSDPModule")  # torch's first and second FSDP
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the model inside DistributedDataParallel, DataParallel and torch.compile."""
+    while True:
+        if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+            model = model.module
+        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+            model = inner
+        else:
+            return model
+
+
+def checked(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the trainable weights by name, in model order, a tied one once.
+
+    Raises ValueError naming what a mosaic can't be made of: weights in shards (FSDP, DTensor),
+    without values yet, on several devices, of a type that is no float, or float16 beside a wider
+    type, whose motifs it may not be able to hold; and for a model without trainable weights.
+    """
+    _refuse_shards(model)
+    weights = trainable(model)
+    for name, weight in weights.items():
+        if isinstance(weight, nn.UninitializedParameter) or weight.is_meta:
+            raise ValueError(f"{name} has no values yet: run one batch, or initialise it, before")
+        if weight.dtype not in FLOATS:
+            expected = ", ".join(str(dtype).removeprefix("torch.") for dtype in FLOATS)
+            raise ValueError(f"{name} is {weight.dtype}, expected one of {expected}")
+    if not sum(weight.numel() for weight in weights.values()):
+        raise ValueError("the model has no trainable weights: no parameter requires a gradient")
+    _refuse_mixtures(weights)
+    return weights
+
+
+def _refuse_shards(model: nn.Module) -> None:
+    """Raises ValueError naming the module or the weight that is sharded."""
+    text = "MoMos draws from and compares whole weights; expected DistributedDataParallel, or none"
+    for name, module in model.named_modules():
+        if any(kind.__name__ in SHARDING for kind in type(module).__mro__):
+            raise ValueError(f"{name or 'the model'} is sharded by FSDP: {text}")
+    for name, weight in model.named_parameters():
+        if hasattr(weight, "device_mesh"):
+            raise ValueError(f"{name} is a {type(weight).__name__}, a part of a weight: {text}")
+
+
+def _refuse_mixtures(weights: dict[str, nn.Parameter]) -> None:
+    """Raises ValueError naming two weights that can't share motifs."""
+    first, half = next(iter(weights)), None
+    for name, weight in weights.items():
+        if weight.device != weights[first].device:
+            places = f"{first} lies on {weights[first].device}, {name} on {weight.device}"
+            raise ValueError(f"{places}: expected all trainable weights on one device")
+        half = name if weight.dtype == torch.float16 else half
+    for name, weight in weights.items():
+        if half is not None and weight.dtype != torch.float16:
+            types = f"{half} is torch.float16, {name} {weight.dtype}"
+            raise ValueError(f"{types}: expected one type, for float16 can't hold all motifs")
+
+
+def not_finite(weights: dict[str, nn.Parameter]) -> list[str]:
+    """Name the weights that hold NaN or infinity."""
+    return [name for name, weight in weights.items() if not torch.isfinite(weight.detach()).all()]
