@@ -41,6 +41,10 @@ PARAMETERS = {
     ("momos", "bdm_ratio"): ["trained_weights", "init_weights"],
     ("momos", "pack"): ["model", "path", "block_size"],
     ("momos", "unpack"): ["path", "model"],
+    ("momos", "MoMos"): [
+        "model", "block_size", "capacity", "num_motifs", "bits", "recipe", "seed",
+    ],
+    ("momos", "QAT"): ["model", "bits", "exclude"],
     ("momos.models", "build"): ["name", "num_classes", "seed"],
     ("momos.complexity.compressibility", "critical_n_q"): ["model", "loss_fn", "eps"],
     ("momos.complexity.llc", "estimate_llc"): [
@@ -76,10 +80,35 @@ def test_old_paths_give_the_same_objects():
             getattr(module, "nothing")  # noqa: B009 - the plain attribute is a useless expression
 
 
-def test_importing_the_library_imports_neither_torch_nor_numpy():
-    code = "import sys, momos; dir(momos); print(*({'torch', 'numpy', 'timm'} & set(sys.modules)))"
+def imported_by(code: str) -> set[str]:
+    """Top-level names of the modules that some code imports in a new interpreter."""
+    code = f"import sys; before = set(sys.modules)\n{code}\n"
+    code += "print('\\n', *({name.split('.')[0] for name in set(sys.modules) - before}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == ""
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_importing_the_library_imports_neither_torch_nor_numpy():
+    found = imported_by("import momos; dir(momos)")
+    assert not {"torch", "numpy", "timm"} & found
+    assert found - set(sys.stdlib_module_names) == {"momos"}, "nothing of anybody else"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["measure", "--help"], ["pack", "--help"], []])
+def test_help_and_bad_usage_import_nothing_of_anybody_else(arguments):
+    code = f"from momos.cli import main\ntry: main({arguments})\nexcept SystemExit: pass"
+    assert imported_by(code) - set(sys.stdlib_module_names) == {"momos"}
+
+
+def test_a_loop_of_ones_own_imports_nothing_of_the_study():
+    """Torch and what it brings, and nothing that other people's libraries and reports need."""
+    found = imported_by("from momos import QAT, MoMos")
+    assert "torch" in found
+    others = {
+        "accelerate", "altair", "dvc", "lightning", "matplotlib", "mlflow", "numba", "pandas",
+        "scipy", "seaborn", "sklearn", "timm", "torchvision", "transformers",
+    }  # fmt: skip
+    assert not found & others
 
 
 def test_what_people_import_is_listed_and_found():
