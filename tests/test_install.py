@@ -78,7 +78,7 @@ def test_extras_are_named_after_what_they_are_for():
 
 
 OWN_LOOP = """
-import sys, torch
+import torch
 from momos import MoMos, unpack
 model = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10))
 mosaic = MoMos(model, block_size=2, capacity=0.1, bits=8)
@@ -95,24 +95,29 @@ print(mosaic.report().rac)
 """
 
 
+@pytest.fixture
+def folder(tmp_path):
+    """A folder that is not kept: torch with its CUDA libraries has 4 GB."""
+    yield tmp_path
+    shutil.rmtree(tmp_path)
+
+
 @pytest.mark.stress
-def test_a_wheel_works_in_an_empty_environment(tmp_path):
+def test_a_wheel_works_in_an_empty_environment(folder):
     """Builds it from a copy, installs it with what it asks for, measures and trains."""
 
     def run(*command):
-        done = subprocess.run(
-            command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True
-        )
+        done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True)
         assert done.returncode == 0, (command, done.stdout[-2000:], done.stderr[-2000:])
         return done.stdout
 
     for name in ("src", "pyproject.toml", "LICENSE", "README.md"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        copy(ROOT / name, tmp_path / "source" / name)
+        copy(ROOT / name, folder / "source" / name)
     run(sys.executable, "-m", "pip", "wheel", "--no-deps", "-w", "dist", "./source")
-    (wheel,) = (tmp_path / "dist").glob("momos-*.whl")
-    venv.create(tmp_path / "empty", with_pip=True)
-    python, command = (str(tmp_path / "empty" / "bin" / name) for name in ("python", "momos"))
+    (wheel,) = (folder / "dist").glob("momos-*.whl")
+    venv.create(folder / "empty", with_pip=True)
+    python, command = (str(folder / "empty" / "bin" / name) for name in ("python", "momos"))
     run(python, "-m", "pip", "install", str(wheel))
     installed = packages(run(python, "-m", "pip", "list", "--format=freeze").split())
     assert not {"dvc", "mlflow", "timm", "transformers", "seaborn"} & installed

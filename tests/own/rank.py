@@ -68,13 +68,14 @@ def error_of(action):
 
 
 def spoiled(value):
-    """What this rank's projection says once a weight of rank 1 is another."""
+    """What this rank's projection says once a weight of rank 1 is another, or (None) frozen."""
     model = network()
     mosaic = MoMos(model, 2, capacity=0.2)
     mosaic.step()
     if distributed.get_rank() == 1:
+        model[2].weight.requires_grad_(value is not None)
         with torch.no_grad():
-            model[2].weight[1, 2] += value
+            model[2].weight[1, 2] += value or 0
     return error_of(mosaic.epoch)
 
 
@@ -120,6 +121,7 @@ def main(rank, folder):
         "quantised": trained(rank, wrap_first=True, bits=4),
         "differing": spoiled(10.0),
         "failing": spoiled(float("nan")),
+        "freezing": spoiled(None),
         "apart": apart(rank),
         "sharded": sharded(),
     }

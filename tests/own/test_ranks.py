@@ -63,7 +63,9 @@ def test_ranks_that_do_not_agree_stop_all(ranks):
     for found in ranks:
         assert found["differing"].startswith("RuntimeError: ranks hold different weights at an")
         assert "DistributedDataParallel" in found["differing"]
-    assert ranks[0]["failing"].startswith("RuntimeError: another rank failed at an epoch's end")
+    for kind in ("failing", "freezing"):
+        assert ranks[0][kind].startswith("RuntimeError: another rank failed at an epoch's end")
+    assert ranks[1]["freezing"].startswith("ValueError: 2.weight is not trainable any more")
     assert ranks[1]["failing"] == "NotFinite: NaN or infinity at an epoch's end, after step 1 in " \
         "2.weight"  # fmt: skip
 

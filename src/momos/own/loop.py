@@ -111,9 +111,8 @@ class OwnLoop:
         """Return distortion and usage of the last projection, and the description length."""
         described = describe_stored(self.about["num_weights"], self.method.stored(self.about))
         values: dict[str, Any] = dict.fromkeys(Report._fields)
-        values |= {**self.about, **self._history, **described}
-        values |= {"method": self.method.label, "num_steps": self.num_steps}
-        values |= {"usage": self.applied.usage}
+        values |= {**self.about, **self._history, **described, "num_steps": self.num_steps}
+        values |= {"method": self.method.label, "usage": self.applied.usage}
         return Report(**{name: values[name] for name in Report._fields})
 
     def save(self, path: Path | str, *, level: str = "fixed") -> None:
@@ -194,9 +193,12 @@ class OwnLoop:
 
     def _begin(self) -> None:
         if not self._follows_first:
-            device = next(iter(weights.trainable(self.model).values())).device
-            self.ranks.follow_first(self.applied.generators(), device)
+            self.ranks.follow_first(self.applied.generators(), at=self._device)
             self._follows_first = True
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device
 
     def _is_due(self) -> bool:
         """Whether something may change weights after this step."""
@@ -212,13 +214,12 @@ class OwnLoop:
         before, error = self.applied.values(), None
         try:
             self._apply(hook, when)
-        except NotFinite as not_finite:
-            error = not_finite
+        except ValueError as caught:  # other ranks wait, and have to be told
+            error = caught
         if error is None and self.applied.values() == before:
             return None
-        failed = error is not None
-        trained = weights.trainable(self.model).values()
-        self.ranks.require_agreement(trained, failed=failed, when=when)
+        trained = list(weights.trainable(self.model).values()) if error is None else None
+        self.ranks.require_agreement(trained, at=self._device, when=when)
         if error is not None:
             raise error
         self._history = self.applied.history()
@@ -228,8 +229,7 @@ class OwnLoop:
     def _apply(self, hook: Callable[[int], None], when: str) -> None:
         """Let the method act in full precision. Raises NotFinite naming weights."""
         trained = self.check()
-        device = next(iter(trained.values())).device
-        with torch.autocast(device.type, enabled=False):
+        with torch.autocast(self._device.type, enabled=False):
             try:
                 hook(self.num_steps)
             except NotFinite as error:

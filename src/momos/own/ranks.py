@@ -1,6 +1,6 @@
 """The processes that train one model together: rank 0's draws are everybody's, and all agree."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, distributed, nn
@@ -29,23 +29,25 @@ class Ranks:
     def is_first(self) -> bool:
         return not self.are_several or distributed.get_rank(self.group) == 0
 
-    def follow_first(self, generators: Mapping[str, torch.Generator], device: torch.device) -> None:
-        """Set every rank's generators to the states of rank 0, over the device of the weights."""
-        if not self.are_several:
-            return
-        for name in sorted(generators):
-            state = generators[name].get_state().to(device)
+    def follow_first(self, generators: Mapping[str, torch.Generator], at: torch.device) -> None:
+        """Set every rank's generators to rank 0's states. at: the device of the weights."""
+        for name in sorted(generators) if self.are_several else ():
+            state = generators[name].get_state().to(at)
             distributed.broadcast(state, group=self.group, group_src=0)
             generators[name].set_state(state.cpu())
 
-    def require_agreement(self, weights: Iterable[Tensor], *, failed: bool, when: str) -> None:
+    def require_agreement(
+        self, weights: Sequence[Tensor] | None, *, at: torch.device, when: str
+    ) -> None:
         """Raises RuntimeError on every rank if weights differ in a bit, or if some rank failed.
 
-        The rank that failed has an error of its own to raise: for it nothing is raised here.
+        weights: None of the rank that failed. It has an error of its own to raise: for it nothing
+        is raised here. at: the device of the weights.
         """
         if not self.are_several:
             return
-        own = digest(weights)
+        failed = weights is None
+        own = digest(weights or ()).to(at)
         halves = torch.stack([own & 0xFFFFFFFF, own >> 32])  # whose negatives are numbers, too
         ends = torch.cat([halves, -halves, torch.full_like(halves, failed)])
         distributed.all_reduce(ends, distributed.ReduceOp.MAX, group=self.group)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from momos.config import overlays
 from momos.report import regression
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def cell(
