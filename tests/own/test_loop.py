@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from momos import QAT, MoMos, project_, unpack
 from momos.complexity import code_length
 from momos.compute.seeds import generator_for
+from momos.methods import nearest
 from momos.methods.method import NotFinite, parse
 from momos.methods.quantize import fake_quantize, quantize, quantized_names
 from momos.weights.blocks import num_blocks, num_motifs, trainable
@@ -236,12 +237,19 @@ def test_momos_with_qat_projects_the_latent_weights():
 # --- mixed precision and compilation
 
 
-def test_a_projection_inside_autocast_is_in_full_precision():
-    models = [network(), network()]
+def test_a_projection_inside_autocast_is_in_full_precision(monkeypatch):
+    models, seen, search = [network(), network()], [], nearest.nearest
+
+    def noted(*arguments):
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return search(*arguments)
+
+    monkeypatch.setattr(nearest, "nearest", noted)
     for model, enabled in zip(models, (True, False), strict=True):
         mosaic = MoMos(model, 2, capacity=0.1, projection_every="step")
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             mosaic.step()
+    assert seen == [False, False]
     assert same(models[0].state_dict(), models[1].state_dict())
 
 
