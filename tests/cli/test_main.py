@@ -19,6 +19,13 @@ def test_what_is_required_is_named(tmp_path, capsys):
     assert "invalid choice: 'unpak'" in refused(capsys, "unpak")
 
 
+def test_a_library_that_only_an_extra_brings_is_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    path = saved(tmp_path / "a.safetensors", state(5))
+    message = refused(capsys, "measure", path, "--arch", "resnet18", "--num-classes", 7)
+    assert "timm" in message and "pip install '.[pipeline]'" in message
+
+
 def test_the_command_is_the_function_that_the_project_names():
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     assert scripts["momos"] == "momos.cli:main" and callable(cli.main)

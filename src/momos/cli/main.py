@@ -12,6 +12,7 @@ from momos.cli import measure, pack
 from momos.weights.files import one_line
 
 BAD_INPUT = 2
+EXTRAS = {"timm": "pipeline", "transformers": "language"}  # that bring what the command lacks
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,8 +25,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = _parser().parse_args(argv)
         return arguments.run(arguments)
     except (ValueError, OSError, ModuleNotFoundError) as error:
-        print(f"momos: {one_line(str(error))}", file=sys.stderr)
+        print(f"momos: {one_line(str(error))}{_remedy(error)}", file=sys.stderr)
         return BAD_INPUT
+
+
+def _remedy(error: Exception) -> str:
+    """What to install where a library is missing that `pip install` of the base leaves out."""
+    extra = EXTRAS.get(str(getattr(error, "name", None)))
+    return f" (pip install '.[{extra}]' in a copy of the project brings it)" if extra else ""
 
 
 class _Parser(argparse.ArgumentParser):
