@@ -202,12 +202,9 @@ class OwnLoop:
 
     def _is_due(self) -> bool:
         """Whether something may change weights after this step."""
-        return any(
-            type(part).after_step is not Applied.after_step
-            and (every := getattr(part, "every", 1)) is not None
-            and self.num_steps % every == 0
-            for part in self.applied.parts
-        )
+        acting = [p for p in self.applied.parts if type(p).after_step is not Applied.after_step]
+        periods = [getattr(part, "every", 1) for part in acting]
+        return any(every is not None and self.num_steps % every == 0 for every in periods)
 
     def _act(self, hook: Callable[[int], None], when: str) -> Projection | None:
         """Let the method act, and see that all ranks hold the same weights after a change."""

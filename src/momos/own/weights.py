@@ -11,13 +11,10 @@ SHARDING = ("FullyShardedDataParallel", "FSDPModule")  # torch's first and secon
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """Return the model inside DistributedDataParallel, DataParallel and torch.compile."""
-    while True:
-        if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
-            model = model.module
-        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
-            model = inner
-        else:
-            return model
+    inner = getattr(model, "_orig_mod", None)  # torch.compile's
+    if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+        inner = model.module
+    return unwrapped(inner) if isinstance(inner, nn.Module) else model
 
 
 def checked(model: nn.Module) -> dict[str, nn.Parameter]:
