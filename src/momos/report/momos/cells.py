@@ -2,9 +2,10 @@
 
     id            table/model/method/measure; a measure of the weights behind quantised ones ends in
                   _latent
-    kind          decides how far the number may move unnoticed (`momos.report.regression`): accuracy, rac,
-                  bdm, count, exact (no training touches it), norm, ratio, score (standard
-                  deviations from a mean), estimate (sampled, or a point of a coarse grid), other
+    kind          decides how far the number may move unnoticed (`momos.report.regression`):
+                  accuracy, rac, bdm, count, exact (no training touches it), norm, ratio, score
+                  (standard deviations from a mean), estimate (sampled, or a point of a coarse
+                  grid), other
     unit          percent, points (of accuracy), bits, bytes, or ""
     value, std    mean and sample standard deviation over seeds (null for one); without seeds the
                   value is no mean but one number
