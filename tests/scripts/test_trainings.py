@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from clones import merge
+from clones import environment, fork, merge
 
 from momos import config
 from momos.training import loop
@@ -41,19 +41,35 @@ RUNS = [
 ]
 
 
-def python(folder, *command):
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+# The script with another Python for its trainings.
+WITH = """
+import runpy, sys
+sys.executable, *sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def own_environment():
+    return environment() | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+
+
+def python(folder, *command, interpreter=sys.executable):
     return subprocess.run(
-        [sys.executable, *map(str, command)],
+        [str(interpreter), *map(str, command)],
         cwd=folder,
-        env=environment,
+        env=own_environment(),
         capture_output=True,
         text=True,
     )
 
 
-def trainings(folder, out, *arguments):
-    return python(folder, ROOT / "scripts" / "trainings.py", "data.safetensors", out, *arguments)
+def trainings(folder, out, *arguments, warm=None):
+    """warm: a warm interpreter, whose forks script and trainings are then; None: new processes."""
+    command = [ROOT / "scripts" / "trainings.py", "data.safetensors", out, *arguments]
+    if warm is None or warm.folder is None:
+        return python(folder, *command)
+    (folder / "with.py").write_text(WITH)
+    return python(folder, "with.py", fork(warm), *command, interpreter=fork(warm))
 
 
 @pytest.fixture(scope="module")
@@ -112,9 +128,9 @@ def stacks(workspace):
 
 
 @pytest.fixture(scope="module")
-def stacked(workspace):
+def stacked(workspace, warm):
     with stacks(workspace):
-        done = trainings(workspace, "stacked", "--jobs", "2")
+        done = trainings(workspace, "stacked", "--jobs", "2", warm=warm)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("s, its part of 2 seeds trained together\n") == 4
     assert "4 of 4 trainings are finished\n" in done.stdout and "waiting" not in done.stderr, (
@@ -155,12 +171,11 @@ def test_stacked_seeds_have_the_runs_that_they_would_have_alone(whole, stacked):
         )
 
 
-def test_an_interrupted_stack_of_the_stage_goes_on(workspace, stacked):
+def test_an_interrupted_stack_of_the_stage_goes_on(workspace, stacked, warm):
     """Killed when the first checkpoint is there: the other seed's stage ends with the bytes of an
     uninterrupted one.
     """
     arguments = [ROOT / "stages" / "train.py", "mlp", "momos_s4_c1"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
     command = [
         sys.executable,
         *map(str, arguments),
@@ -171,7 +186,7 @@ def test_an_interrupted_stack_of_the_stage_goes_on(workspace, stacked):
     ]
     with stacks(workspace):
         process = subprocess.Popen(
-            command, cwd=workspace, env=environment, stderr=subprocess.DEVNULL
+            command, cwd=workspace, env=own_environment(), stderr=subprocess.DEVNULL
         )
         while (
             not list((workspace / "scratch").rglob("[0-9]*.safetensors")) and process.poll() is None
@@ -187,6 +202,7 @@ def test_an_interrupted_stack_of_the_stage_goes_on(workspace, stacked):
                 "data.safetensors",
                 f"killed/runs/{seed}",
                 f"killed/cost/{seed}.json",
+                interpreter=fork(warm),
             )
             assert done.returncode == 0, done.stderr
             for path in (workspace / "killed" / "runs" / seed).iterdir():
@@ -196,27 +212,28 @@ def test_an_interrupted_stack_of_the_stage_goes_on(workspace, stacked):
                 ), path
 
 
-def test_minutes_that_are_too_few_cost_nothing_but_time(workspace, whole):
+def test_minutes_that_are_too_few_cost_nothing_but_time(workspace, whole, warm):
     """The first calls are cut off, wherever they may be; the last one finishes. Together: the bytes
     of one call.
     """
-    for minutes in ("0", "0.1", "0.15"):
-        done = trainings(workspace, "pieces", "--jobs", "2", "--minutes", minutes)
+    for minutes in ("0", "0.015", "0.03"):
+        done = trainings(workspace, "pieces", "--jobs", "2", "--minutes", minutes, warm=warm)
         assert done.returncode == 0, done.stderr
         if minutes == "0":
             assert f"0 of 4 trainings are finished; not finished: {', '.join(RUNS)}" in done.stdout
-    done = trainings(workspace, "pieces")
+    done = trainings(workspace, "pieces", warm=warm)
     assert done.returncode == 0 and "4 of 4 trainings are finished\n" in done.stdout
     assert contents(workspace / "pieces") == contents(whole)
 
 
-def test_what_is_finished_is_passed_over(workspace, whole):
+def test_what_is_finished_is_passed_over(workspace, whole, warm):
     before = {
         path: path.stat().st_mtime_ns
         for path in whole.rglob("*")
         if path.is_file() and path.name != "provenance.json"
     }
-    assert "4 of 4 trainings are finished" in trainings(workspace, "whole").stdout
+    done = trainings(workspace, "whole", warm=warm)
+    assert "4 of 4 trainings are finished" in done.stdout
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
@@ -225,12 +242,12 @@ def test_provenance_tells_the_machine(whole):
     assert found["rounding"] and found["packages"]["torch"] and found["cores"] == os.cpu_count()
 
 
-def test_a_failed_training_is_named_and_the_others_run(workspace):
+def test_a_failed_training_is_named_and_the_others_run(workspace, warm):
     (workspace / "failing" / "runs" / "mlp" / "baseline").mkdir(parents=True)
     (workspace / "failing" / "runs" / "mlp" / "baseline" / "0").write_text(
         "a file where a folder should be"
     )
-    done = trainings(workspace, "failing")
+    done = trainings(workspace, "failing", warm=warm)
     assert done.returncode == 1
     assert (
         "mlp/baseline/0: failed with status 1" in done.stdout
@@ -238,7 +255,7 @@ def test_a_failed_training_is_named_and_the_others_run(workspace):
     )
 
 
-def test_missing_input_is_named(workspace, tmp_path):
+def test_missing_input_is_named(workspace, tmp_path, warm):
     done = python(workspace, ROOT / "scripts" / "trainings.py", "absent.safetensors", tmp_path)
     assert done.returncode == 1 and "absent.safetensors is missing" in done.stderr
     (workspace / "params.yaml").rename(workspace / "kept.yaml")
@@ -246,7 +263,7 @@ def test_missing_input_is_named(workspace, tmp_path):
         (workspace / "params.yaml").write_text(
             (workspace / "kept.yaml").read_text().replace("epochs: 3", "epochs: -3")
         )
-        done = trainings(workspace, tmp_path)
+        done = trainings(workspace, tmp_path, warm=warm)
     finally:
         (workspace / "kept.yaml").rename(workspace / "params.yaml")
     assert (
