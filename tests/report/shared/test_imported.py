@@ -38,7 +38,7 @@ class SplitTree:
         patch.setattr(figures, "write_all", lambda drawings, folder: None)  # the slow part
         self.whole = self.report("whole")
         self.tree.reports.mkdir(parents=True)
-        pages._write_costs(self.tree)
+        pages._write_costs(self.root)
         (self.tree.reports / "provenance.json").write_text(json.dumps(MACHINE))
         shutil.copy(root / "whole" / "results.json", self.tree.reports)
         for model in TREE_MODELS:
