@@ -5,7 +5,6 @@ does it at length, at random moments.
 import importlib
 import json
 import operator
-import os
 import runpy
 import shutil
 import signal
@@ -16,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from clones import environment, fork
 from scripted import script
 
 from momos import config
@@ -36,8 +36,9 @@ def test_every_moment_names_a_function(moment):
 class Project:
     """A folder with settings and data in which stages run, without DVC."""
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, python: Path | str):
+        """python: for stages that nobody kills."""
+        self.path, self.python = path, str(python)
         params = stress.merged(config.profile_settings("digits", ROOT / "profiles"), stress.CHANGES)
         (path / "params.yaml").write_text(yaml.safe_dump(params))
         self.run_here("prepare", Path("data.safetensors"), Path("data.json"))
@@ -48,10 +49,10 @@ class Project:
             path / "text.safetensors", {"train": tokens[:4000], "held_out": tokens[4000:]}
         )
         atomic.write_json(path / "text.json", {"vocabulary": 256})
-        self.env = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+        self.env = environment() | {"PYTHONPATH": str(ROOT / "src")}
 
     def run(self, stage: str, *arguments: str) -> None:
-        command = [sys.executable, str(ROOT / "stages" / f"{stage}.py"), *arguments]
+        command = [self.python, str(ROOT / "stages" / f"{stage}.py"), *arguments]
         done = subprocess.run(
             command, cwd=self.path, env=self.env, stderr=subprocess.PIPE, text=True
         )
@@ -88,8 +89,8 @@ class Project:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    return Project(tmp_path_factory.mktemp("stress"))
+def project(tmp_path_factory, warm):
+    return Project(tmp_path_factory.mktemp("stress"), fork(warm))
 
 
 def test_a_training_killed_three_times_ends_with_the_same_bytes(project):
