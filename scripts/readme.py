@@ -24,7 +24,9 @@ from benchmarks.__main__ import cost
 from momos.complexity import code_length
 from momos.files import atomic
 from momos.report.shared import results, tables
-from momos.report.shared.verdicts import NOT_RUN, VERDICTS
+from momos.report.shared.claims import NATURES
+from momos.report.shared.decisions import YES
+from momos.report.shared.verdicts import JUDGED, NOT_RUN, VERDICTS
 
 README, DOCS, PICTURE = Path("README.md"), Path("docs"), Path("docs/picture.svg")
 BLOCK = re.compile(r"(?P<start><!-- numbers: (?P<name>[\w-]+) -->\n).*?(?P<end><!-- end -->)", re.S)
@@ -87,6 +89,7 @@ class Expected(TypedDict):
 
     cells: dict[str, ExpectedCell]
     claims: dict[str, str]
+    decided: NotRequired[dict[str, str]]  # reports of before it was asked have none
 
 
 class Job(TypedDict):
@@ -107,9 +110,19 @@ def profiles() -> list[str]:
     return [path.stem for path in sorted(Path("reports/expected").glob("*.json"))]
 
 
+def shown_verdicts(profile: str) -> dict[str, str]:
+    """The profile's verdict of each claim; bold where it is decided."""
+    numbers = expected(profile)
+    decided = numbers.get("decided", {})
+    return {
+        claim: f"**{verdict}**" if decided.get(claim) == YES else verdict
+        for claim, verdict in numbers["claims"].items()
+    }
+
+
 def claims_table() -> str:
     """The README's table: a few claims, and how many hold of all of them."""
-    embedded, copies = expected(PROFILE)["claims"], expected(COPIES)["claims"]
+    embedded, copies = shown_verdicts(PROFILE), shown_verdicts(COPIES)
     rows = [
         {
             "Claim": f"{claim}: {words}",
@@ -123,9 +136,19 @@ def claims_table() -> str:
 
 def totals() -> str:
     """How many claims have which verdict on the embedded data, in a sentence."""
-    given = list(expected(PROFILE)["claims"].values())
-    counts = ", ".join(f"{given.count(name)} {name.lower()}" for name in VERDICTS)
-    return f"Of all {len(given)} claims, on small digits: {counts}."
+    numbers = expected(PROFILE)
+    decided = numbers.get("decided", {})
+    tested = {c: v for c, v in numbers["claims"].items() if decided.get(c) not in NATURES}
+    counts = []
+    for name in VERDICTS:
+        claims = [claim for claim, verdict in tested.items() if verdict == name]
+        sure = sum(decided.get(claim) == YES for claim in claims)
+        counts.append(f"{len(claims)} {name.lower()}" + f" ({sure} decided)" * (name in JUDGED))
+    apart = len(numbers["claims"]) - len(tested)
+    return (
+        f"Bold: decided beyond chance. Small digits, {len(tested)} claims: {', '.join(counts)}."
+        f" {apart} more need no run."
+    )
 
 
 def verdicts() -> str:
@@ -139,8 +162,8 @@ def verdicts() -> str:
 
 
 def claim_by_claim() -> str:
-    """Every claim, and its verdict in every profile that has a report."""
-    given = {profile: expected(profile)["claims"] for profile in profiles()}
+    """Every claim, and its verdict in every profile that has a report; bold where decided."""
+    given = {profile: shown_verdicts(profile) for profile in profiles()}
     papers = yaml.safe_load(Path("data/paper/claims.yaml").read_text())
     rows = [
         {"Claim": claim["id"], "What it says": claim["claim"], "Where": claim["where"]}
