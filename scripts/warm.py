@@ -372,8 +372,16 @@ def check_state() -> None:
         raise Refused(f"the warm interpreter has {threads} threads")
     if sys.modules["torch"].cuda.is_initialized():
         raise Refused("the warm interpreter has used CUDA")
+    if any(os.path.realpath(file.path).startswith("/dev/nvidia") for file in open_files()):
+        raise Refused("the warm interpreter has opened a GPU")
     if "momos" in sys.modules:
         raise Refused("the warm interpreter has imported the project's code")
+
+
+def open_files() -> list[os.DirEntry[str]]:
+    """This process's open files, as links to them."""
+    with os.scandir("/proc/self/fd") as files:
+        return list(files)
 
 
 def kill_group(pid: int) -> None:

@@ -4,6 +4,7 @@ run end to end.
 
 import ast
 import json
+import os
 import re
 import shutil
 import sys
@@ -337,6 +338,21 @@ def test_the_same_params_give_the_same_bytes(clone, monkeypatch):
     assert clone.hashes() == before and len(before) > 10
     assert measured(clone) == kept, "all of it was measured again, and depends on the same"
     assert clone.stale() <= {"cost", "page"}, "new costs may not touch results"
+    clone.run("dvc", "repro")
+
+
+def test_interpreters_of_their_own_give_the_bytes_that_forks_give(clone, monkeypatch):
+    """All stages: `make stress` (tests/scripts/test_warm.py)."""
+    before, kept = clone.hashes(), clone.path / "scratch" / "measured"
+    kept.rename(kept.with_name("aside"))
+    cold = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    stages = ["train@mlp-momos_s4_c10-1", "evaluate@mlp", "llc@neox-1", "report"]
+    with monkeypatch.context() as patch:
+        patch.setitem(clone.env, "PATH", cold)
+        out = clone.run("dvc", "repro", "-f", "-s", "--no-run-cache", *stages)
+    assert out.count("Running stage") == len(stages) and clone.hashes() == before
+    shutil.rmtree(kept)
+    kept.with_name("aside").rename(kept)
     clone.run("dvc", "repro")
 
 

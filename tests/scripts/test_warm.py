@@ -1,5 +1,6 @@
 """scripts/warm.py: a fork is what a new interpreter is, dies alone, and ends with whoever asked."""
 
+import contextlib
 import json
 import os
 import resource
@@ -11,8 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
+import repro
 import warm
-from spread import Repository, heed_ctrl_c
+from spread import Repository, heed_ctrl_c, micro, report_bytes
 
 ROOT = Path(__file__).parents[2]
 
@@ -476,7 +478,26 @@ def test_after_a_crash_of_the_warm_interpreter_stages_start_cold(small, serial):
     goes_on(small, serial)
 
 
-def test_too_few_stages_are_not_worth_a_warm_interpreter(small):
-    small.run("dvc", "repro", "measure@m")
-    out = small.run(sys.executable, "scripts/repro.py", MOMOS_WARM="1")
-    assert "All stages are up to date: 1" in out and small.starts()[-1]["warm"] is False
+def test_too_few_stages_are_not_worth_a_warm_interpreter():
+    for stages, kind in ((["a", "b"], contextlib.nullcontext), (["a", "b", "c"], warm.Warm)):
+        board = repro.Board(stages, {}, 2)
+        assert type(repro.warm_interpreter(board, repro.Progress(board))) is kind
+
+
+# --- the real pipeline, 18 stages (minutes): `make stress`
+
+
+@pytest.mark.stress
+def test_a_micro_profile_of_forks_is_the_serial_one(tmp_path, micro_serial, capsys):
+    serial, seconds = micro_serial
+    clone = micro(tmp_path)
+    start = time.monotonic()
+    out = clone.run(sys.executable, "scripts/repro.py")
+    took = time.monotonic() - start
+    with capsys.disabled():
+        print(f"\nmake repro: {took:.0f} s, dvc repro: {seconds:.0f} s")
+    assert "by itself" not in out, "there was a warm interpreter"
+    assert (
+        report_bytes(clone.path) == report_bytes(serial.path) and len(report_bytes(clone.path)) > 50
+    )
+    assert clone.hashes() == serial.hashes() and clone.stale() <= {"cost", "page"}
