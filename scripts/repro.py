@@ -438,7 +438,12 @@ def last_word() -> int:
 
 
 def reproduce(jobs: int) -> int:
-    """Run what is not up to date. Returns the exit code: 0 if all is up to date at the end."""
+    """Run what is not up to date in the current folder, `jobs` stages at a time.
+
+    Returns the exit code: 0 if all is up to date at the end. Call `check_params` first: it makes
+    the folder of runs, and says what is wrong in params.yaml. Ctrl-C and SIGTERM raise
+    KeyboardInterrupt, with no stage left running. Call it from the main thread.
+    """
     changed = changed_stages()
     if not changed:
         print("All stages are up to date.")
