@@ -29,8 +29,6 @@ LONGEST_FIRST = [
     "test_stress",
     "test_sweep",
     "test_stacked",
-    "test_quick",
-    "test_exp",
 ]
 
 

@@ -62,7 +62,7 @@ def test_another_number_in_a_file_is_another_number_here(tmp_path):
     assert rewrite(tmp_path, "--check") == 1
     assert rewrite(tmp_path) == 0 and rewrite(tmp_path, "--check") == 0
     after = (tmp_path / "README.md").read_text()
-    assert "0 supported" in after and "0 supported" not in README
+    assert "claims: 0 supported" in after and "claims: 0 supported" not in README
     document = json.loads(expected.read_text())
     document["cells"]["table1/mlp/qat4/test_accuracy_last"]["value"] = 33.0
     expected.write_text(json.dumps(document))
