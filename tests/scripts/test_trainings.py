@@ -20,7 +20,8 @@ from momos.training import loop
 ROOT = Path(__file__).parents[2]
 FEWER = {
     "train": {"epochs": 3, "checkpoint_seconds": 0},
-    "models": {"mlp": {"epochs": None}},
+    # a small rate: a rounding that a larger one turns into another answer would count
+    "models": {"mlp": {"epochs": None, "lr": 3.0e-4, "weight_decay": 1.0e-2}},
     "grid": {
         "models": ["mlp"],
         "methods": ["baseline", "momos_s4_c1"],
