@@ -114,6 +114,7 @@ from momos.packing.levels import ordinary
 from momos.survey.streaming import measure_streamed
 
 evaluate = {"checkpoint": "last", "compressors": ["quick", "gzip"], "shuffle_seed": 0}
+evaluate |= {"num_initializations": 20}
 names = Evaluate.from_mapping(evaluate, "evaluate").compressors
 pack = {"block_size": 4, "seeds": [0], "compressors": ["quick"], "motif_bits": [8], "min_usage": 2,
         "refit_epochs": 1, "refit_lr": 0.1, "combined_bits": 8}
@@ -140,7 +141,12 @@ def test_a_new_file_is_a_compressor_in_every_list_of_the_settings(tmp_path):
 
 
 def test_the_settings_know_the_same_names():
-    settings = {"checkpoint": "last", "compressors": ["rar"], "shuffle_seed": 0}
+    settings = {
+        "checkpoint": "last",
+        "compressors": ["rar"],
+        "shuffle_seed": 0,
+        "num_initializations": 20,
+    }
     assert compressor_names() == compressors.names()
     known = ", ".join(map(repr, compressors.names()))
     with pytest.raises(ValueError, match=rf"compressors\[0\] must be one of {known}, got 'rar'"):
