@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator
 
-DECIMALS = 2  # of a coordinate in points: a hundredth of a point is less than a reader sees
+DECIMALS = 3  # of a coordinate in points: with two, dashes of long curves end elsewhere
 UNIT = 10**DECIMALS
 POINTS = {"M": 1, "L": 1, "Q": 2, "C": 3, "z": 0}  # a path's command -> the points that it takes
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e-?\d+)?")
