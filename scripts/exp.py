@@ -29,7 +29,6 @@ import worker
 from copies import copy_files, files_of
 from dvc.exceptions import DvcException
 from dvc.utils.hydra import apply_overrides
-from filelock import FileLock, Timeout
 from repro import dvc, environment
 
 from momos import config
@@ -317,19 +316,16 @@ def command_line() -> argparse.Namespace:
 
 
 def main() -> int:
-    arguments, root = command_line(), Path.cwd()
-    WORKSPACE.parent.mkdir(exist_ok=True)
+    asked = command_line()
+
+    def work() -> int:
+        run_all(Path.cwd(), asked.sets, asked.name, asked.jobs, asked.force)
+        return 0
+
     try:
-        with FileLock(f"{WORKSPACE}.lock", timeout=0):
-            run_all(root, arguments.sets, arguments.name, arguments.jobs, arguments.force)
-    except Timeout:
-        raise SystemExit(f"Another `make exp` runs in {root}.") from None
+        return repro.alone("exp", Path(f"{WORKSPACE}.lock"), work)
     except ValueError as error:
         raise SystemExit(f"make exp: {error}") from error
-    except KeyboardInterrupt:
-        print("Stopped. Finished stages are kept; `make exp` goes on from here.", file=sys.stderr)
-        return 130
-    return 0
 
 
 if __name__ == "__main__":

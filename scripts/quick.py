@@ -18,7 +18,6 @@ from typing import Any
 
 import repro
 from copies import update_files
-from filelock import FileLock, Timeout
 from locks import write_at_once
 
 from momos.config import overlays
@@ -114,16 +113,7 @@ def command_line() -> argparse.Namespace:
 
 def main() -> int:
     arguments = command_line()
-    WORKSPACE.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(f"{WORKSPACE}.lock", timeout=0):
-            return run(arguments.jobs)
-    except Timeout:
-        print(f"Another `make quick` runs in {Path.cwd()}.", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("Stopped. Finished stages are kept; `make quick` goes on from here.", file=sys.stderr)
-        return 130
+    return repro.alone("quick", Path(f"{WORKSPACE}.lock"), lambda: run(arguments.jobs))
 
 
 if __name__ == "__main__":

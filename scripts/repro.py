@@ -20,10 +20,11 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import scm
+from filelock import FileLock, Timeout
 from warm import Warm, search_path
 
 from momos import config, tracking
@@ -500,6 +501,27 @@ def shared_logger() -> contextlib.AbstractContextManager[None]:
     return tracking.shared(config.load(config.Tracking))
 
 
+def until_stopped(target: str, work: Callable[[], int]) -> int:
+    """The exit code of `work`; 130 if Ctrl-C or SIGTERM stops it. target: of make, for the user."""
+    try:
+        return work()
+    except KeyboardInterrupt:
+        again = f"`make {target}` goes on from here."
+        print(f"Stopped. Finished stages are kept; {again}", file=sys.stderr)
+        return 130
+
+
+def alone(target: str, lock: Path, work: Callable[[], int]) -> int:
+    """The same, while no other process holds the lock; 1 at once if one does."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(lock, timeout=0):
+            return until_stopped(target, work)
+    except Timeout:
+        print(f"Another `make {target}` runs in {Path.cwd()}.", file=sys.stderr)
+        return 1
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description="Run every stage that is not up to date, several side by side."
@@ -516,11 +538,7 @@ def main() -> int:
     os.environ |= scm.own_folders(Path.cwd())
     if not scm.settle(Path.cwd()):
         print(scm.MISSING, flush=True)
-    try:
-        return reproduce(arguments.jobs)
-    except KeyboardInterrupt:
-        print("Stopped. Finished stages are kept; `make repro` goes on from here.", file=sys.stderr)
-        return 130
+    return until_stopped("repro", lambda: reproduce(arguments.jobs))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ from pathlib import Path
 import repro
 import worker
 import yaml
-from filelock import FileLock, Timeout
 from locks import join_lock, split_lock, write_at_once
 from repro import clock, dvc, environment
 from watch import Watch, tell_failures
@@ -203,16 +202,8 @@ def main() -> int:
     parser.add_argument("--backend", choices=["local", "slurm"], default="local")
     arguments = parser.parse_args()
     repro.check_params()
-    worker.SWEEP.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(worker.SWEEP / "lock", timeout=0):
-            return sweep(arguments.jobs, arguments.backend)
-    except Timeout:
-        print(f"Another `make sweep` runs in {Path.cwd()}.", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("Stopped. Finished stages are kept; `make sweep` goes on from here.", file=sys.stderr)
-        return 130
+    lock = worker.SWEEP / "lock"
+    return repro.alone("sweep", lock, lambda: sweep(arguments.jobs, arguments.backend))
 
 
 if __name__ == "__main__":

@@ -27,19 +27,6 @@ STAGES = ["prepare", "m0", "m1", "measure-m", "report"]  # as the trace names th
 ALL = {"prepare", "train@m-0", "train@m-1", "measure@m", "report"}
 
 
-@pytest.fixture
-def small(tmp_path):
-    return Repository(tmp_path / "small", models="m")
-
-
-@pytest.fixture(scope="module")
-def serial(tmp_path_factory):
-    """The report that plain DVC makes."""
-    repository = Repository(tmp_path_factory.mktemp("serial") / "small", models="m")
-    repository.run("dvc", "repro")
-    return repository.report()
-
-
 def test_a_sweep_runs_every_stage_once_and_the_report_is_the_serial_one(small, serial):
     code, out = small.sweep(jobs=2, CUDA_VISIBLE_DEVICES="3,5", MOMOS_WARM="1")
     assert code == 0, out

@@ -412,20 +412,6 @@ def test_a_deep_temporary_folder_is_no_obstacle(tmp_path, monkeypatch):
 # --- make repro
 
 
-@pytest.fixture
-def small(tmp_path):
-    return Repository(tmp_path / "small", models="m")
-
-
-@pytest.fixture(scope="module")
-def serial(tmp_path_factory):
-    """The report that plain DVC makes."""
-    repository = Repository(tmp_path_factory.mktemp("serial") / "small", models="m")
-    repository.run("dvc", "repro")
-    assert [start["warm"] for start in repository.starts()] == [False] * 5
-    return repository.report()
-
-
 ONCE = dict.fromkeys(["prepare", "m0", "m1", "measure-m", "report"], 1)
 ALL_BUT_THE_DEAD = {"prepare", "train@m-1"}
 
