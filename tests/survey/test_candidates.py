@@ -58,6 +58,14 @@ def test_a_folder_without_weights_and_a_name_twice_are_errors(tmp_path):
         candidates.in_folder(tmp_path)
 
 
+def test_what_systems_leave_in_a_folder_is_no_candidate(tmp_path, capsys):
+    for name in ("a.safetensors", "._a.safetensors", "__MACOSX/b.safetensors", ".DS_Store"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    (found,) = candidates.in_folder(tmp_path)
+    assert found.name == "a" and capsys.readouterr().err == ""
+
+
 def test_a_manifest_lists_files_and_timms_own_weights(tmp_path):
     (tmp_path / "w.pth").touch()
     lines = [

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from momos import config
+from momos.files.droppings import is_dropping
 from momos.survey import manifest as manifest_table
 from momos.survey import weights as weight_files
 from momos.survey.network import find_network
@@ -226,12 +227,16 @@ def in_folder(folder: Path) -> list[Candidate]:
 
 
 def _weight_files(folder: Path) -> tuple[list[tuple[str, Path]], list[Path]]:
-    """(name, path) of every weight file or folder of the hub, and what is neither."""
+    """(name, path) of every weight file or folder of the hub, and what is neither.
+
+    Droppings are neither, and are not worth a word.
+    """
     found: list[tuple[str, Path]] = []
     skipped: list[Path] = []
     inside: list[Path] = []  # folders that are read as a whole
     for path in sorted(folder.rglob("*")):
-        if any(whole in path.parents for whole in inside):
+        is_read = any(whole in path.parents for whole in inside)
+        if is_read or is_dropping(path.relative_to(folder).as_posix()):
             continue
         if path.is_dir():
             if path != folder and _is_hub_folder(path):
