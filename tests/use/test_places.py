@@ -36,7 +36,8 @@ def run(folder: Path, *command: str, check: bool = True, **env: str) -> str:
     """Run a command there, with this environment's programs -> its output."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     plain = {name: value for name, value in os.environ.items() if not name.startswith("MOMOS_")}
-    plain.pop("MLFLOW_TRACKING_URI", None)
+    for name in ("MLFLOW_TRACKING_URI", "MAKEFLAGS", "MAKELEVEL", "MFLAGS"):
+        plain.pop(name, None)  # of `make test`, which names the folder it enters
     whole = plain | {"PATH": path, "PYTHONPATH": str(folder / "src")} | env
     how = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     done = subprocess.run(command, cwd=folder, env=whole, **how)
