@@ -1,8 +1,6 @@
 """Sources of images, and the splits that are drawn from them."""
 
-import hashlib
 import os
-import pickle
 import struct
 import urllib.error
 import urllib.request
@@ -10,6 +8,7 @@ import urllib.request
 import numpy as np
 import pytest
 import torch
+from cifar10_copies import write_pickles
 from sklearn.datasets import load_digits
 
 from momos.raw.sources import TORCHVISION, read_dataset
@@ -140,35 +139,6 @@ def write_mnist(root, name):
     return images, labels
 
 
-def write_cifar10(root, monkeypatch):
-    """20 images in each of the six batch files; torchvision's checksums are replaced by those of
-    these files.
-    """
-    from torchvision.datasets import CIFAR10
-
-    folder = root / CIFAR10.base_folder
-    folder.mkdir(parents=True)
-    images = np.random.default_rng(0).integers(0, 256, (120, 3072), dtype=np.uint8)
-    labels = np.arange(120) % 10
-    sums = {}
-    for position in range(6):
-        part = slice(20 * position, 20 * position + 20)
-        name = f"data_batch_{position + 1}" if position < 5 else "test_batch"
-        (folder / name).write_bytes(
-            pickle.dumps({"data": images[part], "labels": labels[part].tolist()})
-        )
-        sums[name] = hashlib.md5((folder / name).read_bytes()).hexdigest()
-    names = [f"class{label}" for label in range(10)]
-    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": names}))
-    meta = CIFAR10.meta | {"md5": hashlib.md5((folder / "batches.meta").read_bytes()).hexdigest()}
-    monkeypatch.setattr(
-        CIFAR10, "train_list", [[name, sums[name]] for name in sums if name != "test_batch"]
-    )
-    monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", sums["test_batch"]]])
-    monkeypatch.setattr(CIFAR10, "meta", meta)
-    return images.reshape(120, 3, 32, 32), labels
-
-
 @pytest.fixture
 def no_network(monkeypatch):
     def refuse(*_, **__):
@@ -195,7 +165,7 @@ def test_local_copy_of_mnist(tmp_path, no_network, source, folder, download):
 
 @pytest.mark.parametrize("download", [False, True])
 def test_local_copy_of_cifar10(tmp_path, no_network, monkeypatch, download):
-    images, labels = write_cifar10(tmp_path, monkeypatch)
+    images, labels = write_pickles(tmp_path, monkeypatch)
     dataset = read_dataset(
         "cifar10",
         **SETTINGS | {"path": str(tmp_path), "validation_fraction": 0.4, "download": download},
@@ -239,7 +209,7 @@ def test_damaged_local_copies(tmp_path, monkeypatch):
         file.write_bytes(content)
         with pytest.raises(FileNotFoundError, match=r"data\.path.*no intact copy.*mnist"):
             read_dataset("mnist", **SETTINGS | {"path": tmp_path})
-    write_cifar10(tmp_path, monkeypatch)
+    write_pickles(tmp_path, monkeypatch)
     (tmp_path / "cifar-10-batches-py/data_batch_3").write_bytes(b"damaged")
     with pytest.raises(FileNotFoundError, match=r"data\.path.*no intact copy.*cifar10"):
         read_dataset("cifar10", **SETTINGS | {"path": tmp_path})

@@ -14,7 +14,7 @@ import tarfile
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, BinaryIO, NamedTuple, cast
 
@@ -92,6 +92,26 @@ def read_images(path: Path, fit: Fit | None = None) -> Pool:
     labels = np.array([classes.index(key.label) for key in keys], dtype=np.int64)
     test = np.flatnonzero(np.array([key.split == "test" for key in keys]))
     return Pool(images, labels, test, classes)
+
+
+def read_files(path: Path, names: Collection[str]) -> dict[str, bytes]:
+    """Read the files of these names: of a folder itself, or of an archive at any depth.
+
+    The result has their bytes by name, and lacks the names that are not there. Raises ValueError
+    for a damaged archive, a link in it, and a name that it has twice.
+    """
+    if path.is_dir():
+        return {name: (path / name).read_bytes() for name in names if (path / name).is_file()}
+    files: dict[str, bytes] = {}
+    for entry in _read_archive(path):
+        _check_entry(path, entry)
+        name = PurePosixPath(entry.name).name
+        if entry.kind == "folder" or is_dropping(entry.name) or name not in names:
+            continue
+        if name in files:
+            raise _twice(path, entry.name)
+        files[name] = entry.content
+    return files
 
 
 def _read_folder(path: Path) -> list[_Entry]:
@@ -193,12 +213,15 @@ def _index(path: Path, entries: list[_Entry]) -> dict[_Key, tuple[str, bytes]]:
         if key in files:
             twin = files[key][0]
             form = "" if twin == entry.name else f" (as {twin!r}, in another Unicode form)"
-            raise ValueError(
-                f"data.path {str(path)!r}: {entry.name!r} appears twice{form}; "
-                "expected each file once"
-            )
+            raise _twice(path, entry.name, form)
         files[key] = (entry.name, entry.content)
     return files
+
+
+def _twice(path: Path, name: str, form: str = "") -> ValueError:
+    return ValueError(
+        f"data.path {str(path)!r}: {name!r} appears twice{form}; expected each file once"
+    )
 
 
 def _is_laid_out(place: tuple[str, ...]) -> bool:

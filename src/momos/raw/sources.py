@@ -1,4 +1,4 @@
-"""Where images come from: digits, torchvision's data sets, archives and folders (method A9).
+"""Where images come from: digits, known data sets, archives and folders (method A9).
 
 The test set is the source's own. Digits has none: a share of each class is drawn. The validation
 set is drawn uniformly from the rest. Both draws come from one numpy `RandomState`, whose stream
@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from momos.images.dataset import Dataset, check_splits
-from momos.raw.archives import EXPECTED, Pool, read_images
+from momos.raw import cifar10
+from momos.raw.archives import EXPECTED, Pool, advice, read_images
 from momos.raw.pictures import Fit
 
 TORCHVISION = {"cifar10": "CIFAR10", "mnist": "MNIST", "fashion_mnist": "FashionMNIST"}
@@ -46,10 +47,12 @@ def read_dataset(
     """Read one of SOURCES and draw its splits.
 
     path: the folder of torchvision's copy (cifar10, mnist, fashion_mnist), or the archive or folder
-    of `images`; `digits` needs none, as it is bundled with scikit-learn. download: let torchvision
-    fetch what is not there. test_fraction: for `digits` alone; the others bring a test set.
-    validation_fraction: a share of the images outside the test set. fit: of `images`, how all of
-    them are brought to one size.
+    of `images`. Of cifar10 also its official binary files: their folder, their archive, or a folder
+    in which one of these lies. `digits` needs none, as it is bundled with scikit-learn.
+    download: let torchvision fetch what is not there.
+    test_fraction: for `digits` alone; the others bring a test set.
+    validation_fraction: a share of the images outside the test set.
+    fit: of `images`, how all of them are brought to one size.
 
     Raises ValueError for an unknown source, a missing or unusable setting, damaged or unsuitable
     data, and a split that lacks a class; FileNotFoundError where nothing is at `path`; OSError
@@ -67,7 +70,7 @@ def read_dataset(
     elif source == "images":
         pool = read_images(Path(path), fit)
     else:
-        pool = _read_torchvision(source, Path(path), download)
+        pool = _read_known(source, Path(path), download)
     train, validation = _draw_validation(pool, validation_fraction, rng)
     dataset = Dataset(
         images=torch.from_numpy(pool.images),
@@ -83,7 +86,8 @@ def read_dataset(
 
 
 def _expected_at_path(source: str) -> str:
-    return EXPECTED if source == "images" else "the folder of torchvision's copy"
+    expected = {"images": EXPECTED, "cifar10": f"a folder with {cifar10.COPIES}"}
+    return expected.get(source, "the folder of torchvision's copy")
 
 
 def _draw_validation(
@@ -123,6 +127,14 @@ def _draw_stratified(labels: np.ndarray, fraction: float, rng: np.random.RandomS
     return np.sort(np.concatenate(drawn))
 
 
+def _read_known(source: str, path: Path, download: bool) -> Pool:
+    """CIFAR-10's official binary files where they are; else what torchvision reads or fetches."""
+    binary = cifar10.find_binary(path) if source == "cifar10" else None
+    if binary is not None:
+        return cifar10.read_binary(binary)
+    return _read_torchvision(source, path, download)
+
+
 def _read_torchvision(source: str, path: Path, download: bool) -> Pool:
     """Training images, then the official test images, both in their original order."""
     from torchvision import datasets
@@ -142,14 +154,16 @@ def _read_torchvision(source: str, path: Path, download: bool) -> Pool:
 
 def _loader_error(source: str, path: Path, download: bool, error: BaseException) -> OSError:
     cause = " ".join(str(error).split())  # torchvision's messages have several lines
+    copies = cifar10.COPIES if source == "cifar10" else "torchvision's files"
     if not download:
+        flaw = cifar10.flaw_of_pickles(path) if source == "cifar10" else None
         return FileNotFoundError(
-            f"data.path {str(path)!r} holds no intact copy of data.source {source!r} ({cause}); "
-            "expected torchvision's files in that folder, "
-            "or data.download: true with network access"
+            f"data.path {str(path)!r} holds no intact copy of data.source {source!r} "
+            f"({flaw or cause}); expected {copies} in that folder, "
+            f"or data.download: true with network access{advice(path)}"
         )
     return OSError(
         f"data.source {source!r} could not be downloaded into data.path {str(path)!r} ({cause}); "
-        "expected network access and a writable folder, or an existing copy in that folder, "
-        "or data.source 'images' with an archive of your own"
+        f"expected network access and a writable folder, or an existing copy in that folder "
+        f"({copies}), or data.source 'images' with an archive of your own"
     )
