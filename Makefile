@@ -32,13 +32,13 @@ $(STAMP): requirements.txt pyproject.toml
 quick: setup ## the whole pipeline in 3 minutes, in scratch/quick: one seed, few methods; nothing else changes
 	@$(BIN)/python scripts/quick.py --jobs "$(JOBS)"
 
-repro: setup ## run every stage that is not up to date, JOBS or MOMOS_JOBS (2) side by side
+repro: $(STAMP) ## run every stage that is not up to date, JOBS or MOMOS_JOBS (2) side by side
 	@$(BIN)/python scripts/repro.py --jobs "$(JOBS)"
 
-exp: setup ## run with other settings as a DVC experiment: make exp SET='methods.momos_s2_c10.capacity=0.2' NAME=more
+exp: $(STAMP) ## run with other settings as a DVC experiment: make exp SET='methods.momos_s2_c10.capacity=0.2' NAME=more
 	@$(BIN)/python scripts/exp.py "$$SET" --name "$$NAME" --jobs "$(JOBS)" $(if $(filter 1,$(FORCE)),--force)
 
-sweep: setup ## the same in workspaces of their own: make sweep JOBS=8 (one or several per GPU), BACKEND=slurm
+sweep: $(STAMP) ## the same in workspaces of their own: make sweep JOBS=8 (one or several per GPU), BACKEND=slurm
 	@$(BIN)/python scripts/sweep.py --jobs $(JOBS) --backend $(BACKEND)
 
 regress: setup ## compare the report's numbers with the expected ones; exit status 1 if one broke (REGRESS=--all)

@@ -23,12 +23,13 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import configobj
 import repro
+import scm
 import worker
 from copies import copy_files, files_of
 from dvc.exceptions import DvcException
 from dvc.utils.hydra import apply_overrides
+from jobs import add_jobs
 from repro import dvc, environment
 
 from momos import config
@@ -182,7 +183,7 @@ def fill(root: Path, folder: Path) -> None:
     for name in worker.SHARED:
         share_folder(root, folder, name)
     set_author(root, folder)
-    write_settings(root, folder)
+    worker.write_config(root, folder, worker.cache_of(root), {})
 
 
 def share_folder(root: Path, folder: Path, name: str) -> None:
@@ -223,18 +224,6 @@ def link(path: Path, new: Path) -> None:
         os.link(path, new)
     except OSError:  # to another disk, or to a folder
         new.symlink_to(path)
-
-
-def write_settings(root: Path, folder: Path) -> None:
-    """Write DVC's settings: the working tree's own (remotes, credentials), and its cache."""
-    local = root / ".dvc" / "config.local"
-    settings = configobj.ConfigObj(str(local) if local.is_file() else None, list_values=False)
-    settings.filename = str(folder / ".dvc" / "config.local")
-    settings["cache"] = dict(settings.get("cache", {})) | {
-        "dir": os.path.relpath(worker.cache_of(root), folder / ".dvc"),
-        "type": '"reflink,hardlink,symlink,copy"',
-    }
-    settings.write()
 
 
 @contextlib.contextmanager
@@ -309,14 +298,14 @@ def command_line() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Run the pipeline as a DVC experiment.")
     parser.add_argument("sets", nargs="+", metavar="SET", help="KEY=VALUE [KEY=VALUE ...]")
     parser.add_argument("--name", help="what DVC knows it by (default: DVC makes one up)")
-    jobs = "stages side by side (default: 2)"
-    parser.add_argument("--jobs", type=repro.num_jobs, default="2", help=jobs)
+    add_jobs(parser)
     parser.add_argument("--force", action="store_true", help="replace one of the same name")
     return parser.parse_args()
 
 
 def main() -> int:
     asked = command_line()
+    scm.prepare(Path.cwd())
 
     def work() -> int:
         run_all(Path.cwd(), asked.sets, asked.name, asked.jobs, asked.force)

@@ -17,10 +17,10 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-import yaml
 from copies import copy_files, merged
 
 from momos import config
+from momos.config.numbers import write_yaml
 
 ROOT = Path(__file__).parents[1]
 CHANGES = {
@@ -94,7 +94,7 @@ class Copy:
         self.folder = folder
         copy_files(ROOT, folder, LEFT_OUT)
         params = merged(config.profile_settings("digits", ROOT / "profiles"), CHANGES)
-        (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+        (folder / "params.yaml").write_text(write_yaml(params), encoding="utf-8")
         subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
         # Provenance says that the machine is the same, so that bands are narrow.
         self.commands = commands(folder, "provenance")

@@ -18,6 +18,7 @@ from typing import Any
 
 import repro
 from copies import update_files
+from jobs import add_jobs
 from locks import write_at_once
 
 from momos.config import overlays
@@ -58,7 +59,6 @@ def enter(folder: Path) -> None:
     """Go to the workspace, whose code all stages import from here on, and which holds all state."""
     os.chdir(folder)
     os.environ |= {name: str(folder / place) for name, place in PLACES.items()}
-    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder / 'mlflow.db'}"
 
 
 def run(jobs: int) -> int:
@@ -106,8 +106,7 @@ def rows(results: dict[str, Any]) -> dict[str, str]:
 def command_line() -> argparse.Namespace:
     """The arguments of this script."""
     parser = argparse.ArgumentParser(description="Run the whole pipeline in a few minutes.")
-    jobs = "stages side by side (default: 2)"
-    parser.add_argument("--jobs", type=repro.num_jobs, default="2", help=jobs)
+    add_jobs(parser)
     return parser.parse_args()
 
 

@@ -37,11 +37,8 @@ from dvc.stage import serialize
 from dvc.ui import ui
 from dvc.utils.serialize import dumps_yaml
 from locks import LOCK_HEAD, join_lock, split_lock, write_at_once
+from orders import ENDED, ORDERS, REPRODUCE
 
-ORDERS = "--orders"
-ENDED = "end of order: "  # what the last line of each order begins with; its exit code
-# The arguments, with stages behind them, that `reproduce` replaces.
-REPRODUCE = ["--wait-for-lock", "repro", "--keep-going", "--single-item"]
 # Arguments of DVC's functions in the releases with which this was tried.
 EXPECTED = ["self", "stages", "kwargs"]
 EXPECTED_LOADING = ["self", "target", "accept_group", "glob"]

@@ -25,6 +25,8 @@ from pathlib import Path
 
 import scm
 from filelock import FileLock, Timeout
+from jobs import add_jobs
+from orders import END, ORDERS, REPRODUCE
 from warm import Warm, search_path
 
 from momos import config, tracking
@@ -36,7 +38,6 @@ REPORT_EVERY = 10  # stages, where nobody watches
 FINISHED = re.compile(r"^Stage '(.+)' (?:didn't change, skipping|is cached - skipping run)")
 STARTED = re.compile(r"^Running stage '(.+)':$")
 FAILED = re.compile(r"^ERROR: failed to reproduce (.+)$")
-ENDED = re.compile(r"^end of order: (-?\d+)$")  # of quick_dvc.py --orders
 EDGE = re.compile(r'^"(.+)" -> "(.+)";$')
 
 
@@ -353,15 +354,15 @@ class DvcHand(LocalHand):
         return process
 
     def command(self, stages: list[str]) -> list[str]:
-        return [sys.executable, QUICK_DVC, "--orders"]
+        return [sys.executable, QUICK_DVC, ORDERS]
 
     def order(self, stages: list[str]) -> list[str]:
         """DVC's arguments, which the process is told by a line of its standard input."""
-        return ["--wait-for-lock", "repro", "--keep-going", "--single-item", *stages]
+        return [*REPRODUCE, *stages]
 
     def said(self, process: subprocess.Popen[str]) -> Iterator[str]:
         for line in output(process):
-            if ended := ENDED.match(line):
+            if ended := END.match(line):
                 self.code = int(ended[1])
                 return
             yield line
@@ -373,15 +374,19 @@ def start_group(
     env: dict[str, str],
     cwd: Path | None = None,
     stdin: int = subprocess.DEVNULL,
+    stderr: int | None = subprocess.STDOUT,
 ) -> subprocess.Popen[str]:
-    """A process in a group of its own, so that `stop_group` reaches its children."""
+    """A process in a group of its own, so that `stop_group` reaches its children.
+
+    Its output is a pipe, its errors come with it or, with None, where this process's go.
+    """
     return subprocess.Popen(
         command,
         cwd=cwd,
         env=env,
         stdin=stdin,
         stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stderr=stderr,
         text=True,
         errors="replace",
         start_new_session=True,
@@ -405,11 +410,7 @@ def stop_group(process: subprocess.Popen[str]) -> None:
 
 
 def run_stages(board: Board, progress: Progress, workers: Sequence[Hand]) -> None:
-    """Run workers until no stage is left that can run.
-
-    Ctrl-C and SIGTERM stop all workers and raise KeyboardInterrupt.
-    """
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """Run workers until no stage is left that can run. A KeyboardInterrupt stops all of them."""
     try:
         for worker in workers:
             worker.start()
@@ -422,28 +423,33 @@ def run_stages(board: Board, progress: Progress, workers: Sequence[Hand]) -> Non
                 stop_group(worker.process)
         raise
     finally:
-        signal.signal(signal.SIGTERM, before)
         if progress.watched:
             print()
 
 
 def last_word() -> int:
-    """Run what is left, usually nothing, by a plain `dvc repro`. Returns its exit code."""
-    with subprocess.Popen(
-        dvc("repro"), stdout=subprocess.PIPE, text=True, errors="replace", env=environment()
-    ) as process:
+    """Run what is left, usually nothing, by a plain `dvc repro`. Returns its exit code.
+
+    A KeyboardInterrupt stops it.
+    """
+    process = start_group(dvc("repro"), environment(), stderr=None)
+    try:
         shown = [line for line in output(process) if line.strip() and not FINISHED.match(line)]
-    if process.returncode or any(STARTED.match(line) for line in shown):
+        code = process.wait()
+    except KeyboardInterrupt:
+        stop_group(process)
+        raise
+    if code or any(STARTED.match(line) for line in shown):
         print("".join(shown), end="")
-    return process.returncode
+    return code
 
 
 def reproduce(jobs: int) -> int:
     """Run what is not up to date in the current folder, `jobs` stages at a time.
 
     Returns the exit code: 0 if all is up to date at the end. Call `check_params` first: it makes
-    the folder of runs, and says what is wrong in params.yaml. Ctrl-C and SIGTERM raise
-    KeyboardInterrupt, with no stage left running. Call it from the main thread.
+    the folder of runs, and says what is wrong in params.yaml. After a KeyboardInterrupt, which
+    `until_stopped` makes of SIGTERM too, no stage is left running.
     """
     changed = changed_stages()
     if not changed:
@@ -470,15 +476,6 @@ def reproduce(jobs: int) -> int:
     return code
 
 
-def num_jobs(text: str) -> int:
-    """The count in the argument --jobs. Raises ArgumentTypeError for anything else."""
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(
-            f"jobs (--jobs or MOMOS_JOBS) must be 1 or more processes, got {text!r}"
-        )
-    return int(text)
-
-
 def check_params() -> None:
     """Make the runs' folder. Raises SystemExit naming a wrong setting, before any work starts.
 
@@ -502,13 +499,19 @@ def shared_logger() -> contextlib.AbstractContextManager[None]:
 
 
 def until_stopped(target: str, work: Callable[[], int]) -> int:
-    """The exit code of `work`; 130 if Ctrl-C or SIGTERM stops it. target: of make, for the user."""
+    """The exit code of `work`; 130 if Ctrl-C or SIGTERM stops it. target: of make, for the user.
+
+    SIGTERM too is a KeyboardInterrupt within. Call it from the main thread.
+    """
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return work()
     except KeyboardInterrupt:
         again = f"`make {target}` goes on from here."
         print(f"Stopped. Finished stages are kept; {again}", file=sys.stderr)
         return 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def alone(target: str, lock: Path, work: Callable[[], int]) -> int:
@@ -526,18 +529,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description="Run every stage that is not up to date, several side by side."
     )
-    default = os.environ.get("MOMOS_JOBS") or "2"
-    parser.add_argument(
-        "--jobs",
-        type=num_jobs,
-        default=default,
-        help="stages side by side (default: MOMOS_JOBS, or 2)",
-    )
+    add_jobs(parser)
     arguments = parser.parse_args()
     check_params()
-    os.environ |= scm.own_folders(Path.cwd())
-    if not scm.settle(Path.cwd()):
-        print(scm.MISSING, flush=True)
+    scm.prepare(Path.cwd())
     return until_stopped("repro", lambda: reproduce(arguments.jobs))
 
 

@@ -1,6 +1,6 @@
 """Tell DVC whether this folder is under git: an unpacked archive is not, and works all the same.
 
-usage: scm.py   (says nothing: `make setup` calls it, and scripts/repro.py tells what is missing)
+usage: scm.py   (says nothing: `make setup` calls it; scripts that run stages call `prepare`)
 
 Without git, DVC needs the setting `core.no_scm`. It stands in .dvc/config.local, which git ignores,
 and goes when there is a repository.
@@ -46,6 +46,16 @@ def settle(root: Path) -> bool:
             del settings["core"]
         settings.write()
     return has_git
+
+
+def prepare(root: Path) -> None:
+    """Have DVC work in the clone, for this process and those that it starts.
+
+    Says what is missing without git.
+    """
+    os.environ |= own_folders(root)
+    if not settle(root):
+        print(MISSING, flush=True)
 
 
 if __name__ == "__main__":

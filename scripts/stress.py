@@ -35,6 +35,7 @@ import yaml
 from copies import copy_files, merged
 
 from momos import config
+from momos.config.numbers import write_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 FIFO, HOOK, HOLD = "STRESS_FIFO", "STRESS_HOOK", "STRESS_HOLD"  # environment of the victim
@@ -189,7 +190,7 @@ class Workplace:
         self.path = path
         copy_files(ROOT, path, LEFT_OUT)
         params = merged(config.profile_settings("digits", ROOT / "profiles"), CHANGES)
-        (path / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+        (path / "params.yaml").write_text(write_yaml(params), encoding="utf-8")
         search = [str(Path(sys.executable).parent), os.environ["PATH"]]
         self.env = os.environ | {
             "PYTHONPATH": str(path / "src"),

@@ -19,8 +19,10 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import repro
+import scm
 import worker
 import yaml
+from jobs import add_jobs
 from locks import join_lock, split_lock, write_at_once
 from repro import clock, dvc, environment
 from watch import Watch, tell_failures
@@ -196,12 +198,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description="Run every stage that is not up to date, spread over processes or a cluster."
     )
-    parser.add_argument(
-        "--jobs", type=repro.num_jobs, default="2", help="stages side by side (default: 2)"
-    )
+    add_jobs(parser)
     parser.add_argument("--backend", choices=["local", "slurm"], default="local")
     arguments = parser.parse_args()
     repro.check_params()
+    scm.prepare(Path.cwd())
     lock = worker.SWEEP / "lock"
     return repro.alone("sweep", lock, lambda: sweep(arguments.jobs, arguments.backend))
 

@@ -18,6 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from jobs import add_jobs
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))  # momos need not be installed
 
@@ -154,7 +156,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(usage=__doc__)
     parser.add_argument("prepared", type=Path)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--jobs", type=int, default=2)
+    add_jobs(parser, "trainings")
     parser.add_argument("--minutes", type=float, default=60.0)
     args = parser.parse_args()
     start = time.monotonic()

@@ -28,7 +28,7 @@ import tempfile
 import threading
 import time
 import urllib.parse
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import configobj
@@ -37,6 +37,8 @@ from copies import copy_files
 from filelock import FileLock, Timeout
 from locks import join_lock, split_lock, write_at_once
 from repro import FAILED, FINISHED, STARTED, dvc, environment, output, start_group, stop_group
+
+from momos.config.running import REPOSITORY
 
 SWEEP = Path("scratch/sweep")  # of ROOT
 WORK, LOGS = SWEEP / "work", SWEEP / "logs"
@@ -99,22 +101,22 @@ def cache_of(root: Path) -> Path:
     return Path(done.stdout.strip())
 
 
-def write_config(root: Path, folder: Path, cache: Path, remote: str | None) -> None:
-    """Write DVC's settings: ROOT's own (remotes, credentials), its cache, links, and no git."""
+def write_config(root: Path, folder: Path, cache: Path, core: Mapping[str, str]) -> None:
+    """Write DVC's settings of a workspace: ROOT's own (remotes, credentials), its cache, links.
+
+    core: what else the section of that name says.
+    """
     local = root / ".dvc" / "config.local"
-    config = configobj.ConfigObj(str(local) if local.is_file() else None, list_values=False)
-    config.filename = str(folder / ".dvc" / "config.local")
-    config["core"] = dict(config.get("core", {})) | {
-        "no_scm": "true",
-        "site_cache_dir": str(folder / ".dvc" / "site"),
-    }
-    if remote:
-        config["core"]["remote"] = remote
-    config["cache"] = dict(config.get("cache", {})) | {
-        "dir": str(cache),
+    settings = configobj.ConfigObj(
+        str(local) if local.is_file() else None, list_values=False, encoding="utf-8"
+    )
+    settings.filename = str(folder / ".dvc" / "config.local")
+    settings["core"] = dict(settings.get("core", {})) | {name: f'"{core[name]}"' for name in core}
+    settings["cache"] = dict(settings.get("cache", {})) | {
+        "dir": f'"{cache}"',  # quoted, as all of these: # and commas have a meaning
         "type": '"reflink,hardlink,symlink,copy"',
     }
-    config.write()
+    settings.write()
 
 
 def fill(root: Path, folder: Path, cache: Path, lock: str | None, remote: str | None) -> None:
@@ -126,7 +128,8 @@ def fill(root: Path, folder: Path, cache: Path, lock: str | None, remote: str | 
         if (root / name).is_dir():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).symlink_to(root / name)
-    write_config(root, folder, cache, remote)
+    core = {"no_scm": "true", "site_cache_dir": str(folder / ".dvc" / "site")}
+    write_config(root, folder, cache, core | ({"remote": remote} if remote else {}))
 
 
 @contextlib.contextmanager
@@ -157,9 +160,13 @@ def remove_leftovers(root: Path) -> None:
 
 
 def stage_environment(root: Path, folder: Path) -> dict[str, str]:
-    """An environment with the copy's own code, and one MLflow store for all workspaces."""
-    store = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
-    return environment() | {"PYTHONPATH": str(folder / "src"), "MLFLOW_TRACKING_URI": store}
+    """An environment with the copy's own code, and what all workspaces share: ROOT, MLflow."""
+    return environment() | {
+        "PYTHONPATH": str(folder / "src"),
+        "MLFLOW_TRACKING_URI": os.environ.get("MLFLOW_TRACKING_URI")
+        or f"sqlite:///{root / 'mlflow.db'}",
+        REPOSITORY: str(root),
+    }
 
 
 class Logs:

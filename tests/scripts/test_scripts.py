@@ -20,7 +20,7 @@ IDENTITY = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
 sys.path.insert(0, str(ROOT / "scripts"))  # scripts import each other
 
 
-mutants, repro, use = script("mutants"), script("repro"), script("use")
+jobs, mutants, repro, use = map(script, ("jobs", "mutants", "repro", "use"))
 
 
 @pytest.fixture
@@ -134,7 +134,20 @@ def test_board_estimates_from_the_mean_of_each_group():
 @pytest.mark.parametrize("text", ["0", "-1", "two", ""])
 def test_jobs_must_be_a_count(text):
     with pytest.raises(Exception, match=f"must be 1 or more processes, got '{text}'"):
-        repro.num_jobs(text)
+        jobs.num_jobs(text)
+
+
+@pytest.mark.parametrize("name", ["repro", "exp", "sweep", "quick", "trainings"])
+def test_every_script_that_runs_things_side_by_side_takes_the_same_jobs(name, monkeypatch):
+    """Nothing is run: the count is refused while the command line is read."""
+    monkeypatch.setenv(jobs.JOBS, "none")
+    needed = {"exp": ["a=1"], "trainings": ["data", "folder"]}.get(name, [])
+    monkeypatch.setattr(sys, "argv", [name, *needed])
+    for options in ([], ["--jobs", "0"]):
+        sys.argv[1:] = needed + options
+        with pytest.raises(SystemExit) as error:
+            script(name).main()
+        assert error.value.code == 2
 
 
 STAGE = """
@@ -236,11 +249,15 @@ def writers_by_output():
     return {}
 
 
-def test_stopping_leaves_no_process_and_no_lock(repository):
+@pytest.mark.parametrize(("call", "number"), [
+    ("repro.main()", signal.SIGINT),
+    ("repro.until_stopped('repro', repro.last_word)", signal.SIGTERM),
+])  # fmt: skip
+def test_stopping_leaves_no_process_and_no_lock(repository, call, number):
     Path("behaviour.txt").write_text("sleep")
     code = "import contextlib, sys; sys.path.insert(0, sys.argv[1]); import repro;"
     code += "sys.argv[1:] = []; repro.check_params = int;"
-    code += "repro.shared_logger = contextlib.nullcontext; sys.exit(repro.main())"
+    code += f"repro.shared_logger = contextlib.nullcontext; sys.exit({call})"
     how = {"stderr": subprocess.PIPE, "text": True, "preexec_fn": heed_ctrl_c}
     process = subprocess.Popen([sys.executable, "-c", code, str(ROOT / "scripts")], **how)
     deadline = time.monotonic() + 120  # it imports DVC first
@@ -249,7 +266,7 @@ def test_stopping_leaves_no_process_and_no_lock(repository):
         time.sleep(0.1)
     assert any("data/prepared" in output for output in writers)
     pid = next(iter(writers.values()))["pid"]
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     assert process.wait(timeout=90) == 130  # on a machine that others use too
     assert "goes on from here" in process.stderr.read()
     deadline = time.monotonic() + 10  # the stage's command sleeps for longer
@@ -263,6 +280,25 @@ def test_stopping_leaves_no_process_and_no_lock(repository):
         ).returncode
         == 0
     )
+
+
+def test_sigterm_stops_all_that_is_done_beside_the_stages(capsys):
+    """While DVC says which stages there are, say, or results are restored."""
+
+    def work():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+        return 0
+
+    before = signal.signal(signal.SIGTERM, lambda *_: None)  # so that pytest is not ended
+    start = time.monotonic()
+    try:
+        told = signal.getsignal(signal.SIGTERM)
+        assert repro.until_stopped("sweep", work) == 130 and time.monotonic() - start < 30
+        assert signal.getsignal(signal.SIGTERM) is told
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert "`make sweep` goes on from here" in capsys.readouterr().err
 
 
 def test_every_mutant_still_has_its_place():

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from dvc.config import Config
 from spread import ROOT, Repository, interrupt, micro, report_bytes
 
 from momos import config
@@ -272,6 +273,26 @@ def test_a_worker_is_given_what_its_stages_need_and_no_more(tmp_path):
     assert yaml.safe_load(entries.lock_for(["new"]))["stages"]["new"] == {"cmd": "new"}
     empty = worker.Entries.create(tmp_path / "entries", tmp_path / "none.lock", needs)
     assert empty.lock_for(["new"]) is None, "nothing is left of an earlier sweep"
+
+
+NAMES = ["re po", "a, b", "a #b", "it's", 'a "b"', "ü; $x"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_workspaces_settings_are_read_as_they_are_meant_in_any_folder(tmp_path, name):
+    """In DVC's settings # begins a comment, and commas part a list. `make exp` writes them too."""
+    root, folder = tmp_path / name, tmp_path / name / "scratch" / "work"
+    for place in (root, folder):
+        (place / ".dvc").mkdir(parents=True)
+    own = "[core]\n    remote = mine\n['remote \"mine\"']\n    url = s3://ü\n"
+    own += "[cache]\n    shared = group\n"
+    (root / ".dvc" / "config.local").write_text(own, encoding="utf-8")
+    core = {"no_scm": "true", "site_cache_dir": str(folder / "site")}
+    worker.write_config(root, folder, root / "cache", core)
+    got = Config.load_file(str(folder / ".dvc" / "config.local"))
+    assert got["core"] == core | {"remote": "mine"} and got["remote"]["mine"]["url"] == "s3://ü"
+    assert got["cache"].pop("type") == "reflink,hardlink,symlink,copy"
+    assert got["cache"] == {"dir": str(root / "cache"), "shared": "group"}
 
 
 # --- the real pipeline, 18 stages (minutes): `make stress`

@@ -74,6 +74,24 @@ def test_make_repro_runs_without_git_in_any_folder(tmp_path):
     assert "no_scm" not in (small.path / ".dvc/config.local").read_text()
 
 
+@pytest.mark.parametrize("script", ["sweep", "exp"])
+def test_sweeps_and_experiments_run_without_a_home_in_any_folder(tmp_path, script):
+    small = Repository(tmp_path / f"{NAME} #1, b", models="m", seeds=1)
+    small.env |= odd_environment(tmp_path)
+    arguments = []
+    if script == "sweep":
+        shutil.rmtree(small.path / ".git")
+    else:  # an experiment needs git, and git's settings in a home that may be missing
+        small.env["HOME"] = str(tmp_path / "nowhere")
+        arguments = ["train.epochs=3", "--name", "three"]
+    with small.start(script, "--jobs", "1", *arguments) as process:
+        out, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, out
+    assert (scm.MISSING in out) == (script == "sweep")
+    assert not (tmp_path / "nowhere").exists()
+    assert dict(small.ran()) == dict.fromkeys(("prepare", "m0", "measure-m", "report"), 1)
+
+
 def test_settings_of_ones_own_stay(tmp_path):
     (tmp_path / ".dvc").mkdir()
     local = tmp_path / ".dvc" / "config.local"

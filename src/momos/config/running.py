@@ -1,11 +1,14 @@
 """Sections on which no result depends, and so no stage: where stages run, and tracking."""
 
+import os
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from momos.settings import Settings, require
 
+REPOSITORY = "MOMOS_REPOSITORY"  # environment: the repository that a workspace is of
 PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.,-]*")  # of partitions, several with commas
 
 
@@ -40,3 +43,17 @@ class Tracking(Settings):
     section: ClassVar[str] = "tracking"
     enabled: bool
     experiment: str
+
+
+def repository() -> Path:
+    """Return the repository's root, also in a workspace in which its stages run.
+
+    `make sweep` and `make exp` name it in MOMOS_REPOSITORY. The workspaces of `dvc exp run --temp`
+    and of DVC's queue lie in its folder `.dvc/tmp/exps`.
+    """
+    if named := os.environ.get(REPOSITORY):
+        return Path(named)
+    for folder in Path.cwd().resolve().parents:
+        if folder.parts[-3:] == (".dvc", "tmp", "exps"):
+            return folder.parents[2]
+    return Path()
