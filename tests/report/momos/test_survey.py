@@ -101,6 +101,24 @@ def test_the_pairs_of_figure_2_are_baselines_and_models_from_elsewhere():
     assert list(without.bdm_1d_ratio) == pytest.approx([0.5, 0.6] * 2)
 
 
+def test_checkpoints_of_one_training_are_one_pair():
+    """Six files: four of one training, one each of two others, of which one has another source."""
+    zoo = survey([1.2, 0.9, 0.8, 0.7, 0.6, 1.1], source="hub").assign(
+        series=["net", "net", "net", "net", None, ""], seed=np.nan
+    )
+    zoo.loc[5, "source"] = "timm"
+    pairs = survey_statistics.pairs(zoo)
+    assert list(pairs.bdm_1d_ratio) == pytest.approx([0.9, 0.6, 1.1])
+    assert list(pairs.source) == ["hub", "hub", "timm"]
+    found = row(survey_statistics.group_statistics(zoo, seed=0), "all", "all", "hub")
+    assert found.num_models == 2
+    apart = zoo.assign(series=["net", "net", "other", "other", None, ""])
+    assert list(survey_statistics.pairs(apart).bdm_1d_ratio) == pytest.approx(
+        [1.05, 0.75, 0.6, 1.1]
+    )
+    assert len(survey_statistics.pairs(zoo[:0])) == 0
+
+
 def test_an_initialisation_with_a_missing_value_has_no_mean():
     runs = own_runs({"a": [0.9, 0.9], "b": [float("nan"), 0.7]}, models=1)
     first, second = survey_statistics.initializations(runs).bdm_1d_ratio

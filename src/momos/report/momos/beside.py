@@ -1,9 +1,12 @@
 """What stands beside a verdict and does not change it: chance, best weights, what is measured."""
 
+from collections.abc import Hashable
+
 import numpy as np
 import pandas as pd
 
 from momos.report.momos.evidence import RUN, Evidence, by_initialization, count_text
+from momos.report.shared.decisions import ERROR
 from momos.report.shared.statistics import prediction_bound, spearman
 from momos.report.shared.verdicts import JUDGED, Judgement
 
@@ -45,8 +48,34 @@ def _all_below(runs: pd.DataFrame) -> bool:
     return bool(runs.below.all())
 
 
+def not_above_chance(runs: pd.DataFrame) -> tuple[str, dict[Hashable, bool]]:
+    """Tell the initialisations without a run above chance from those with one.
+
+    runs: as for `chance_text`. A run lies above chance if its z is larger than the bound in which a
+    further initialisation lies with probability 1 - p; p is RARE, or less where so many runs would
+    exceed it in more than 5 % of studies. An initialisation is left out where none of its runs
+    does and some have no z. Returns what is counted, in words, and (model, seed) -> bool.
+    """
+    known = runs[runs.bdm_1d_z.notna()]
+    what = "initialisations without a configuration above chance"
+    if known.empty:
+        return f"{what} (no z)", {}
+    probability = min(RARE, ERROR / len(known))
+    bound = prediction_bound(int(known.num_initializations.min()), probability)
+    states = by_initialization(runs, lambda own: _is_not_above(own.bdm_1d_z, bound))
+    told = {key: state for key, state in states.items() if state is not None}
+    return f"{what} (z <= {bound:.2f}, p < {probability:.2g})", told
+
+
+def _is_not_above(z: pd.Series, bound: float) -> bool | None:
+    """Whether all z are known and at most the bound; None where that can't be told."""
+    if (z > bound).any():
+        return False
+    return True if z.notna().all() else None
+
+
 def redraw_text(epochs: pd.DataFrame) -> str:
-    """What distortion measures: how it follows the learning rate. epochs: of MoMos runs in order.
+    """What distortion may stand for beside recovery. epochs: of MoMos runs in order.
 
     The learning rate falls in every epoch (cosine), so its ranks are those of the epochs reversed.
     """
@@ -54,9 +83,10 @@ def redraw_text(epochs: pd.DataFrame) -> str:
         -spearman(rows.epoch, rows.relative_distortion) for _, rows in epochs.groupby(RUN)
     ]
     return (
-        "Distortion is measured right after the motifs are drawn again: it is the shock of the"
-        " redraw, which follows the learning rate (Spearman of relative distortion and learning"
-        f" rate over epochs, median of runs {np.median(correlations):.3f})."
+        "Distortion is measured right after the motifs are drawn again, and the learning rate falls"
+        " in every epoch (Spearman of relative distortion and learning rate over epochs, median of"
+        f" runs {np.median(correlations):.3f}): weights that come closer to their motifs, and a"
+        " redraw that disturbs less at a lower rate, can't be told apart by it."
     )
 
 

@@ -7,6 +7,7 @@ ratio.
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -38,15 +39,25 @@ def initializations(models: pd.DataFrame) -> pd.DataFrame:
     """Join the runs that started from the same initialisation: a row each, numbers averaged.
 
     Own runs of one model and seed start from the same weights, whatever their method: they are one
-    pair. models: rows of `survey`; models from elsewhere have an initialisation each.
+    pair. So are the checkpoints of one training. models: rows of `survey`; of models from elsewhere
+    those without a series have an initialisation each.
     """
-    own = models.source == OWN_SOURCE
-    names = models.family.where(own, models.name) + models.seed.where(own).map(" {}".format)
-    groups = models.groupby((models.source + " " + names).to_numpy(), sort=False)
+    starts = np.array([str(_start(model)) for model in models.itertuples()], dtype=object)
+    groups = models.groupby(starts, sort=False)
     numbers = [name for name in models if pd.api.types.is_float_dtype(models[name])]
     whole = groups[numbers].count().eq(groups.size(), axis=0)  # pandas leaves out missing values
     means = groups[numbers].mean().where(whole)
     return groups.first().assign(**means).reset_index(drop=True)
+
+
+def _start(model: Any) -> tuple:
+    """What a row's initialisation is known by: equal for rows that have the same."""
+    if model.source == OWN_SOURCE:
+        return model.source, model.family, int(model.seed)
+    series = getattr(model, "series", "")
+    if isinstance(series, str) and series:
+        return model.source, "checkpoints of", series
+    return model.source, model.name
 
 
 def pairs(survey: pd.DataFrame) -> pd.DataFrame:
