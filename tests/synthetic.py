@@ -363,7 +363,7 @@ class Tree:
         cell = published().iloc[0].copy()
         cell["model"], cell["bits"] = run.model, settings.bits
         cell["accuracy_mean"] = accuracies[settings.family]
-        views = ["deployed", "latent"] if settings.changes_forward else ["deployed"]
+        views = ["deployed", "latent"] if settings.has_latent_weights else ["deployed"]
         own = {
             "method": run.method,
             "grid": run.grid,

@@ -7,13 +7,16 @@ import difflib
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, ClassVar, Literal, Self  # Any: what YAML holds, and type hints
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The base of all sections, which are frozen dataclasses."""
+    """The base of all sections, which are frozen dataclasses.
+
+    A key whose field has a default may be left out.
+    """
 
     section: ClassVar[str]
     # Keys that may be left out. They are None then: "does not apply".
@@ -33,9 +36,9 @@ class Settings:
         checked = {
             key: typed(values.get(key), hint, f"{where}.{key}")
             for key, hint in hints.items()
-            if key in values or not partial
+            if key in values or not (partial or key in cls._defaults())
         }
-        settings = cls(**(dict.fromkeys(hints) | checked))
+        settings = cls(**(dict.fromkeys(hints) | cls._defaults() | checked))
         settings.check(where)
         return settings
 
@@ -46,6 +49,10 @@ class Settings:
         return {field.name: hints[field.name] for field in fields(cls)}
 
     @classmethod
+    def _defaults(cls) -> dict[str, Any]:
+        return {field.name: field.default for field in fields(cls) if field.default is not MISSING}
+
+    @classmethod
     def _check_keys(cls, values: Mapping[str, Any], where: str, *, partial: bool) -> None:
         """Raises ValueError for a key that is unknown, or missing if not `partial`."""
         hints = cls._hints()
@@ -53,7 +60,7 @@ class Settings:
             if key not in hints:
                 close, expected = suggestion(key, hints), f"expected {', '.join(hints)}"
                 raise ValueError(f"{where}.{key}: unknown key{close}; {expected}")
-        for key in hints.keys() - cls.optional:
+        for key in hints.keys() - cls.optional - cls._defaults().keys():
             if key not in values and not partial:
                 raise ValueError(f"{where}.{key} is missing; expected {_describe(hints[key])}")
 

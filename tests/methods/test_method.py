@@ -40,7 +40,7 @@ def test_names(entry, family, label, group):
         parse(found.settings | {"num_motifs": entry.get("num_motifs", float("nan"))}, "x") == found
     )
     assert hash(found) == hash(parse(dict(entry), "methods.y"))
-    assert found.changes_forward == (entry["bits"] < 32)
+    assert found.has_latent_weights == (entry["bits"] < 32)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_what_has_to_be_stored_is_equation_8():
         assert found["description_bits"] == bits and found["trivial_bits"] == 32 * 270_000
         assert found["rac"] == 32 * 270_000 / bits
         assert found["lower_complexity"] == (bits < 32 * 270_000)
-    assert code_length.stored_bits(Stored(5, 32, 7, 1)) == 160, "one motif needs no index"
+    assert code_length.stored_bits(Stored(5, 32, ((7, 1),))) == 160, "one motif needs no index"
 
 
 def test_a_mosaic_acts_in_place_and_quantisation_in_the_forward_pass():

@@ -146,6 +146,11 @@ def assert_same(one, other):
         assert a.keys() == b.keys() and all(
             torch.equal(a[name], b[name]) and a[name].dtype == b[name].dtype for name in a
         )
+    assert (one.marked is None) == (other.marked is None)
+    if one.marked is not None:
+        assert one.marked[:2] == other.marked[:2]
+        for a, b in zip(one.marked[2:], other.marked[2:], strict=True):
+            assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
     for a, b in ((one.best.usage, other.best.usage), (one.last_usage, other.last_usage)):
         assert (a is None and b is None) or torch.equal(a, b)
 
@@ -159,6 +164,15 @@ CASES = {
     "sgd with momentum, channels last, batch norm": {"arch": "resnet20"},
     "motifs": {"method": MOMOS},
     "motifs every third step, quantised": {"method": MOMOS | {"bits": 6}, "every": 3},
+    "rounded in place, motifs per tensor": {
+        "method": MOMOS | {"codebook": "tensor", "bits": 4, "rounding": "in_place_epoch"}
+    },
+    "every tensor rounded at every step, BatchNorm re-measured, marked": {
+        "arch": "resnet20",
+        "method": {"bits": 5, "rounding": "in_place_step", "tensors": "all"}
+        | {"batchnorm": "remeasured"},
+        "mark_patience": 1,
+    },
     "bf16": {"precision": "bf16"},
     "layers that draw": {"dropout": True},
 }

@@ -450,3 +450,42 @@ def test_streams_are_independent():
     }
     assert len(set(streams.values())) == 4
     assert generator_for("order", 0).initial_seed() == streams["order", 0]
+
+
+# --- several readings of one training
+
+
+@pytest.mark.parametrize("losses", [[1.0, 0.5, 0.6, 0.7, 0.1], [1.0, 0.9, 0.8, 0.7, 0.6]], ids=str)
+def test_marked_weights_are_those_with_which_patience_would_have_ended(
+    dataset, monkeypatch, losses
+):
+    settings = with_(SETTINGS, epochs=5, patience=None)
+    validation_losses(monkeypatch, losses)
+    whole = run(dataset, settings=with_(settings, mark_patience=2))
+    validation_losses(monkeypatch, losses)
+    ended = run(dataset, settings=with_(settings, patience=2))
+    assert len(whole.history) == 5 and not whole.stopped_early
+    summary = whole.summary()
+    if not ended.stopped_early:
+        assert whole.marked is None and summary["marked_epoch"] is None
+        return
+    assert (whole.marked.epoch, whole.marked.best_epoch) == (4, 2)
+    assert (summary["marked_epoch"], summary["marked_best_epoch"]) == (4, 2)
+    assert (len(ended.history), ended.best.epoch) == (4, 2) and whole.best.epoch == 5
+    for mine, theirs in ((whole.marked.last, ended.last), (whole.marked.best, ended.best.state)):
+        assert mine.keys() == theirs.keys()
+        assert all(torch.equal(tensor, theirs[name]) for name, tensor in mine.items())
+
+
+def test_statistics_are_measured_again_before_each_validation(dataset):
+    """Those of the last and the best weights are what torch finds for these weights."""
+    recipe = with_(SGD, arch="resnet20", lr=0.05)
+    network = models.build("resnet20", 3, in_channels=1, image_size=4)
+    found = run(dataset, network, recipe=recipe, method=BASELINE | {"batchnorm": "remeasured"})
+    plain = [inputs(dataset, part).float() for part in dataset.train.split(8)]
+    for state in (found.last, found.best.state):
+        twin = models.build("resnet20", 3, in_channels=1, image_size=4)
+        twin.load_state_dict(state)
+        torch.optim.swa_utils.update_bn(plain, twin)
+        for name, value in twin.named_buffers():
+            assert torch.allclose(value.double(), state[name].double(), rtol=1e-4, atol=1e-5), name

@@ -211,6 +211,17 @@ CASES = {
     "attention": {"recipe": "tiny_vit"},
     "motifs": {"method": MOMOS},
     "motifs every third step": {"method": MOMOS, "every": 3},
+    "motifs per tensor, rounded in place": {
+        "method": MOMOS | {"codebook": "tensor", "bits": 8, "rounding": "in_place_epoch"}
+    },
+    "rounded at every step": {
+        "method": BASELINE | {"bits": 16, "rounding": "in_place_step", "tensors": "all"},
+    },
+    "BatchNorm re-measured": {
+        "recipe": "resnet20",
+        "method": BASELINE | {"batchnorm": "remeasured"},
+    },
+    "rounded after training": {"method": BASELINE | {"bits": 4, "rounding": "after_training"}},
     "quantised": {"method": BASELINE | {"bits": 8}},
     "quantised convolutions": {
         "recipe": "resnet20",

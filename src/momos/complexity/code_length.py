@@ -65,10 +65,10 @@ def qat_rac(bits: int) -> float:
 def stored_bits(stored: Stored) -> int:
     """Return the description length in bits of what a method stores (Eq. 8).
 
-    num_values * bits + num_indices * ceil(log2 num_symbols).
+    num_values * bits, and num_indices * ceil(log2 num_symbols) for each alphabet.
     """
-    index_bits = (stored.num_symbols - 1).bit_length()  # ceil(log2 k), exactly
-    return stored.num_values * stored.bits + stored.num_indices * index_bits
+    lengths = (indices * (symbols - 1).bit_length() for indices, symbols in stored.alphabets)
+    return stored.num_values * stored.bits + sum(lengths)
 
 
 def describe_stored(num_weights: int, stored: Stored) -> dict[str, float]:

@@ -7,8 +7,18 @@ whose seeds no run has (method A11). In these columns <n> is 1 or 2:
     bdm_<n>d_ratio                      trained / fresh_mean
     bdm_<n>d_ratio_own                  trained / the run's own initialisation (MoMos, Eq. 22)
     bdm_<n>d_z                          (trained - fresh_mean) / fresh_std; empty without a spread
+
+One training gives several readings of the paper (method A12, A13). <which> is `last` or `best`, and
+`marked_last` or `marked_best` where `train.mark_patience` is set: the weights with which a training
+of that patience would have ended.
+
+    test_accuracy_<which>               accuracy in [0, 1] on test images
+    test_accuracy_<which>_remeasured    the same with BatchNorm statistics gathered again from the
+                                        training images; empty for a model without any
+    bdm_1d_ratio_<which>                trained / fresh_mean
 """
 
+import copy
 import functools
 import json
 import math
@@ -24,8 +34,9 @@ from momos.complexity import code_length, measure
 from momos.files import run_folder
 from momos.images.dataset import Dataset
 from momos.images.inputs import Batches
+from momos.methods import batch_norm
 from momos.methods.method import Method
-from momos.models.evaluate import test_accuracy
+from momos.models.evaluate import test_accuracy, training_inputs
 from momos.weights import blocks
 
 ABOUT = (
@@ -101,25 +112,54 @@ def evaluate_run(
     common |= code_length.describe_stored(about["num_weights"], method.stored(about))
     latent = {
         which: models.restore(about, run_folder.load_weights(folder, which))
-        for which in run_folder.WEIGHTS
+        for which in (*run_folder.WEIGHTS, *_marked_files(about))
     }
     views = {
         "deployed": {
             which: method.deployed(model, arch=about["arch"]) for which, model in latent.items()
         }
     }
-    if method.changes_forward:
+    if method.has_latent_weights:
         views["latent"] = latent
     rows = []
     for name, view in views.items():
-        accuracies = {
-            f"test_accuracy_{which}": test_accuracy(view[which], dataset, batches)
-            for which in ("best", "last")
-        }
         model, initial = view[settings.checkpoint], latent["initial"]
         measured = _complexity(model, initial, about, settings, block_sizes)
-        rows.append(common | {"weights": name} | accuracies | measured)
+        fresh = fresh_complexity(about, settings.num_initializations)
+        readings = {
+            which: _reading(model, fresh, dataset, batches)
+            for which, model in view.items()
+            if which != "initial"
+        }
+        columns = _columns_of_readings(readings, about["mark_patience"] is not None)
+        rows.append(common | {"weights": name} | columns | measured)
     return rows
+
+
+def _marked_files(about: Mapping[str, Any]) -> tuple[str, ...]:
+    """Which weights there are beside those that every run has."""
+    return run_folder.MARKED if about["marked_epoch"] is not None else ()
+
+
+def _reading(model: nn.Module, fresh: Fresh, dataset: Dataset, batches: Batches) -> Row:
+    """What one set of weights comes to; each column's name has a place for which."""
+    ratio = measure.model_bdm(blocks.trainable(model))[0] / fresh.mean[0]
+    row: Row = {"test_accuracy_{}": test_accuracy(model, dataset, batches)}
+    row |= {"test_accuracy_{}_remeasured": None, "bdm_1d_ratio_{}": ratio}
+    if batch_norm.running(model):
+        twin = copy.deepcopy(model)
+        batch_norm.remeasure_(twin, twin, training_inputs(twin, dataset, batches))
+        row["test_accuracy_{}_remeasured"] = test_accuracy(twin, dataset, batches)
+    return row
+
+
+def _columns_of_readings(readings: Mapping[str, Row], marked: bool) -> Row:
+    """marked: with columns of the marked weights, which are the others' where none were marked."""
+    row: Row = {}
+    for which in ("best", "last", *(run_folder.MARKED if marked else ())):
+        found = readings.get(which) or readings[which.removeprefix("marked_")]
+        row |= {column.format(which): value for column, value in found.items()}
+    return row
 
 
 def _epochs(folder: Path, about: Mapping[str, Any]) -> Row:

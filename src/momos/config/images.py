@@ -124,6 +124,7 @@ class Train(Settings):
     epochs: int  # at most; also the cosine schedule's T_max
     batch_size: int
     patience: int | None  # stop after this many epochs without a lower validation loss; null: never
+    mark_patience: int | None = None  # keep, too, the weights with which this would have ended
     device: str  # auto | cpu | cuda | cuda:N | mps
     num_threads: (
         int  # of the CPU: results depend on it, so it is set here and never taken from the machine
@@ -157,6 +158,10 @@ class Train(Settings):
             "null, or 1 or more epochs",
             self.patience,
         )
+        mark, most = self.mark_patience, self.patience
+        inside = mark is None or 1 <= mark < (mark + 1 if most is None else most)
+        expected = "null, or 1 or more epochs, fewer than patience"
+        require(inside, f"{where}.mark_patience", expected, mark)
         require(self.num_threads >= 1, f"{where}.num_threads", "1 or more", self.num_threads)
         kind, _, index = self.device.partition(":")
         known = kind in ("auto", "cpu", "cuda", "mps") and (
@@ -181,8 +186,8 @@ class Train(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class Mosaic(Settings):
-    """How MoMos projects (Algorithm 1); which blocks and how many motifs is each method's own
-    setting.
+    """How MoMos projects (Algorithm 1), where a method's entry has nothing else; which blocks and
+    how many motifs is each method's own setting.
     """
 
     section: ClassVar[str] = "mosaic"
@@ -191,6 +196,7 @@ class Mosaic(Settings):
     slicing: Literal[
         "tensor", "model"
     ]  # cut each tensor by itself (the authors' code), or the flattened model (the paper)
+    codebook: Literal["model", "tensor"]  # motifs for all, or each tensor its own (older code)
 
     def check(self, where: str) -> None:
         every = self.projection_every
@@ -201,9 +207,11 @@ class Mosaic(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class Quantize(Settings):
-    """Which weights quantisation-aware training leaves out, beside all biases (method A4)."""
+    """What quantises which weights (method A4, A12), where a method's entry has nothing else."""
 
     section: ClassVar[str] = "quantize"
+    rounding: Literal["straight_through", "in_place_epoch", "in_place_step", "after_training"]
+    tensors: Literal["weights", "all"]
     exclude: Literal[
         "type", "names", "none"
     ]  # normalisation modules | the authors' name tokens | nothing

@@ -4,6 +4,8 @@ history.csv               a row per epoch
 initial.safetensors       weights before training
 best.safetensors          weights after the epoch of the lowest validation loss
 last.safetensors          weights after the last epoch
+marked_best.safetensors,  these two after the epoch in which train.mark_patience would have ended
+marked_last.safetensors   the training; missing where it would not
 motif_usage.safetensors   MoMos: how often each motif is used in `best` and in `last`
 run.json                  settings and results that later stages need to interpret the rest
 
@@ -21,6 +23,7 @@ from momos.files.atomic import load_tensors, read_checked, read_json, save_tenso
 
 HISTORY, RUN, USAGE = "history.csv", "run.json", "motif_usage.safetensors"
 WEIGHTS = ("initial", "best", "last")
+MARKED = ("marked_best", "marked_last")  # where run.json has a marked_epoch
 # Keys of run.json that later stages read
 RUN_KEYS = (
     "model",
@@ -43,19 +46,22 @@ RUN_KEYS = (
     "num_blocks",
     "slicing",
     "best_epoch",
+    "mark_patience",
+    "marked_epoch",
     "num_epochs",
 )
 
 
 def save_weights(folder: Path, which: str, state: Mapping[str, Tensor]) -> None:
-    """Save a state dict as the weights `which` (initial, best, last) of a run."""
+    """Save a state dict as the weights `which` (of WEIGHTS and MARKED) of a run."""
     save_tensors(folder / f"{which}.safetensors", state)
 
 
 def load_weights(folder: Path, which: str) -> dict[str, Tensor]:
     """Load weights. Raises ValueError for another `which`, and a missing or damaged file."""
-    if which not in WEIGHTS:
-        raise ValueError(f"weights must be one of {', '.join(WEIGHTS)}, got {which!r}")
+    known = (*WEIGHTS, *MARKED)
+    if which not in known:
+        raise ValueError(f"weights must be one of {', '.join(known)}, got {which!r}")
     return load_tensors(folder / f"{which}.safetensors")
 
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import functools
 import importlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -33,8 +33,8 @@ if TYPE_CHECKING:  # torch takes a second to import, and reading settings needs 
 FULL_PRECISION = 32  # bits of a weight that is not quantised
 # What run.json says of every method; None where a method has no such thing.
 DESCRIBED = (
-    "bits", "exclude", "block_size", "capacity", "force_zero", "slicing", "projection_every",
-    "num_motifs", "num_blocks",
+    "bits", "rounding", "tensors", "exclude", "block_size", "capacity", "force_zero", "slicing",
+    "codebook", "projection_every", "num_motifs", "num_blocks", "batchnorm",
 )  # fmt: skip
 HISTORY_COLUMNS = (
     "distortion", "distortion_per_weight", "relative_distortion", "num_changed", "motifs_used",
@@ -46,16 +46,15 @@ class NotFinite(ValueError):
 
 
 class Stored(NamedTuple):
-    """What describes a model's weights: so many values, and so many indices into an alphabet.
+    """What describes a model's weights: so many values, and indices into alphabets.
 
-    The description length is num_values * bits + num_indices * ceil(log2 num_symbols) bits (MoMos,
-    Eq. 8).
+    The description length is num_values * bits, and num_indices * ceil(log2 num_symbols) bits for
+    each alphabet (MoMos, Eq. 8).
     """
 
     num_values: int
     bits: int  # of a value
-    num_indices: int = 0
-    num_symbols: int = 1
+    alphabets: tuple[tuple[int, int], ...] = ()  # num_indices, num_symbols
 
 
 class Applied:
@@ -63,6 +62,10 @@ class Applied:
 
     def forward_weights(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return those of the named weights that the forward pass sees changed, by name."""
+        return {}
+
+    def deployed_weights(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return those of the named weights that differ when the model is used, by name."""
         return {}
 
     def after_step(self, num_steps: int) -> None:
@@ -73,6 +76,15 @@ class Applied:
 
     def after_epoch(self, num_steps: int) -> None:
         """Change the weights in place after the last step of an epoch, before validation."""
+
+    def before_validation(
+        self, forward: Callable[[Tensor], Tensor], inputs: Iterable[Tensor]
+    ) -> None:
+        """Change what is no weight, when all ingredients have changed the weights.
+
+        forward: calls the model with the weights that validation sees. inputs: of the training
+        images, in order and not augmented, batch by batch; made as they are asked for.
+        """
 
     def history(self) -> dict[str, float | int]:
         """Return columns of history.csv, of the weights that validation sees; some of
@@ -101,13 +113,13 @@ class Applied:
 class Ingredient(Settings):
     """One kind of thing that a method does. Subclasses are frozen dataclasses of their settings."""
 
-    section: ClassVar[str] = ""  # of params.yaml, for the settings that all methods share
-    keys: ClassVar[tuple[str, ...]]  # settings of the method's own entry
+    section: ClassVar[str] = ""  # of params.yaml: what methods share, unless an entry has its own
+    keys: ClassVar[tuple[str, ...]]  # settings that may stand in the method's own entry
     family: ClassVar[str]  # a short name: the method's family joins those of its ingredients by +
     name: ClassVar[str]  # for readers
     place: ClassVar[int] = 0  # ingredients with lower ones come first in names and in hooks
     required: ClassVar[tuple[str, ...]] = ()  # keys that every entry of `methods` must have
-    changes_forward: ClassVar[bool] = False  # the forward pass sees other weights than are stored
+    absent: ClassVar[str] = ""  # what other keys must be where the ingredient is not wanted
 
     @classmethod
     def wanted(cls, entry: Mapping[str, Any]) -> bool:
@@ -119,10 +131,19 @@ class Ingredient(Settings):
         """The settings as a reader sees them."""
         raise NotImplementedError(f"{type(self).__name__} needs a label")
 
+    def remark(self, entry: Mapping[str, Any]) -> str:
+        """What the method's own entry says beyond the label, to stand behind it; or nothing."""
+        return ""
+
     @property
     def group(self) -> str:
         """The methods that share a line in a figure."""
         return self.name
+
+    @property
+    def has_latent_weights(self) -> bool:
+        """Whether the weights as deployed differ from the stored ones behind them (latent)."""
+        return False
 
     def describe(self, model: nn.Module) -> dict[str, Any]:
         """What run.json says of this ingredient on this model, before training.
@@ -157,7 +178,17 @@ class Method:
     @property
     def family(self) -> str:
         """baseline, qat, momos, momos+qat .."""
-        return "+".join(part.family for part in self.ingredients) or "baseline"
+        return "+".join(part.family for part in self._named) or "baseline"
+
+    @property
+    def _named(self) -> list[Ingredient]:
+        """The ingredients that do something to weights."""
+        return [part for part in self.ingredients if part.family]
+
+    @property
+    def remark(self) -> str:
+        """What its entry says beyond the label; or nothing."""
+        return "".join(part.remark(dict(self.entry)) for part in self.ingredients)
 
     @property
     def label(self) -> str:
@@ -165,15 +196,15 @@ class Method:
 
         The name stands behind them where that tells the method apart: QAT 8 bit (again).
         """
-        label = " + ".join(part.label for part in self.ingredients) or "Baseline"
-        return f"{label} ({self.called})" if self.called else label
+        label = " + ".join(part.label for part in self._named) or "Baseline"
+        return f"{label}{self.remark} ({self.called})" if self.called else label + self.remark
 
     @property
     def group(self) -> str:
         """The methods that share a line in a figure."""
-        if len(self.ingredients) == 1:
-            return self.ingredients[0].group
-        return " + ".join(part.name for part in self.ingredients) or "Baseline"
+        named = self._named
+        group = named[0].group if len(named) == 1 else " + ".join(part.name for part in named)
+        return (group or "Baseline") + self.remark
 
     @property
     def bits(self) -> int:
@@ -196,9 +227,9 @@ class Method:
         return dict(self.entry).get("num_motifs")
 
     @property
-    def changes_forward(self) -> bool:
+    def has_latent_weights(self) -> bool:
         """Whether the weights as deployed differ from the stored ones behind them (latent)."""
-        return any(part.changes_forward for part in self.ingredients)
+        return any(part.has_latent_weights for part in self.ingredients)
 
     def describe(self, model: nn.Module) -> dict[str, Any]:
         """What run.json says of the method on this model: DESCRIBED, and the settings of others.
@@ -216,11 +247,11 @@ class Method:
         return AppliedMethod(part.apply(model, arch=arch, seed=seed) for part in self.ingredients)
 
     def deployed(self, model: nn.Module, *, arch: str) -> nn.Module:
-        """Return a copy that holds the weights which the forward pass sees.
+        """Return a copy that holds the weights as they are used: of QAT, the rounded ones.
 
-        Where the method changes none for it, the model itself.
+        Where they are the stored ones, the model itself.
         """
-        if not self.changes_forward:
+        if not self.has_latent_weights:
             return model
         import copy
 
@@ -229,7 +260,8 @@ class Method:
         with torch.no_grad():
             twin = copy.deepcopy(model)
             weights = dict(twin.named_parameters())
-            for name, value in self.apply(twin, arch=arch, seed=0).forward_weights(weights).items():
+            applied = self.apply(twin, arch=arch, seed=0)
+            for name, value in applied.deployed_weights(weights).items():
                 weights[name].copy_(value)
         return twin
 
@@ -256,6 +288,13 @@ class AppliedMethod:
             changed |= part.forward_weights({**weights, **changed})
         return changed
 
+    def deployed_weights(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the weights that differ when the model is used. weights: name -> parameter."""
+        changed: dict[str, Tensor] = {}
+        for part in self.parts:
+            changed |= part.deployed_weights({**weights, **changed})
+        return changed
+
     def forward(self, model: nn.Module, images: Tensor) -> Tensor:
         """Return the model's output, (n, C, H, W) -> (n, num_classes); gradients arrive at the
         weights themselves.
@@ -274,6 +313,10 @@ class AppliedMethod:
     def after_epoch(self, num_steps: int) -> None:
         for part in self.parts:
             part.after_epoch(num_steps)
+
+    def before_validation(self, model: nn.Module, inputs: Iterable[Tensor]) -> None:
+        for part in self.parts:
+            part.before_validation(functools.partial(self.forward, model), inputs)
 
     def history(self) -> dict[str, float | int | None]:
         """Return all of HISTORY_COLUMNS, None where no ingredient has one."""
@@ -323,7 +366,7 @@ def parse(entry: Any, where: str, shared: Mapping[str, Mapping[str, Any]] | None
             given |= {key: getattr(found[-1], key) for key in kind.keys if key in given}
             continue
         for key in kind.keys[1:]:
-            text = f"left out where there is no {kind.keys[0]}"
+            text = kind.absent or f"left out where there is no {kind.keys[0]}"
             require(key not in given, f"{where}.{key}", text, given.get(key))
     return Method(tuple(given.items()), tuple(sorted(found, key=lambda part: part.place)))
 
@@ -342,7 +385,7 @@ def _ingredient(
 ) -> Ingredient:
     own = {key: given[key] for key in kind.keys if key in given}
     if shared is not None:
-        return kind.from_mapping(own | dict(shared.get(kind.section, {})), where)
+        return kind.from_mapping(dict(shared.get(kind.section, {})) | own, where)
     return kind.from_mapping(own, where, partial=True)
 
 

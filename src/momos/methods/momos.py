@@ -22,7 +22,9 @@ class MosaicOfMotifs(Ingredient):
 
     section: ClassVar[str] = "mosaic"
     optional: ClassVar[frozenset[str]] = frozenset({"capacity", "num_motifs"})
-    keys: ClassVar[tuple[str, ...]] = ("block_size", "capacity", "num_motifs")
+    keys: ClassVar[tuple[str, ...]] = (
+        "block_size", "capacity", "num_motifs", "projection_every", "codebook",
+    )  # fmt: skip
     family: ClassVar[str] = "momos"
     name: ClassVar[str] = "MoMos"
     block_size: int  # weights per block (s)
@@ -31,21 +33,34 @@ class MosaicOfMotifs(Ingredient):
     projection_every: str | int  # epoch | step | a number of steps, counted over the training
     force_zero: bool  # the zero block is always a motif
     slicing: Literal["tensor", "model"]  # what is cut into blocks together
+    codebook: Literal["model", "tensor"] = (
+        "model"  # what shares motifs; tensor: k is at most its blocks
+    )
 
     def check(self, where: str) -> None:
         require(self.block_size >= 1, f"{where}.block_size", "1 or more", self.block_size)
-        given = {key: getattr(self, key) for key in self.keys}
+        given = {key: getattr(self, key) for key in self.keys[:3]}
         expected = "given either capacity or num_motifs beside block_size"
         require((self.capacity is None) != (self.num_motifs is None), where, expected, given)
         share = self.capacity is None or 0 < self.capacity <= 1
         require(share, f"{where}.capacity", "in (0, 1]", self.capacity)
         count = self.num_motifs is None or self.num_motifs >= 1
         require(count, f"{where}.num_motifs", "1 or more", self.num_motifs)
+        check_projection_every(self.projection_every, where)
+        whole = self.codebook != "tensor" or self.slicing != "model"
+        require(whole, f"{where}.codebook", "model where mosaic.slicing is model", self.codebook)
 
     @property
     def label(self) -> str:
         size = f"k={self.num_motifs}" if self.capacity is None else f"C={percent(self.capacity)} %"
         return f"MoMos s={self.block_size}, {size}"
+
+    def remark(self, entry: Mapping[str, Any]) -> str:
+        text = ", motifs per tensor" if entry.get("codebook") == "tensor" else ""
+        every = entry.get("projection_every")
+        if every is None:
+            return text
+        return f"{text}, projected every {every if isinstance(every, str) else f'{every} steps'}"
 
     @property
     def group(self) -> str:
@@ -63,7 +78,10 @@ class MosaicOfMotifs(Ingredient):
         )
         about = {key: getattr(self, key) for key in ("block_size", "capacity", "force_zero")}
         about |= {"slicing": self.slicing, "projection_every": self.projection_every}
-        return about | {"num_motifs": num_motifs, "num_blocks": num_blocks}
+        about |= {"codebook": self.codebook, "num_motifs": num_motifs, "num_blocks": num_blocks}
+        if self.codebook == "tensor":
+            about["codebooks"] = mosaic.codebooks(model, self.block_size, num_motifs)
+        return about
 
     def apply(self, model: nn.Module, *, arch: str, seed: int) -> _Applied:
         return _Applied(self, model, seed)
@@ -72,8 +90,17 @@ class MosaicOfMotifs(Ingredient):
         """Motifs in full precision and an index per block (Eq. 8); of MoMos with QAT, those of the
         latent weights, as scales per tensor break sharing in the deployed ones (method A4).
         """
-        num_motifs = about["num_motifs"]
-        return Stored(num_motifs * self.block_size, FULL_PRECISION, about["num_blocks"], num_motifs)
+        shared = [(about["num_blocks"], about["num_motifs"])]
+        codebooks = tuple(map(tuple, about.get("codebooks") or shared))
+        num_values = sum(num_motifs for _, num_motifs in codebooks) * self.block_size
+        return Stored(num_values, FULL_PRECISION, codebooks)
+
+
+def check_projection_every(every: Any, where: str) -> None:
+    """Raises ValueError for anything but epoch, step or a number of steps; None is left out."""
+    valid = every in (None, "epoch", "step") if not isinstance(every, int) else every >= 1
+    expected = "epoch, step, or a number of steps of 1 or more"
+    require(valid, f"{where}.projection_every", expected, every)
 
 
 class _Applied(Applied):
@@ -108,6 +135,7 @@ class _Applied(Applied):
             num_motifs=self.settings.num_motifs,
             force_zero=self.settings.force_zero,
             slicing=self.settings.slicing,
+            codebook=self.settings.codebook,
             generator=self.generator,
         )
         self.projected_at, self._usage = num_steps, self.projection.usage

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -108,6 +109,7 @@ def project_(
     generator: torch.Generator,
     motifs: Tensor | None = None,
     slicing: str = "tensor",
+    codebook: str = "model",
 ) -> Projection:
     """Project all trainable weights in place onto at most num_motifs distinct blocks (Algorithm 1).
 
@@ -115,23 +117,47 @@ def project_(
     force_zero: the zero block is always a motif. motifs (num_motifs, block_size): take these
     instead of a draw. slicing: "tensor" cuts each tensor by itself, "model" all as one vector. A
     ragged last block takes part padded with zeros; its padding is never written back nor counted.
-    Raises ValueError for a bad block size, capacity or number of motifs, NotFinite for weights that
-    hold NaN or infinity.
+    codebook: "model" draws motifs from all blocks; "tensor" draws as many for each tensor from its
+    own, all of them where it has fewer, as the authors' older code does (method A12): motifs of all
+    tensors then stand one after the other. Raises ValueError for a bad block size, capacity or
+    number of motifs, and for a codebook per tensor with motifs that are given or with slicing
+    "model", NotFinite for weights that hold NaN or infinity.
     """
     weights = list(trainable(model).values())
     blocks = to_blocks(weights, block_size, slicing)
+    parts = [blocks]
+    if codebook != "model":
+        _check_codebook(codebook, slicing, motifs)
+        parts = list(blocks.split([num_blocks([w.numel()], block_size) for w in weights]))
     if motifs is None:
-        motifs = draw_motifs(
-            blocks,
-            _budget(len(blocks), capacity, num_motifs),
-            force_zero=force_zero,
-            generator=generator,
-        )
-    motifs = motifs.detach().to(blocks)
-    mosaic = assign(blocks, motifs)
+        count = _budget(len(blocks), capacity, num_motifs)
+        drawn = [
+            draw_motifs(part, count, force_zero=force_zero, generator=generator)
+            for part, count in zip(parts, _counts(parts, count, codebook), strict=True)
+        ]
+    else:
+        drawn = [motifs.detach().to(blocks)]
+    starts = np.cumsum([0, *map(len, drawn)])[:-1].tolist()
+    mosaic = torch.cat(
+        [assign(part, own) + start for part, own, start in zip(parts, drawn, starts, strict=True)]
+    )
+    motifs = torch.cat(drawn)
     before = _flat(weights)
     _write(motifs.index_select(0, mosaic), weights, slicing)
     return _report(motifs, mosaic, before, _flat(weights))
+
+
+def _counts(parts: Sequence[Tensor], count: int, codebook: str) -> list[int]:
+    """The number of motifs of each part."""
+    return [count if codebook == "model" else min(count, len(part)) for part in parts]
+
+
+def _check_codebook(codebook: str, slicing: str, motifs: Tensor | None) -> None:
+    if codebook != "tensor":
+        raise ValueError(f"codebook must be model or tensor, got {codebook!r}")
+    if slicing != "tensor" or motifs is not None:
+        got = f"slicing {slicing!r}" if slicing != "tensor" else "given motifs"
+        raise ValueError(f'codebook "tensor" expects slicing "tensor" and no motifs, got {got}')
 
 
 def _flat(weights: Sequence[Tensor]) -> Tensor:
@@ -192,3 +218,12 @@ def sizes(
     if count > total:
         raise ValueError(f"num_motifs must be in 1..{total} (the number of blocks), got {count}")
     return total, count
+
+
+def codebooks(model: nn.Module, block_size: int, num_motifs: int) -> list[list[int]]:
+    """Return [num_blocks, num_motifs] of each tensor that has motifs of its own, in model order.
+
+    num_motifs: of the whole model; a tensor has at most its blocks.
+    """
+    totals = [num_blocks([w.numel()], block_size) for w in trainable(model).values()]
+    return [[total, min(num_motifs, total)] for total in totals]

@@ -4,6 +4,7 @@ Sources: Jacob et al. 2018, Bengio et al. 2013.
 """
 
 import copy
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -101,12 +102,18 @@ def _parameters_of_norms(model: nn.Module) -> set[str]:
 
 
 @torch.no_grad()
+def quantize_(model: nn.Module, names: Iterable[str], bits: int) -> None:
+    """Quantise the named parameters in place, each as `quantize` does."""
+    for name in names:
+        parameter = model.get_parameter(name)
+        parameter.copy_(quantize(parameter, bits))
+
+
+@torch.no_grad()
 def deployed(model: nn.Module, bits: int, exclude: str | None, arch: str) -> nn.Module:
     """Return a copy that holds the quantised weights; at 32 bits the model itself."""
     if bits == 32:
         return model
     model = copy.deepcopy(model)
-    for name in quantized_names(model, exclude, arch):
-        parameter = model.get_parameter(name)
-        parameter.copy_(quantize(parameter, bits))
+    quantize_(model, quantized_names(model, exclude, arch), bits)
     return model

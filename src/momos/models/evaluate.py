@@ -1,6 +1,6 @@
 """Loss and accuracy of a classifier."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,12 @@ def loss_and_accuracy(
         hits.append((output.argmax(1) == expected).sum())
     loss = torch.stack(losses).cpu().double().sum().item()
     return loss / len(labels), torch.stack(hits).sum().item() / len(labels)
+
+
+def training_inputs(model: nn.Module, dataset: Dataset, batches: Batches) -> Iterator[Tensor]:
+    """Yield network inputs (n, C, H, W) of the training images in order, not augmented."""
+    for indices in dataset.train.split(batches.size):
+        yield batches.to_input(dataset.images[indices], layout_of(model))
 
 
 def test_accuracy(model: nn.Module, dataset: Dataset, batches: Batches) -> float:

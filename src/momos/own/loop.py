@@ -26,9 +26,10 @@ import torch
 from torch import Tensor, nn
 
 from momos.complexity.code_length import describe_stored
+from momos.methods.batch_norm import RemeasuredBatchNorm
 from momos.methods.method import FULL_PRECISION, Applied, Method, NotFinite, parse
 from momos.methods.mosaic import Projection
-from momos.methods.qat import FakeQuantization
+from momos.methods.qat import Quantization
 from momos.own import forward, weights
 from momos.own.ranks import Ranks
 from momos.settings import require
@@ -182,13 +183,15 @@ class OwnLoop:
 
     def _let_see(self) -> None:
         """Quantise in the forward pass, if the method does."""
-        from momos.methods.quantize import quantized_names
-
         for part in self.method.ingredients:
-            if isinstance(part, FakeQuantization):
-                names = quantized_names(self.model, part.exclude, self.arch)
-                forward.quantize_(self.model, names, part.bits)
-            elif part.changes_forward:
+            if isinstance(part, Quantization):
+                if part.rounding == "straight_through":
+                    names = part.names(self.model, self.arch)
+                    forward.quantize_(self.model, names, part.bits)
+            elif isinstance(part, RemeasuredBatchNorm):
+                where = "momos.methods.batch_norm.remeasure_ does it, which needs images"
+                raise ValueError(f"batchnorm: expected as_trained in one's own loop: {where}")
+            elif part.has_latent_weights:
                 raise ValueError(f"{part.name} changes what the forward pass sees: expected QAT")
 
     def _begin(self) -> None:

@@ -20,7 +20,7 @@ from momos.images import augment
 from momos.images.dataset import Dataset
 from momos.images.draws import draw
 from momos.methods import method as methods
-from momos.models.evaluate import loss_and_accuracy
+from momos.models.evaluate import loss_and_accuracy, training_inputs
 from momos.models.layout import arrange_, layout_of
 from momos.resume.checkpoints import Checkpoints, Saved, restore_training_, training_state
 from momos.training.recipe import Recipe
@@ -45,6 +45,15 @@ class Best(NamedTuple):
     usage: Tensor | None  # (num_motifs,) int64; None without motifs
 
 
+class Marked(NamedTuple):
+    """What there was in the epoch after which `mark_patience` would have ended the training."""
+
+    epoch: int
+    best_epoch: int  # until then
+    best: State
+    last: State
+
+
 class Result(NamedTuple):
     """What a training came to.
 
@@ -57,10 +66,13 @@ class Result(NamedTuple):
     last: State
     last_usage: Tensor | None
     stopped_early: bool
+    marked: Marked | None  # None where patience would not have ended it
 
-    def summary(self) -> dict[str, float | int | bool]:
+    def summary(self) -> dict[str, float | int | bool | None]:
         """What run.json says of how the training went."""
         return {
+            "marked_epoch": self.marked.epoch if self.marked else None,
+            "marked_best_epoch": self.marked.best_epoch if self.marked else None,
             "best_epoch": self.best.epoch,
             "best_val_loss": self.best.val_loss,
             "num_epochs": len(self.history),
@@ -124,6 +136,7 @@ class Training:
         self.layout = layout_of(self.model)
         self.history: list[Row] = []
         self.best: Best | None = None
+        self.marked: Marked | None = None
         self.num_steps = 0
 
     def to_the_end(
@@ -154,6 +167,7 @@ class Training:
             last=cpu_state(self.model),
             last_usage=self.method.usage,
             stopped_early=len(self.history) < self.recipe.loop.epochs,
+            marked=self.marked,
         )
 
     def _best(self) -> Best:
@@ -162,7 +176,10 @@ class Training:
         return self.best
 
     def _out_of_patience(self) -> bool:
-        patience = self.recipe.loop.patience
+        return self._is_over(self.recipe.loop.patience)
+
+    def _is_over(self, patience: int | None) -> bool:
+        """Whether so many epochs have brought no lower validation loss."""
         if patience is None or self.best is None:
             return False
         return len(self.history) - self.best.epoch >= patience
@@ -180,6 +197,11 @@ class Training:
         values |= {"num_steps": self.num_steps, "method": self.method.values()}
         tensors = training_state(self.model, self.optimizer, self._generators())
         tensors |= {f"best/{name}": tensor for name, tensor in best.state.items()}
+        if (marked := self.marked) is not None:
+            values |= {"marked": [marked.epoch, marked.best_epoch]}
+            for part in ("best", "last"):
+                state: State = getattr(marked, part)
+                tensors |= {f"marked_{part}/{name}": tensor for name, tensor in state.items()}
         tensors |= {} if usage is None else {"usage/last": usage}
         tensors |= {} if best.usage is None else {"usage/best": best.usage}
         return values, tensors
@@ -194,6 +216,10 @@ class Training:
         self.history, self.num_steps = values["history"], values["num_steps"]
         epoch, val_loss = values["best"]
         self.best = Best(epoch, val_loss, saved.part("best"), usage.get("best"))
+        if "marked" in values:
+            epoch, best_epoch = values["marked"]
+            states = saved.part("marked_best"), saved.part("marked_last")
+            self.marked = Marked(epoch, best_epoch, *states)
         self.method.restore(values["method"], usage.get("last"))
 
     @property
@@ -233,6 +259,8 @@ class Training:
         self.schedule.step()
         with self._finite_weights(f"at the end of epoch {epoch}"):
             self.method.after_epoch(self.num_steps)
+        inputs = training_inputs(self.model, self.dataset, self.recipe.batches)
+        self.method.before_validation(self.model, inputs)
         val_loss, val_accuracy = self._validate()
         if not math.isfinite(val_loss):
             where = f"validation loss is {val_loss} after epoch {epoch}"
@@ -242,6 +270,9 @@ class Training:
         self.history.append({name: row[name] for name in HISTORY_COLUMNS})
         if self.best is None or val_loss < self.best.val_loss:
             self.best = Best(epoch, val_loss, cpu_state(self.model), self.method.usage)
+        if self.marked is None and self._is_over(self.recipe.loop.mark_patience):
+            best = self._best()
+            self.marked = Marked(epoch, best.epoch, best.state, cpu_state(self.model))
 
     def _training_means(self, losses: Tensor, hits: Tensor) -> dict[str, float]:
         """Means over images. Raises TrainingDiverged at the first loss that is not finite."""

@@ -101,6 +101,8 @@ def save_run(folder: Path, about: Mapping[str, Any], result: Result) -> None:
     """Write the run folder of a finished training; run.json last."""
     run_folder.save_history(folder, HISTORY_COLUMNS, result.history)
     states = {"initial": result.initial, "best": result.best.state, "last": result.last}
+    if result.marked is not None:
+        states |= {"marked_best": result.marked.best, "marked_last": result.marked.last}
     for which, state in states.items():
         run_folder.save_weights(folder, which, state)
     if result.last_usage is not None and result.best.usage is not None:

@@ -244,7 +244,7 @@ def _evaluation(folder: Path, runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def _views(run: Run) -> list[str]:
-    return ["deployed", "latent"] if run.settings.changes_forward else ["deployed"]
+    return ["deployed", "latent"] if run.settings.has_latent_weights else ["deployed"]
 
 
 def _pick(
