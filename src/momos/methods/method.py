@@ -177,8 +177,8 @@ class Method:
 
     @property
     def family(self) -> str:
-        """baseline, qat, momos, momos+qat .."""
-        return "+".join(part.family for part in self._named) or "baseline"
+        """baseline, qat, momos, momos+qat ..; another reading of one is a family of its own."""
+        return ("+".join(part.family for part in self._named) or "baseline") + self.remark
 
     @property
     def _named(self) -> list[Ingredient]:
