@@ -455,6 +455,14 @@ def test_the_stores_set_up_may_take_longer_than_a_call(monkeypatch, capfd):
     assert "MLflow sets up sqlite" in told and "does not record" not in told
 
 
+def test_a_deadline_that_is_over_stays_over():
+    """Else a finished training waits for its logger twice as long as it says."""
+    deadline = live.Deadline(None, 60.0)
+    assert not deadline.is_over()
+    deadline.end = time.monotonic()
+    assert [deadline.is_over(), deadline.is_over()] == [True, True]
+
+
 def test_a_database_that_others_make_is_waited_for():
     """Of several processes one makes the store, however long that takes."""
     lock = FileLock("mlflow.db.lock", thread_local=False)
@@ -505,6 +513,18 @@ def test_where_mlflow_would_write_elsewhere_it_is_told_at_once(workplace, monkey
         tracking.rebuild(SETTINGS, [kept_report()])
     assert [path.name for path in (workplace / "place").iterdir()] == [name]
     assert [path.name for path in Path().iterdir()] == ["tables"]
+
+
+def test_a_server_is_used_from_any_folder(workplace, monkeypatch):
+    """It writes where it lies itself."""
+    folder = workplace / "my%20clone?"
+    folder.mkdir()
+    with server() as port:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+        monkeypatch.chdir(folder)
+        assert tracking.rebuild(SETTINGS, [record()])["created"] == 1
+        assert shown()["digits/mlp/qat8/0"].info.status == "FINISHED"
+    assert [path.name for path in folder.iterdir()] == ["mlflow.db.lock"]
 
 
 def test_a_long_temporary_folder_is_no_matter(tmp_path, monkeypatch):

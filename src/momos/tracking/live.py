@@ -20,13 +20,13 @@ from typing import Any, Protocol, Self
 
 from momos import config
 from momos.tracking.record import output_hash
+from momos.tracking.sockets import short
 from momos.tracking.store import uri
 
 SHARED = "MOMOS_LOGGER"  # environment: the socket of a logger that several trainings share
 GRACE = 10.0  # seconds that a finished training waits for its logger, at most
 # What a logger says on its pipe: a byte each
 SETTING_UP, READY = b"s", b"r"
-LONGEST_ADDRESS = 100  # characters of a socket's path; Linux allows 107, macOS 103
 
 
 class Status:
@@ -59,13 +59,15 @@ class Deadline:
         self.end, self.waits = time.monotonic() + seconds, False
 
     def is_over(self) -> bool:
+        """Say whether the time is over; once it is, it stays so."""
         if time.monotonic() < self.end:
             return False
         waited = self.waits
         self.waits = self.status is not None and self.status.is_setting_up()
         if self.waits and not waited:
             print(f"MLflow sets up {uri()}: this happens once", file=sys.stderr, flush=True)
-        self.end = time.monotonic() + (0.5 if self.waits else self.seconds)
+        if self.waits or waited:
+            self.end = time.monotonic() + (0.5 if self.waits else self.seconds)
         return not self.waits and not waited
 
     def wait(self, process: subprocess.Popen[bytes]) -> bool:
@@ -247,18 +249,6 @@ def shared(settings: config.Tracking) -> Iterator[None]:
                 logger.stdin.close()
             Deadline(status, 3 * GRACE).wait(logger)
             logger.kill()
-
-
-def short() -> str:
-    """A folder for temporary files whose sockets have addresses that are short enough.
-
-    Raises OSError where there is none.
-    """
-    for folder in (tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm"):
-        address = len(os.fsencode(folder)) + len("/momos-12345678/logger.new")
-        if address <= LONGEST_ADDRESS and os.access(folder, os.W_OK | os.X_OK):
-            return folder
-    raise OSError("no folder for temporary files has a path short enough for a socket")
 
 
 def warn(reason: str) -> None:

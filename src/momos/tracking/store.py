@@ -26,6 +26,7 @@ QUIET = {
 }
 LIVE_LIMITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "3"}
 REBUILD_LIMITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
+SERVERS = ("http://", "https://")  # what addresses of servers begin with
 DIGEST = 36  # characters that MLflow keeps of a dataset's digest
 
 
@@ -51,11 +52,16 @@ def advice() -> str:
     )
 
 
+def missing_database() -> Path | None:
+    """The local store's file if it has to be made first; None if it is there, and for a server."""
+    database = local_database()
+    return None if database is None or database.exists() else database
+
+
 def needs_set_up() -> bool:
     """Whether the local database has to be made first, and its folder can be written to."""
-    database = local_database()
-    missing = database is not None and not database.exists()
-    return database is not None and missing and os.access(database.parent, os.W_OK)
+    database = missing_database()
+    return database is not None and os.access(database.parent, os.W_OK)
 
 
 def set_up(limits: Mapping[str, str]) -> None:
@@ -63,9 +69,10 @@ def set_up(limits: Mapping[str, str]) -> None:
 
     This takes some seconds, on a slow machine a minute: nothing is a training's yet. Of several
     processes one makes the database; the others wait. limits: LIVE_LIMITS or REBUILD_LIMITS.
-    Raises ValueError for a folder from which MLflow would write elsewhere.
+    Raises ValueError for a folder from which MLflow would write elsewhere. A server writes its own.
     """
-    if any(character in f"{local_database() or ''}{os.getcwd()}" for character in "%?"):
+    places = "" if uri().startswith(SERVERS) else f"{local_database() or ''}{os.getcwd()}"
+    if any(character in places for character in "%?"):
         raise ValueError("MLflow takes % and ? in a folder's name for something else")
     for name, value in {**QUIET, **limits}.items():
         os.environ.setdefault(name, value)
@@ -73,10 +80,9 @@ def set_up(limits: Mapping[str, str]) -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     import mlflow  # noqa: F401 (what takes long)
 
-    database = local_database()
-    if database is not None and not database.exists():
+    if missing_database() is not None:
         with store_lock(timeout=-1):
-            if not database.exists():
+            if (database := missing_database()) is not None:
                 _make(database)
 
 
