@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from momos import measured
+from momos.config.running import REPOSITORY
 from momos.resume import scratch
 
 # Every kind of cell that a row may have, and floats that need all of their digits.
@@ -75,8 +76,8 @@ def test_floats_of_numpy_are_kept_with_every_digit_and_nothing_unknown_is():
 
 @pytest.mark.parametrize(
     "change",
-    ["run file", "new run file", "renamed run file", "setting", "method", "images", "script",
-     "code", "library", "device", "threads", "stage"],
+    ["run file", "new run file", "deep run file", "renamed run file", "setting", "method", "images",
+     "script", "code", "library", "device", "threads", "stage"],
 )  # fmt: skip
 def test_whatever_a_measurement_depends_on_measures_again(place, monkeypatch, change):
     stage, more = Stage(), {}
@@ -85,6 +86,9 @@ def test_whatever_a_measurement_depends_on_measures_again(place, monkeypatch, ch
         (place / "run" / "last.safetensors").write_text("others")
     if change == "new run file":
         (place / "run" / "best.safetensors").write_text("best")
+    if change == "deep run file":
+        (place / "run" / "more").mkdir()
+        (place / "run" / "more" / "best.safetensors").write_text("best")
     if change == "renamed run file":
         (place / "run" / "run.json").rename(place / "run" / "about.json")
     if change == "setting":
@@ -240,6 +244,16 @@ def test_processes_side_by_side_share_entries(place, monkeypatch, capfd):
     assert stage.times == 0
 
 
+def test_what_systems_leave_in_a_run_measures_nothing_again(place):
+    stage = Stage()
+    stage.run()
+    for name in (".DS_Store", "@eaDir/run.json@SynoEAStream"):
+        (place / "run" / name).parent.mkdir(exist_ok=True)
+        (place / "run" / name).write_text("left by who looked into the folder")
+    stage.run()
+    assert stage.times == 1
+
+
 def test_an_error_keeps_nothing_and_goes_through(place):
     class Failing(Stage):
         def measure(self):
@@ -261,7 +275,16 @@ def test_workspaces_of_dvc_experiments_share_the_repositorys(place, monkeypatch,
     monkeypatch.chdir(folder)
     stage.run()
     assert stage.times == 1 and not Path("scratch").exists()
-    Path("scratch").symlink_to(place / "scratch")  # as `make sweep` does
+    elsewhere = place / "scratch" / "sweep" / "work"
+    elsewhere.mkdir(parents=True)
+    for name in ("evaluate.py", "pack.py", "images", "run"):
+        (elsewhere / name).symlink_to(place / name)
+    with monkeypatch.context() as patch:
+        patch.chdir(elsewhere)
+        patch.setenv(REPOSITORY, str(place))  # as `make sweep` does
+        stage.run()
+        assert stage.times == 1 and not Path("scratch").exists()
+    Path("scratch").symlink_to(place / "scratch")  # as it does too
     monkeypatch.setattr(measured, "shared_root", lambda: scratch.ROOT)
     stage.run()
     assert stage.times == 1

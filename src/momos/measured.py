@@ -23,7 +23,9 @@ from typing import Any, Self
 
 import torch
 
+from momos.config.running import repository
 from momos.files import atomic
+from momos.files.droppings import files_below
 from momos.resume import scratch
 
 MOST = 4000  # entries of a stage; each has a few kilobytes
@@ -67,8 +69,9 @@ class Measured:
     def __call__(self, run: Path, about: object, measure: Callable[[], list[Row]]) -> list[Row]:
         """The rows of one run: kept ones, or those of `measure`, which are kept from then on.
 
-        run: its folder, of which every file counts. about: what else the rows depend on, as text
-        that is the same in each process. Raises TypeError for a cell that is none of PLAIN.
+        run: its folder, of which every file counts but what systems leave there. about: what else
+        the rows depend on, as text that is the same in each process. Raises TypeError for a cell
+        that is none of PLAIN.
         """
         path = self.folder / f"{self._key(run, about)}.rows"
         text = _read(path)
@@ -85,8 +88,8 @@ class Measured:
 
     def _key(self, run: Path, about: object) -> str:
         total = hashlib.sha256(f"{self.common}{about!r}".encode())
-        for path in sorted(run.iterdir()):
-            total.update(f"\0{path.name}\0".encode())
+        for path in files_below(run):
+            total.update(f"\0{path.relative_to(run).as_posix()}\0".encode())
             total.update(hashlib.sha256(path.read_bytes()).digest())
         return total.hexdigest()[:32]
 
@@ -103,16 +106,8 @@ class Measured:
 
 
 def shared_root() -> Path:
-    """The folder `scratch` that the repository's workspaces share.
-
-    `make sweep` links it into its own. Those of `dvc exp run --temp` and of DVC's queue lie in
-    `.dvc/tmp/exps` of the repository.
-    """
-    here = Path.cwd().resolve()
-    for folder in here.parents:
-        if folder.parts[-3:] == (".dvc", "tmp", "exps"):
-            return folder.parents[2] / scratch.ROOT
-    return scratch.ROOT
+    """The folder `scratch` that the repository's workspaces share."""
+    return repository() / scratch.ROOT
 
 
 def drop_oldest(folder: Path, most: int) -> None:

@@ -1,10 +1,18 @@
 """Which models are surveyed: lists of them, the control, a seeded draw, and what a survey needs."""
 
-import pytest
+import sys
 
+import pytest
+from source_files import ROOT
+
+from momos import config
+from momos.config.running import REPOSITORY
 from momos.survey import candidates
 from momos.survey.candidates import Candidate, RowSettings
 from momos.survey.run import measure_candidate
+
+sys.path.insert(0, str(ROOT / "scripts"))
+import worker  # noqa: E402
 
 ARCH = "test_vit"
 
@@ -47,6 +55,27 @@ def test_a_file_belongs_to_the_longest_timm_name_it_begins_with(tmp_path):
     assert found["resnet50.a1_in1k"].about() == {
         "name": "resnet50.a1_in1k", "family": "resnet", "tags": "a1_in1k", "source": "local file"
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "workspace", [".", "scratch/sweep/work/host-1", "scratch/exp", ".dvc/tmp/exps/standalone/tmp1"]
+)
+def test_what_lies_beside_the_project_is_found_from_its_workspaces_too(
+    tmp_path, monkeypatch, workspace
+):
+    root = tmp_path / "project"
+    (root / workspace).mkdir(parents=True)
+    (tmp_path / "zoo").mkdir()
+    (tmp_path / "zoo" / "list.csv").write_text("arch\ntest_vit\n")
+    digits = config.profile_settings("digits", ROOT / "profiles")
+    beside = {"source": "manifest", "path": "../zoo/list.csv", "num_models": None}
+    merged = digits["survey"] | beside | {"untrained": []}
+    monkeypatch.chdir(root / workspace)
+    if workspace.startswith("scratch"):
+        stages = worker.stage_environment(root, root / workspace)
+        monkeypatch.setenv(REPOSITORY, stages[REPOSITORY])
+    found = candidates.chosen(config.Survey.from_mapping(merged, "survey"))
+    assert [one.arch for one in found] == ["test_vit"]
 
 
 def test_a_folder_without_weights_and_a_name_twice_are_errors(tmp_path):

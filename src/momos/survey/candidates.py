@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from momos import config
+from momos.config.running import repository
 from momos.files.droppings import is_dropping
 from momos.survey import manifest as manifest_table
 from momos.survey import weights as weight_files
@@ -179,12 +180,18 @@ def chosen(settings: config.Survey) -> list[Candidate]:
         "none": lambda _: [],
     }
     drawn = draw(
-        lists[settings.source](Path(settings.path or ".")),
+        lists[settings.source](_place(settings.path or ".")),
         settings.num_models,
         max_parameters=settings.max_parameters,
         seed=settings.seed,
     )
     return [*untrained(settings.untrained), *drawn]
+
+
+def _place(path: str) -> Path:
+    """Where survey.path leads to. What lies beside the project does so for its workspaces too."""
+    is_beside = Path(path).parts[:1] == ("..",)
+    return repository() / path if is_beside else Path(path)
 
 
 def untrained(archs: Sequence[str]) -> list[Candidate]:
