@@ -1,4 +1,4 @@
-"""Stages `train` and `ablation`: one model, one method, one seed.
+"""Stages `train`, `more_seeds` and `ablation`: one model, one method, one seed.
 
 usage: train.py MODEL METHOD SEED DATA.safetensors RUN_DIR COST.json [--block-size S --capacity C]
 
