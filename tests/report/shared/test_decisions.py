@@ -71,6 +71,17 @@ def test_methods_are_paired_by_seed():
     assert paired(baseline, {2: 1.0, 0: 2.0, 7: 5.0}) == {0: 68.0, 2: 89.0}
 
 
+def test_each_interval_says_what_is_compared_where_one_statistic_has_two_rivals():
+    rivals = claim(*(Condition(name="r2_on_llc", operator=">", value=f"r2_on_{name}") for name in
+                     ("trace", "sigma")))  # fmt: skip
+    found = decide(rivals, True, r2_on_llc={"": THREE}, r2_on_trace={"": seeds(0, 0, 0)},
+                   r2_on_sigma={"": seeds(9, 9, 9)})  # fmt: skip
+    assert found.interval == (
+        "95 % t: r2 on llc against r2 on trace -0.4841 to 4.484 (n=3);"
+        " r2 on llc against r2 on sigma -9.484 to -4.516 (n=3)"
+    )
+
+
 def test_parts_may_have_unequal_numbers_of_seeds():
     parts = {"mlp": seeds(0.1, 0.2, 0.3, 0.2, 0.1), "vit": seeds(0.1, 0.2, 0.3), "one": seeds(0.2)}
     found = decide(claim(below(1)), True, x=parts)

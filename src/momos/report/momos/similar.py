@@ -11,7 +11,6 @@ from typing import NamedTuple
 import numpy as np
 
 from momos.report.momos.evidence import Evidence, measured_values
-from momos.report.shared import statistics
 from momos.report.shared.claims import Condition
 from momos.report.shared.decisions import ERROR, FAILED, MET, NO, OPEN, YES, Decision, Part
 
@@ -58,8 +57,16 @@ def rac_range(evidence: Evidence, model: str, family: str, margin: float, level:
 def compare_racs(
     evidence: Evidence, models: Sequence[str], margin: float, *, met: bool
 ) -> Decision:
-    """Say whether the verdict `met` is decided: MoMos larger for every model, or not for one."""
-    level = statistics.LEVEL if met else 1 - ERROR / len(models)
+    """Say whether the verdict `met` is decided: MoMos larger for every model, or not for one.
+
+    For a model each of its cells may be the one that chance moves, and against the claim those of
+    all models: the level is 1 - 0.05 / their number (Bonferroni).
+    """
+    num_cells = [
+        sum(len(evidence.family_cells(model, family)) for family in ("momos", "qat"))
+        for model in models
+    ]
+    level = 1 - ERROR / (max(num_cells) if met else sum(num_cells))
     states, parts = [], []
     for model in models:
         momos, qat = (rac_range(evidence, model, name, margin, level) for name in ("momos", "qat"))

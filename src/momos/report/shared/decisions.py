@@ -148,7 +148,7 @@ def _text(parts: list[Part], states: list[str], level: float, *, met: bool) -> s
     if len(shown) > FEWEST_SHOWN:
         wanted = FAILED if FAILED in states and not met else OPEN if OPEN in states else states[0]
         shown = sorted(shown, key=lambda pair: pair[1] != wanted)[:FEWEST_SHOWN]
-    several = len({part.condition.name for part in parts}) > 1
+    several = len({(part.condition.name, part.condition.value) for part in parts}) > 1
     lines = [_part_text(part, level, several=several) for part, _ in shown]
     kinds = ["Clopper-Pearson" if part.is_share else "t" for part in parts]
     text = f"{100 * level:.4g} % {' and '.join(dict.fromkeys(kinds))}: {'; '.join(lines)}"
@@ -159,7 +159,10 @@ def _text(parts: list[Part], states: list[str], level: float, *, met: bool) -> s
 
 
 def _part_text(part: Part, level: float, *, several: bool) -> str:
-    statistic = part.condition.name.replace("_", " ") if several else ""
+    compared = [part.condition.name]
+    if isinstance(part.condition.value, str):  # another statistic
+        compared.append(part.condition.value)
+    statistic = " against ".join(compared).replace("_", " ") if several else ""
     name = " ".join(filter(None, (statistic, part.name)))
     values = list(part.sample.values())
     ends = part.interval(level) if values else None
