@@ -176,9 +176,14 @@ class Method:
         return {key: given.get(key) for key in known_keys()}
 
     @property
+    def kind(self) -> str:
+        """baseline, qat, momos, momos+qat .., whatever its entry says beyond the label."""
+        return "+".join(part.family for part in self._named) or "baseline"
+
+    @property
     def family(self) -> str:
-        """baseline, qat, momos, momos+qat ..; another reading of one is a family of its own."""
-        return ("+".join(part.family for part in self._named) or "baseline") + self.remark
+        """The kind; another reading of one is a family of its own."""
+        return self.kind + self.remark
 
     @property
     def _named(self) -> list[Ingredient]:

@@ -50,6 +50,8 @@ ACCURACY = Measure("paper", "accuracy", "percent", 100)
 MEASURES = {
     "test_accuracy_last": ACCURACY,
     "test_accuracy_best": ACCURACY,
+    "test_accuracy_last_remeasured": Measure("readings", "accuracy", "percent", 100),
+    "test_accuracy_best_remeasured": Measure("readings", "accuracy", "percent", 100),
     "rac": Measure("paper", "rac"),
     "bdm_1d_ratio": Measure("paper", "bdm"),
     "num_weights": Measure("complexity", "count"),
@@ -72,6 +74,8 @@ MEASURES = {
 DEPLOYED_ONLY = (
     "test_accuracy_last",
     "test_accuracy_best",
+    "test_accuracy_last_remeasured",
+    "test_accuracy_best_remeasured",
     "rac",
     "num_weights",
     "description_bits",

@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from momos.report.momos import readings
 from momos.report.momos.study import Settings, Study
 from momos.report.momos.table_list import Table
 from momos.report.shared import figures, findings, results, verdicts
@@ -55,7 +56,8 @@ def claims_page(study: Study) -> str:
         f"# The papers' claims, judged on profile `{study.name}`\n\n"
         f"{verdicts.counts_text(study.verdicts)}.\n\n"
         "Each verdict follows from the statistic and the threshold in `data/paper/claims.yaml`,"
-        " fixed before anything was measured.\n"
+        " fixed before anything was measured;\n"
+        "what was added since stands below the table.\n"
         "NOT RUN: this profile lacks the runs. NOT COMPARABLE: other data or budget than the"
         " paper's, for absolute published values.\n"
         "Decided: whether chance could turn the verdict. The statistic is taken of each"
@@ -65,7 +67,13 @@ def claims_page(study: Study) -> str:
         "construction, or audits the publication, is counted apart. What stands under Also changes"
         " no verdict.\n"
     )
-    return f"{intro}\n{verdicts.markdown(study.verdicts)}"
+    added = (
+        "## Added after the first measurement\n\n"
+        "The claims' texts stay as they were. Some verdicts count something else since then; all"
+        " else stands beside the verdict.\n\n"
+    )
+    additions = verdicts.additions_markdown(study.claims)
+    return f"{intro}\n{verdicts.markdown(study.verdicts)}\n{added}{additions}"
 
 
 def page(study: Study, tables: Mapping[str, Table], drawings: Mapping[str, Drawing]) -> str:
@@ -83,6 +91,7 @@ def page(study: Study, tables: Mapping[str, Table], drawings: Mapping[str, Drawi
         "## What was found\n\n" + _findings_text(study.verdicts),
         "## Claims\n\n" + _verdicts_text(study.verdicts),
         "## Results\n\n" + "\n".join([*main, LINKS + _failures_text(study.results)]),
+        _readings_text(study.readings, tables),
         "## Figures\n\n" + figures.markdown(drawings),
         "## Published RAC against Eq. 21\n\n" + _rac_text(study.check),
         "## How to read the BDM ratio\n\n" + SATURATION + "\n\n" + _saturation_text(study.cells),
@@ -127,6 +136,15 @@ def _verdicts_text(table: pd.DataFrame) -> str:
         rendering.markdown(counted)
         + "\nEach with its statistic, threshold and numbers: [claims.md](claims.md)."
     )
+
+
+def _readings_text(rows: pd.DataFrame, tables: Mapping[str, Table]) -> str:
+    if not len(rows):
+        return ""
+    lines = "\n".join(f"- {sentence}" for sentence in readings.sentences(rows))
+    shown = rendering.markdown(tables["readings"].text, tables["readings"].caption)
+    link = "Cell by cell: [readings_cells](tables/readings_cells.md)."
+    return f"## Readings of the paper\n\n{lines}\n\n{shown}\n{link}"
 
 
 def _failures_text(measured: results.Results) -> str:

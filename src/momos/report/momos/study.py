@@ -9,15 +9,16 @@ from typing import Any
 import pandas as pd
 
 from momos.config import Run
-from momos.report.momos import packing
+from momos.report.momos import packing, readings
 from momos.report.momos.claims import judge, read_singular
 from momos.report.momos.comparison import compare_accuracy, reproduction_claim
 from momos.report.momos.evidence import Evidence
 from momos.report.momos.pictures import Pictures, read_pictures
 from momos.report.shared import imported, published, results
-from momos.report.shared.claims import read_claims
+from momos.report.shared.claims import Claim, read_claims
 
 TABLE2_MODEL = "mobilevit"
+PAPER_SOURCE = published.SETTING["data"]["source"]
 Settings = Mapping[str, Mapping[str, Any]]  # section of params.yaml -> key -> value
 
 
@@ -29,6 +30,8 @@ class Study:
     results: results.Results
     check: pd.DataFrame  # `read_published`
     comparison: pd.DataFrame  # `compare_accuracy`
+    readings: pd.DataFrame  # `readings.compare`; empty for other images than the paper's
+    claims: Sequence[Claim]  # of both papers
     verdicts: pd.DataFrame  # `claims.judge`
     pictures: Pictures
     data: Mapping[str, Any]  # the summary that `prepare` wrote
@@ -81,6 +84,13 @@ def build(
         results=measured,
         check=check,
         comparison=compare_accuracy(evidence, reproduction_claim(claims)),
+        readings=readings.compare(
+            evaluation[evaluation.model.map(lambda _: evidence.source == PAPER_SOURCE)],
+            measured.methods,
+            check,
+            reproduction_claim(claims),
+        ),
+        claims=claims,
         verdicts=judge(claims, evidence),
         pictures=read_pictures(runs_dir, runs, settings),
         data=data,
