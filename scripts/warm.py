@@ -61,7 +61,6 @@ FREE = (
 FREE_PREFIXES = ("DVC_", "MLFLOW_", "MOMOS_", "PYTEST_")
 # Arrow's allocator starts a thread when it is imported, unless this is set.
 NO_THREADS = {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
-LONGEST_ADDRESS = 100  # characters of a socket's path; Linux allows 107
 READ_SECONDS = 5.0  # for a client to send its request
 PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 
@@ -86,15 +85,16 @@ def search_path(folder: str | Path | None = None) -> str:
 class Warm:
     """The server, while the context lasts. It raises nothing: without one, stages start cold.
 
-    tell: what to do with a line for the user: why there is no warm interpreter, or that it ended
-    too early. hash_seed: PYTHONHASHSEED of the server, which all its forks share.
+    tell: what to do with a line for the user: why there is no warm interpreter, that it ended too
+    early, or, once for each reason, that it does not take a script. hash_seed: PYTHONHASHSEED of
+    the server, which all its forks share.
     """
 
     def __init__(self, tell: Callable[[str], None] = print, hash_seed: int | None = None) -> None:
         self.tell, self.hash_seed = tell, hash_seed
         self.folder: Path | None = None
         self.process: subprocess.Popen[bytes] | None = None  # None where there is no server
-        self.refused: dict[str, int] = {}  # scripts by reason, after the end
+        self.refused: Counter[str] = Counter()  # scripts by reason
         self.ending = False
 
     @property
@@ -144,10 +144,12 @@ class Warm:
         return env
 
     def listen(self, said: IO[bytes]) -> None:
-        """Wait for the server's end, and keep what it says: scripts that it refused, by reason."""
-        text = said.read()
-        if text:
-            self.refused = json.loads(text)
+        """Tell why the server refuses scripts, a reason a line, until it ends."""
+        for line in said:
+            reason = json.loads(line)
+            self.refused[reason] += 1
+            if self.refused[reason] == 1:
+                self.tell(f"Not for the warm interpreter, so a stage imports by itself: {reason}")
         if not self.ending and self.folder is not None and self.process is not None:
             log = (self.folder / "log").read_text(errors="replace").strip().splitlines()
             code = self.process.wait()
@@ -181,11 +183,9 @@ class Warm:
 
 def short_folder() -> Path:
     """A new folder in which a socket can be. Raises OSError if there is no place for one."""
-    folder = tempfile.mkdtemp(prefix="momos-")
-    if len(os.fsencode(folder)) + len("/socket") <= LONGEST_ADDRESS:
-        return Path(folder)
-    os.rmdir(folder)
-    return Path(tempfile.mkdtemp(prefix="momos-", dir="/tmp"))
+    from momos.tracking.sockets import short  # not above: the server imports nothing of the project
+
+    return Path(tempfile.mkdtemp(prefix="momos-", dir=short()))
 
 
 # --- the server
@@ -200,7 +200,6 @@ class Server:
         self.reference = relevant(before)
         self.added = {name: os.environ[name] for name in differing(before, os.environ)}
         self.forks: dict[int, socket.socket] = {}  # by process id
-        self.refused: Counter[str] = Counter()
         self.selector = selectors.DefaultSelector()
         self.woken, self.wake = socket.socketpair()
         for end in (self.woken, self.wake):
@@ -227,8 +226,6 @@ class Server:
     def end(self) -> None:
         for pid in self.forks:
             kill_group(pid)
-        with contextlib.suppress(BrokenPipeError):  # whoever started it was killed
-            os.write(1, json.dumps(self.refused).encode())
 
     def accept(self) -> None:
         """Read a client's request, and fork or refuse."""
@@ -240,11 +237,9 @@ class Server:
             return
         try:
             self.check(asked)
-            client.sendall(STARTED + b"\0")
+            self.fork(client, asked, streams)
         except (Refused, OSError) as error:
             self.refuse(client, str(error))
-        else:
-            self.fork(client, asked, streams)
         for stream in streams:
             os.close(stream)
 
@@ -267,22 +262,32 @@ class Server:
         check_state()
 
     def refuse(self, client: socket.socket, reason: str) -> None:
-        self.refused[reason] += 1
         answer(client, REFUSED, 0)
+        with contextlib.suppress(BrokenPipeError):  # whoever started the server was killed
+            os.write(1, f"{json.dumps(reason)}\n".encode())
 
     def fork(self, client: socket.socket, asked: dict[str, Any], streams: list[int]) -> None:
+        """Fork for a client. Raises Refused where there can be no more processes."""
         server = os.getpid()
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            raise Refused(f"the warm interpreter can't be forked: {error}") from error
         if pid == 0:
-            end_with(server)
-            signal.set_wakeup_fd(-1)
-            self.selector.close()
-            for one in (self.listener, self.woken, self.wake, client, *self.forks.values()):
-                one.close()
-            asked["environment"] = self.added | asked["environment"]
-            be_python(asked, streams)
+            be_python(asked, streams, lambda: self.leave(server, client, asked))
         self.forks[pid] = client
         self.selector.register(client, selectors.EVENT_READ)
+        with contextlib.suppress(OSError):  # it is gone, as `hear` will find
+            client.sendall(STARTED + b"\0")
+
+    def leave(self, server: int, client: socket.socket, asked: dict[str, Any]) -> None:
+        """In a fork: be the server no more. server: its process id."""
+        end_with(server)
+        signal.set_wakeup_fd(-1)
+        self.selector.close()
+        for one in (self.listener, self.woken, self.wake, client, *self.forks.values()):
+            one.close()
+        asked["environment"] = self.added | asked["environment"]
 
     def hear(self, client: socket.socket) -> None:
         """Hand a client's signal on to its fork; kill the fork if the client is gone."""
@@ -424,10 +429,14 @@ def end_with(server: int) -> None:
     os.setsid()
 
 
-def be_python(asked: dict[str, Any], streams: list[int]) -> NoReturn:
-    """Run the script as if this process had been started with the client's command line."""
+def be_python(asked: dict[str, Any], streams: list[int], leave: Callable[[], None]) -> NoReturn:
+    """Run the script as if this process had been started with the client's command line.
+
+    leave: what comes first.
+    """
     status = 1
     try:
+        leave()
         take_over(asked, streams)
         status = run_script(asked)
     except BaseException:

@@ -18,6 +18,7 @@ import warm
 from spread import Repository, heed_ctrl_c, micro, report_bytes
 
 ROOT = Path(__file__).parents[2]
+NOT_TAKEN = "Not for the warm interpreter, so a stage imports by itself: "  # what users are told
 
 
 class Desk:
@@ -50,7 +51,8 @@ def started():
     told = []
     with warm.Warm(told.append) as running:
         yield running
-        assert told == []
+        assert [line for line in told if not line.startswith(NOT_TAKEN)] == []
+        assert len(told) == len(set(told)), "each reason is told once"
 
 
 @pytest.fixture
@@ -242,12 +244,17 @@ def test_what_is_refused_is_told_with_its_reason(tmp_path):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / f"{name}.py").write_text("dumps = loads = None")
     changes = [{"OMP_NUM_THREADS": "3"}, {"PYTHONPATH": "shadow"}, {"PYTHONPATH": "site"}]
-    with warm.Warm() as own:
+    told: list[str] = []
+    with warm.Warm(told.append) as own:
         desk = Desk(tmp_path, own)
         for change in changes:
             assert desk.run(IS_FORK, env=desk.env | change)[:2] == (0, "False\n")
+        wait_until(lambda: len(told) == 3)
+        assert set(own.refused.values()) == {1}
+        assert desk.run(IS_FORK, env=desk.env | changes[0])[:2] == (0, "False\n")
     reasons = sorted(own.refused)
-    assert set(own.refused.values()) == {1} and len(reasons) == 3
+    assert sorted(own.refused.values()) == [1, 1, 2] and len(reasons) == 3
+    assert sorted(told) == [f"{NOT_TAKEN}{reason}" for reason in reasons], "each of them once"
     assert reasons[2].startswith("OMP_NUM_THREADS is '3', and was ")
     assert [reason.split()[0] for reason in reasons[:2]] == [
         f"{tmp_path}/shadow/json.py",
@@ -335,6 +342,32 @@ def test_when_it_is_killed_running_scripts_end_and_the_next_start_cold(tmp_path)
         wait_until(lambda: told)
     assert len(told) == 1 and told[0].startswith("The warm interpreter ended")
     assert told[0].endswith("it was killed by signal 9")
+
+
+FORKS_ONCE = """
+import errno, os
+allowed = [os.fork]  # of the imports
+def fork():
+    if allowed:
+        return allowed.pop()()
+    raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+os.fork = fork
+"""
+
+
+def test_where_no_more_processes_can_be_stages_start_cold_and_it_lives_on(tmp_path, monkeypatch):
+    (tmp_path / "few").mkdir()
+    (tmp_path / "few" / "sitecustomize.py").write_text(FORKS_ONCE)
+    env = os.environ | warm.NO_THREADS | {"PYTHONPATH": str(tmp_path / "few")}
+    monkeypatch.setattr(warm.Warm, "server_environment", lambda self: env)
+    told: list[str] = []
+    with warm.Warm(told.append) as own:
+        desk = Desk(tmp_path, own)
+        for _ in range(2):
+            assert desk.run(IS_FORK) == (0, "False\n", "")
+        assert own.process.poll() is None
+    reason = "the warm interpreter can't be forked: [Errno 11] Resource temporarily unavailable"
+    assert told == [NOT_TAKEN + reason] and own.refused == {reason: 2}
 
 
 def test_it_ends_with_the_process_that_started_it(tmp_path):
