@@ -71,7 +71,7 @@ def test_extras_are_named_after_what_they_are_for():
     pinned = packages(
         line for line in (ROOT / "requirements.txt").read_text().splitlines() if "==" in line
     )
-    alone = {"momos", "accelerate", "lightning"}  # of own/'s callbacks: their tests skip without
+    alone = {"momos"}
     assert {name.replace("_", "-") for name in everything} - alone <= {
         name.replace("_", "-") for name in pinned
     }
