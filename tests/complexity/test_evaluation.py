@@ -3,10 +3,15 @@
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
+from staged import Project
 
 from momos import models
 from momos.complexity import evaluation, measure
+from momos.files import run_folder
+from momos.images.dataset import load_dataset
 from momos.report.shared.statistics import prediction_bound
 from momos.weights import blocks
 
@@ -101,3 +106,40 @@ def test_weights_with_order_lie_far_below(fresh):
     ordered = {name: tensor.sort().values for name, tensor in initial.items()}
     row = columns(fresh, ordered, initial)
     assert row["bdm_1d_z"] < -10 * prediction_bound(NUMBER, 0.001) and row["bdm_1d_ratio"] < 0.9
+
+
+@pytest.mark.parametrize("which_ends", ["patience", "epochs"])
+def test_one_training_gives_several_readings(tmp_path, monkeypatch, which_ends):
+    """Each against the weights in the run's folder, with torch's own statistics, image by image."""
+    loop = {"epochs": 4, "patience": None, "mark_patience": 1 if which_ends == "patience" else 99}
+    grid = {"models": ["resnet20", "mlp"], "methods": ["qat4"]}
+    shown = {"picture_method": "qat4"}
+    project = Project(tmp_path, monkeypatch, {"train": loop, "grid": grid, "report": shown})
+    project.prepare()
+    folder = project.train("resnet20", "qat4")
+    project.stage("evaluate", "resnet20", "data.safetensors", "runs/micro/resnet20", "out.csv")
+    about, data = run_folder.load_run(folder), load_dataset(tmp_path / "data.safetensors")
+    assert (about["marked_epoch"] is None) == (which_ends == "epochs")
+    images = (data.images.float() / 255 - about["mean"][0]) / about["std"][0]
+    table = pd.read_csv("out.csv").set_index("weights")
+    assert list(table.index) == ["deployed", "latent"]
+    for which in ("best", "last", "marked_best", "marked_last"):
+        file = which if about["marked_epoch"] else which.removeprefix("marked_")
+        model = models.restore(about, run_folder.load_weights(folder, file))
+        accuracy = _accuracy(model, images[data.test], data.labels[data.test])
+        assert table.loc["latent", f"test_accuracy_{which}"] == accuracy
+        ratio = measure.model_bdm(blocks.trainable(model))[0]
+        ratio /= table.loc["latent", "bdm_1d_fresh_mean"]
+        assert table.loc["latent", f"bdm_1d_ratio_{which}"] == pytest.approx(ratio, rel=1e-12)
+        size = project.params["train"]["batch_size"]
+        torch.optim.swa_utils.update_bn(images[data.train].split(size), model)
+        accuracy = _accuracy(model, images[data.test], data.labels[data.test])
+        found = table.loc["latent", f"test_accuracy_{which}_remeasured"]
+        assert found == pytest.approx(accuracy, abs=1.5 / len(data.test))
+    assert (table.test_accuracy_last != table.test_accuracy_last_remeasured).any()
+
+
+@torch.no_grad()
+def _accuracy(model, images, labels) -> float:
+    hits = [int(model.eval()(image[None]).argmax()) for image in images]
+    return float((np.array(hits) == labels.numpy()).mean())
