@@ -85,6 +85,16 @@ def test_links_and_pictures_of_the_page_exist(built):
             assert (built / target).is_file(), target
 
 
+def test_claims_page_prints_what_was_added_after_the_first_measurement(built):
+    added = (built / "claims.md").read_text().partition("## Added after the first measurement")[2]
+    for claim in read_claims(PAPER):
+        for addition in claim.also:
+            counted = "yes" if addition.counted else "no"
+            cells = (claim.id, counted, addition.what, addition.reason)
+            row = " | ".join(str(cell).replace("|", "\\|") for cell in cells)
+            assert f"| {row} |" in added
+
+
 def test_the_page_shows_every_figure(built):
     shown = set(
         re.findall(r"!\[[^]]*\]\(figures/([^)]+)\.png\)", (built / "README.md").read_text())

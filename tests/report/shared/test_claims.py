@@ -84,6 +84,14 @@ def test_additions_are_dated_and_have_a_reason(claim):
         claim.second("other")
 
 
+def test_the_file_says_which_verdicts_count_something_else_than_at_first():
+    header = (PAPER / "claims.yaml").read_text().partition("momos:\n")[0]
+    said = re.search(r"counted marks(.*?)Nothing else changes", header, re.S)
+    counted = {claim.id for claim in CLAIMS for added in claim.also if added.counted}
+    assert said and counted == set(re.findall(r"\b[MS]\d+\b", said[1]))
+    assert "M9" in counted, "test accuracy in place of validation accuracy"
+
+
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.id)
 def test_parameters_stand_in_the_texts(claim):
     words = re.findall(r"[\w.]+", f"{claim.statistic} {claim.needs}")

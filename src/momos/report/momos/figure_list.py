@@ -26,7 +26,7 @@ FIGURE3 = (
 FIGURE_B1 = "Figure B.1 ({}). As Figure 3, for every MoMos configuration."
 FIGURE4 = (
     "Figures 4 and B.2 ({}). Validation accuracy of the last weights against capacity; seed {},"
-    " the baseline's too."
+    " the baseline's too. Claim M9 is judged on test accuracy."
 )
 ACCURACY_RAC = (
     "Accuracy against relative algorithmic compression (RAC), with sample standard deviations over"

@@ -14,7 +14,8 @@ What was added after the first measurement stands beside the texts and changes n
 
     nature      by construction | audit, where no run can decide the claim; `also` says why
     also        entries with `date`, `what` was added, and the `reason`; an entry may have `name`
-                and `conditions` of a second statistic, which is judged beside the first
+                and `conditions` of a second statistic, which is judged beside the first, and
+                `counted: true` where the claim's own verdict follows from it since then
 """
 
 import dataclasses
@@ -78,11 +79,12 @@ class Condition:
 
 @dataclass(frozen=True, kw_only=True)
 class Addition:
-    """What was added to a claim after it was fixed: shown beside it, never instead of it."""
+    """What was added to a claim after it was fixed. The claim's texts stay as they were."""
 
     date: datetime.date
     what: str
     reason: str
+    counted: bool = False  # the verdict follows from it; else it stands beside the verdict
     name: str = ""  # of a second statistic
     conditions: tuple[Condition, ...] = ()  # of that
 

@@ -186,3 +186,17 @@ def counts_text(verdicts: pd.DataFrame) -> str:
 def markdown(verdicts: pd.DataFrame) -> str:
     """The table of claims.md: everything about each claim."""
     return tables.markdown(verdicts[SHOWN].rename(columns=str.capitalize))
+
+
+def additions_markdown(claims: Iterable[Claim]) -> str:
+    """The table of what was added to claims after they were fixed, a row an addition.
+
+    When that was stands in claims.yaml: a report has no dates.
+    """
+    rows = [
+        [claim.id, "yes" if added.counted else "no", added.what, added.reason]
+        for claim in claims
+        for added in claim.also
+    ]
+    columns = ["Id", "Counted in the verdict", "What", "Reason"]
+    return tables.markdown(pd.DataFrame(rows, columns=columns))
