@@ -75,6 +75,8 @@ MICRO = {
 }
 
 
+# Settings of each repository: `dvc exp run` asks git who commits, and the home may not say it.
+AUTHOR = {"user.name": "test", "user.email": "test@example.org", "commit.gpgsign": "false"}
 PER_TEST = "PYTEST_CURRENT_TEST"  # a variable that differs: no fork could take it over
 
 
@@ -99,6 +101,11 @@ def fork(warm: Warm) -> Path | str:
     return sys.executable if warm.folder is None else warm.folder / "python"
 
 
+def own_dvc(path: Path) -> dict[str, str]:
+    """Variables with which DVC reads no settings of the user's: a cache of theirs, say."""
+    return {"DVC_NO_ANALYTICS": "1", "DVC_GLOBAL_CONFIG_DIR": str(path.parent / "no settings")}
+
+
 class Clone:
     """A copy of the working tree as a repository of its own."""
 
@@ -112,12 +119,13 @@ class Clone:
             "PATH": f"{bin_dir}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(path / "src"),
             "MLFLOW_TRACKING_URI": f"sqlite:///{path}/mlflow.db",
-            "DVC_NO_ANALYTICS": "1",
+            **own_dvc(path),
         }
-        identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
         self.run("git", "init", "-q")
+        for key, value in AUTHOR.items():
+            self.run("git", "config", key, value)
         self.run("git", "-c", "core.autocrlf=false", "add", "-A")
-        self.run("git", *identity, "commit", "-qm", "micro")
+        self.run("git", "commit", "-qm", "micro")
 
     def run(self, *command: str, check: bool = True) -> str:
         done = subprocess.run(

@@ -16,7 +16,7 @@ from collections import Counter
 from pathlib import Path
 
 import yaml
-from clones import Clone, merge
+from clones import AUTHOR, Clone, merge, own_dvc
 
 from momos import config
 
@@ -109,21 +109,22 @@ class Repository:
         self.env = os.environ | {
             "PATH": f"{bin_dir}{os.pathsep}{os.environ['PATH']}",
             "TRACE": str(self.trace),
-            "DVC_NO_ANALYTICS": "1",
+            **own_dvc(path),
             "MOMOS_WARM": "0",  # these stages import nothing; test_warm.py tries it with
         }
         self.env |= {"PYTHONPATH": str(path / "src")}
         self.env.pop("CUDA_VISIBLE_DEVICES", None)
         self.run("git", "init", "-q")
+        for key, value in AUTHOR.items():
+            self.run("git", "config", key, value)
         self.run("dvc", "init", "-q")
         for option in ("analytics", "check_update", "autostage"):
             self.run("dvc", "config", f"core.{option}", "false")
         self.commit()
 
     def commit(self) -> None:
-        identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
         self.run("git", "add", "-A")
-        self.run("git", *identity, "commit", "-qm", "small")
+        self.run("git", "commit", "-qm", "small")
 
     def run(self, *command: str, check: bool = True, **env: str) -> str:
         how = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "timeout": 300}

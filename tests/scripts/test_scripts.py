@@ -15,7 +15,6 @@ from scripted import script
 from spread import heed_ctrl_c
 
 ROOT = Path(__file__).parents[2]
-IDENTITY = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
 
 sys.path.insert(0, str(ROOT / "scripts"))  # scripts import each other
 

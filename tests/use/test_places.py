@@ -63,6 +63,7 @@ def test_make_repro_runs_without_git_in_any_folder(tmp_path):
     small = Repository(tmp_path / NAME)
     shutil.rmtree(small.path / ".git")
     small.env |= odd_environment(tmp_path)
+    del small.env["DVC_GLOBAL_CONFIG_DIR"]
     with small.start("repro", "--jobs", "2") as process:
         out, _ = process.communicate(timeout=300)
     assert process.returncode == 0, out
@@ -78,11 +79,14 @@ def test_make_repro_runs_without_git_in_any_folder(tmp_path):
 def test_sweeps_and_experiments_run_without_a_home_in_any_folder(tmp_path, script):
     small = Repository(tmp_path / f"{NAME} #1, b", models="m", seeds=1)
     small.env |= odd_environment(tmp_path)
+    del small.env["DVC_GLOBAL_CONFIG_DIR"]
     arguments = []
     if script == "sweep":
         shutil.rmtree(small.path / ".git")
     else:  # an experiment needs git, and git's settings in a home that may be missing
         small.env["HOME"] = str(tmp_path / "nowhere")
+        for key in ("user.name", "user.email"):
+            small.run("git", "config", "--unset", key)
         arguments = ["train.epochs=3", "--name", "three"]
     with small.start(script, "--jobs", "1", *arguments) as process:
         out, _ = process.communicate(timeout=300)
