@@ -118,11 +118,18 @@ def merged(base: object, changes: object) -> object:
     return base | {key: merged(base.get(key), value) for key, value in changes.items()}
 
 
+def layers(path: Path) -> tuple[dict, dict]:
+    """The complete settings below a profile, which may lie on another one, and its own."""
+    changes = yaml.load(path.read_text(), Loader=Loader)
+    below = ROOT / "profiles" / changes.pop("base")
+    if below.stem == "base":
+        return yaml.safe_load(below.read_text()), changes
+    return merged(*layers(below)), changes
+
+
 @pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
 def test_profiles_follow_the_rule(path):
-    changes = yaml.load(path.read_text(), Loader=Loader)
-    base = yaml.safe_load((ROOT / "profiles" / changes.pop("base")).read_text())
-    assert overlays.profile_settings(path.stem, ROOT / "profiles") == merged(base, changes)
+    assert overlays.profile_settings(path.stem, ROOT / "profiles") == merged(*layers(path))
 
 
 @pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
@@ -139,6 +146,4 @@ def test_a_profile_says_nothing_that_the_base_says_already(path):
             )
         ]  # fmt: skip
 
-    changes = yaml.load(path.read_text(), Loader=Loader)
-    base = yaml.safe_load((ROOT / "profiles" / changes.pop("base")).read_text())
-    assert repeated(base, changes) == []
+    assert repeated(*layers(path)) == []
