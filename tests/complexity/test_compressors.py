@@ -111,7 +111,7 @@ import torch
 from momos.complexity.measure import measure_weights
 from momos.config.images import Evaluate, Pack, Survey
 from momos.packing.levels import ordinary
-from momos.survey.streaming import measure_streamed
+from momos.survey.streaming import measure_against
 
 evaluate = {"checkpoint": "last", "compressors": ["quick", "gzip"], "shuffle_seed": 0}
 evaluate |= {"num_initializations": 20}
@@ -126,7 +126,7 @@ weights = {"weight": torch.arange(400.0).reshape(20, 20) - 200}
 row = measure_weights(weights, weights, compressors=names, seed=0)
 raw = weights["weight"].numpy().tobytes()
 assert row["quick"] == len(raw) / len(zlib.compress(raw, 1)), row
-again = measure_streamed(weights.items, [weights.items], compressors=names, seed=0)
+again = measure_against(weights.items, [weights.items], compressors=names, seed=0)
 assert (again["quick"], again["quick_binary"]) == (row["quick"], row["quick_binary"])
 packed = Pack.from_mapping(pack, "pack").compressors
 found = ordinary(torch.nn.Linear(9, 9), lambda model: 1.0, packed)

@@ -22,7 +22,7 @@ def tensors(shapes, seed: int) -> dict[str, torch.Tensor]:
 
 
 def streamed(trained: dict, *initial: dict, names=NAMES, seed: int = 3) -> dict:
-    return streaming.measure_streamed(
+    return streaming.measure_against(
         trained.items, [weights.items for weights in initial], compressors=names, seed=seed
     )
 
@@ -37,6 +37,8 @@ def test_everything_is_as_in_one_piece(shapes, seed):
     shapes = [*shapes, (8, 13)]  # a complete block of each kind
     trained, initial = tensors(shapes, seed), tensors(shapes, seed + 1)
     found = streamed(trained, initial, names=NAMES[:3])
+    further = {name: found.pop(name) for name in streaming.further_columns()}
+    assert further["num_initial"] == 1
     expected = measure_weights(trained, initial, compressors=NAMES[:3], seed=3)
     assert found.pop("num_weights") == sum(tensor.numel() for tensor in trained.values())
     assert found == {name: expected[name] for name in found}

@@ -69,6 +69,7 @@ def _network(arguments: argparse.Namespace) -> "Network":
 
     kinds = _kinds(arguments.kinds or "[]")
     stored = open_weights(arguments.weights)
+    stored.keep_tensors()  # every measure goes through all of them
     return find_network(stored, init=arguments.init or "default", kinds=kinds)
 
 

@@ -15,7 +15,7 @@ from momos.cli.arguments import (
     require_output,
     shape_of,
 )
-from momos.weights.files import FOLDER_FILES, open_weights, some_of
+from momos.weights.files import holds_weights, open_weights, some_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from momos.packing import Group
 
 DIFFERENT = 1  # exit code of `verify`
-SOURCE_HELP = "run folder, .safetensors, .pt, .pth, .bin, .npz or .onnx file"
+SOURCE_HELP = (
+    "run folder, .safetensors, .pt, .pth, .bin, .npz or .onnx file, or Hugging Face folder"
+)
 WEIGHT_SECTIONS = ("motifs", "mosaic", "tails", "weights")  # sections that hold the weights
 PACK = (
     "Write a model as motifs and mosaic, without loss. Names of tensors are kept without the "
@@ -146,8 +148,12 @@ def load_pack_source(
 
 
 def _is_run_folder(path: Path) -> bool:
-    """Whether a folder is a run's, or should be: one that the hub has has weights in it."""
-    return path.is_dir() and not any((path / name).is_file() for name in FOLDER_FILES)
+    """Whether a folder is a run's, or should be: no folder from which `measure` takes weights."""
+    from momos.files import run_folder
+
+    if not path.is_dir():
+        return False
+    return (path / run_folder.RUN).is_file() or not holds_weights(path)
 
 
 def _floating_point_weights(path: Path) -> dict[str, "Tensor"]:

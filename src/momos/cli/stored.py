@@ -59,13 +59,10 @@ def raw_bytes(tensor: "Tensor") -> Any:
 
 def plain_description(num_weights: int, bits: float) -> Columns:
     """Description length of weights that are stored one by one: RAC is 1."""
-    length = round(num_weights * bits)
-    return {
-        "rac": 1.0,
-        "description_bits": length,
-        "trivial_bits": length,
-        "lower_complexity": False,
-    }
+    from momos.complexity.code_length import describe, description_bits
+
+    length = description_bits(num_weights, bits)
+    return describe(length, length)
 
 
 def mosaic_description(
@@ -76,18 +73,14 @@ def mosaic_description(
     sizes: numbers of weights by tensor. num_motifs: distinct blocks. bits: of a weight as stored,
     in the motifs and in the trivial length.
     """
+    from momos.complexity.code_length import describe, description_bits
     from momos.weights import blocks
 
     num_weights, num_blocks = sum(sizes), blocks.num_blocks(sizes, block_size)
-    index_bits = (num_motifs - 1).bit_length()
-    length = round(num_motifs * block_size * bits) + num_blocks * index_bits
-    trivial = round(num_weights * bits)
+    length = description_bits(num_motifs * block_size, bits, [(num_blocks, num_motifs)])
     return {
         "num_weights": num_weights,
         "block_size": block_size,
         "num_blocks": num_blocks,
-        "rac": trivial / length,
-        "description_bits": length,
-        "trivial_bits": trivial,
-        "lower_complexity": length < trivial,
+        **describe(description_bits(num_weights, bits), length),
     }

@@ -87,7 +87,7 @@ class BlockCounts:
             self.words += np.bincount(_word_codes(joined[:whole]), minlength=self.words.size)
             self._carry = joined[whole:]
         if bits.ndim >= 2 and bits.size:
-            for tile in _tiles(bits.reshape(bits.shape[0], -1)):
+            for tile in tiles(bits.reshape(bits.shape[0], -1), CHUNK_BITS):
                 self.squares += np.bincount(_square_codes(tile), minlength=self.squares.size)
 
 
@@ -202,14 +202,15 @@ def _word_codes(bits: np.ndarray) -> np.ndarray:
     return pairs.reshape(-1)[: bits.size // WORD]
 
 
-def _tiles(matrix: np.ndarray) -> Iterator[np.ndarray]:
-    """(rows, columns) -> pieces of at most CHUNK_BITS whose sides are multiples of 4.
+def tiles(matrix: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """Cut a matrix, (rows, columns), into pieces whose sides are multiples of 4.
 
-    Incomplete squares at the edges are left out.
+    size: entries of a piece, at most, but for four rows or columns at least. Incomplete 4x4 squares
+    at the edges are left out.
     """
-    rows, columns = (size - size % SIDE for size in matrix.shape)
-    width = max(min(columns, CHUNK_BITS // SIDE), 1)
-    height = max(CHUNK_BITS // width // SIDE * SIDE, SIDE)
+    rows, columns = (length - length % SIDE for length in matrix.shape)
+    width = max(min(columns, size // SIDE), 1)
+    height = max(size // width // SIDE * SIDE, SIDE)
     for top in range(0, rows, height):
         for left in range(0, columns, width):
             yield matrix[top : min(top + height, rows), left : min(left + width, columns)]

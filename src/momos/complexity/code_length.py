@@ -9,6 +9,7 @@ All lengths are exact integers. The additive constant of Eq. 8 is ignored, as in
 
 import contextlib
 import operator
+from collections.abc import Iterable
 
 from momos.methods.method import Stored
 
@@ -30,8 +31,7 @@ def momos_bits(num_blocks: int, block_size: int, num_motifs: int, bits: int = 32
     motifs, bits = _positive("num_motifs", num_motifs), _positive("bits", bits)
     if motifs > blocks:
         raise ValueError(f"num_motifs must be in 1..{blocks} (num_blocks), got {motifs}")
-    index_bits = (motifs - 1).bit_length()  # ceil(log2 k), exactly
-    return motifs * size * bits + blocks * index_bits
+    return description_bits(motifs * size, bits, [(blocks, motifs)])
 
 
 def rac(
@@ -63,12 +63,21 @@ def qat_rac(bits: int) -> float:
 
 
 def stored_bits(stored: Stored) -> int:
-    """Return the description length in bits of what a method stores (Eq. 8).
+    """Return the description length in bits of what a method stores (Eq. 8)."""
+    return description_bits(stored.num_values, stored.bits, stored.alphabets)
 
-    num_values * bits, and num_indices * ceil(log2 num_symbols) for each alphabet.
+
+def description_bits(
+    num_values: int, bits: float, alphabets: Iterable[tuple[int, int]] = ()
+) -> int:
+    """Return the description length of values and of indices into alphabets (Eq. 8).
+
+    It is num_values * bits, and num_indices * ceil(log2 num_symbols) for each alphabet. bits: of a
+    value; no whole number for the mean of several types, and then the length is rounded.
+    alphabets: (num_indices, num_symbols) of each.
     """
-    lengths = (indices * (symbols - 1).bit_length() for indices, symbols in stored.alphabets)
-    return stored.num_values * stored.bits + sum(lengths)
+    lengths = (indices * (symbols - 1).bit_length() for indices, symbols in alphabets)
+    return round(num_values * bits) + sum(lengths)
 
 
 def describe_stored(num_weights: int, stored: Stored) -> dict[str, float]:
@@ -76,7 +85,11 @@ def describe_stored(num_weights: int, stored: Stored) -> dict[str, float]:
 
     num_weights: of the model (d). stored: what describes them (`Method.stored`).
     """
-    trivial, length = trivial_bits(num_weights), stored_bits(stored)
+    return describe(trivial_bits(num_weights), stored_bits(stored))
+
+
+def describe(trivial: int, length: int) -> dict[str, float]:
+    """Those columns of two lengths in bits: of the weights one by one (L_0), and as stored."""
     return {
         "rac": trivial / length,
         "description_bits": length,

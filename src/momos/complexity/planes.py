@@ -151,21 +151,11 @@ def _planes(matrix: np.ndarray, bit_depth: int, percentile: float | None) -> np.
         codes = _codes(matrix[:rows, :columns], low, high, bit_depth)
         return _bdm_of_few(list(_squares(codes, bit_depth)))
     counts = np.zeros((bit_depth, NUM_SQUARES), dtype=np.int64)
-    for tile in _tiles(matrix[:rows, :columns]):
+    for tile in bdm.tiles(matrix, CHUNK):
         codes = _codes(tile, low, high, bit_depth)
         for plane, squares in enumerate(_squares(codes, bit_depth)):
             counts[plane] += np.bincount(squares, minlength=NUM_SQUARES)
     return np.array([bdm.complexity(count) for count in counts])
-
-
-def _tiles(matrix: np.ndarray) -> Iterator[np.ndarray]:
-    """Pieces of about CHUNK weights, whose sides are multiples of 4 as the matrix's are."""
-    rows, columns = matrix.shape
-    width = min(columns, CHUNK // SIDE)
-    height = max(CHUNK // width // SIDE * SIDE, SIDE)
-    for top in range(0, rows, height):
-        for left in range(0, columns, width):
-            yield matrix[top : top + height, left : left + width]
 
 
 def _squares(codes: np.ndarray, bit_depth: int) -> Iterator[np.ndarray]:

@@ -27,7 +27,7 @@ from momos.survey.streaming import NamedTensors, measure_against
 from momos.weights import blocks
 from momos.weights.files import (
     ALL_SUFFIXES,
-    FOLDER_FILES,
+    is_hub_folder,
     is_weight_file,
     open_weights,
     some_of,
@@ -36,7 +36,6 @@ from momos.weights.files import (
 
 SOURCE, LOCAL, CONTROL = "timm", "local file", "untrained"
 WEIGHTS_FOLDER = "weights"  # beside a manifest
-PLAIN_STEMS = ("model", "pytorch_model", "diffusion_pytorch_model")  # a folder's name says more
 BYTES = 4  # of a weight, as most files have it
 # memory of a process beside the weights: its libraries and the compressors
 PROCESS_BYTES = 600_000_000
@@ -246,7 +245,7 @@ def _weight_files(folder: Path) -> tuple[list[tuple[str, Path]], list[Path]]:
         if is_read or is_dropping(path.relative_to(folder).as_posix()):
             continue
         if path.is_dir():
-            if path != folder and _is_hub_folder(path):
+            if is_hub_folder(path):
                 inside.append(path)
                 found.append((_hub_name(path), path))
         elif is_weight_file(path):
@@ -254,11 +253,6 @@ def _weight_files(folder: Path) -> tuple[list[tuple[str, Path]], list[Path]]:
         elif not any(part.startswith(".") for part in path.relative_to(folder).parts):
             skipped.append(path)
     return _told_apart(found), skipped
-
-
-def _is_hub_folder(path: Path) -> bool:
-    names = [name for file in FOLDER_FILES for name in (file, f"{file}.index.json")]
-    return any((path / name).is_file() for name in names)
 
 
 def _hub_name(path: Path) -> str:

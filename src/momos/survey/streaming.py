@@ -27,26 +27,7 @@ from momos.survey import controls
 NamedTensors = Iterable[tuple[str, Tensor]]  # trainable parameters in model order
 CHUNK_BYTES = 1 << 24  # bytes that a compressor is given at once
 BIT_DEPTH = 8  # of the planes
-CONTROLS = {"shuffled": bdm.shuffled, "markov": controls.markov, "permuted": controls.permuted}
-
-
-def measure_streamed(
-    trained: Callable[[], NamedTensors],
-    initial: Sequence[Callable[[], NamedTensors]],
-    *,
-    compressors: Sequence[str],
-    seed: int,
-) -> dict[str, float | int]:
-    """num_weights, the BDM columns, a ratio a compressor (weights and signs), and sparsity.
-
-    trained: gives the same weights at each call. initial: a function an initialisation, called
-    once. compressors: names of files in `momos.complexity.compressors`. seed: of the shuffled
-    control.
-    Raises ValueError for NaN or infinite weights, for names or shapes that differ between trained
-    and initial weights, and for a model that has no complete block of 12 or of 4x4 weights.
-    """
-    starts = [SignCounts(weights(), "initial") for weights in initial]
-    return _columns(TrainedCounts(trained(), compressors), starts, trained, seed)
+CONTROLS = {"markov": controls.markov, "permuted": controls.permuted}  # beside shuffled bits
 
 
 def measure_against(
@@ -56,18 +37,22 @@ def measure_against(
     compressors: Sequence[str],
     seed: int,
 ) -> dict[str, float | int | None]:
-    """The columns of `measure_streamed`, and all further ones of the module's table.
+    """The columns of `momos.complexity.measure` that pieces give, and those of the table above.
 
-    Arguments and errors as there. What one initialisation can't tell (deviations, z, p) is None.
+    Of the former these are num_weights, the BDM columns, a ratio a compressor (weights and signs)
+    and sparsity. What one initialisation can't tell (deviations, z, p) is None.
+    trained: gives the same weights at each call. initial: a function an initialisation, called
+    once. compressors: names of files in `momos.complexity.compressors`. seed: of the controls.
+    Raises ValueError for NaN or infinite weights, for names or shapes that differ between trained
+    and initial weights, and for a model that has no complete block of 12 or of 4x4 weights.
     """
     starts = [SignCounts(weights(), "initial", with_planes=True) for weights in initial]
     end = TrainedCounts(trained(), compressors, with_planes=True)
     columns: dict[str, float | int | None] = dict(_columns(end, starts, trained, seed))
     for name, control in CONTROLS.items():
-        if name != "shuffled":
-            counts = bdm.BlockCounts(control(_signs(trained()), seed))
-            columns[f"bdm_1d_{name}"] = bdm.complexity(counts.words)
-            columns[f"bdm_2d_{name}"] = bdm.complexity(counts.squares)
+        counts = bdm.BlockCounts(control(_signs(trained()), seed))
+        columns[f"bdm_1d_{name}"] = bdm.complexity(counts.words)
+        columns[f"bdm_2d_{name}"] = bdm.complexity(counts.squares)
     for prefix, kind in (("bdm_1d", "words"), ("bdm_2d", "squares")):
         values = [bdm.complexity(getattr(start.counts, kind)) for start in starts]
         columns |= _against(prefix, bdm.complexity(getattr(end.counts, kind)), values)
@@ -80,7 +65,7 @@ def _columns(
     trained: Callable[[], NamedTensors],
     seed: int,
 ) -> dict[str, float | int]:
-    """The columns of `measure_streamed`."""
+    """The columns that `momos.complexity.measure` has too."""
     for start in starts:
         _require_same_layout(end.layout, start.layout)
     control = bdm.BlockCounts(bdm.shuffled(_signs(trained()), seed))
@@ -135,7 +120,7 @@ def _plane_columns(end: "TrainedCounts", starts: Sequence["SignCounts"]) -> dict
 
 
 def further_columns() -> list[str]:
-    """Names of the columns that `measure_against` has beside `measure_streamed`, in order."""
+    """Names of the module's further columns, in the order of `measure_against`."""
     suffixes = ("initial_std", "z", "p", "markov", "permuted")
     bdm_names = [f"bdm_{n}d_{suffix}" for n in (1, 2) for suffix in suffixes]
     totals = ["planes", "planes_initial", "planes_ratio", "planes_z"]

@@ -19,6 +19,7 @@ One line on stderr says which wrapper and which prefix were removed.
 """
 
 import argparse
+import functools
 import json
 import re
 import sys
@@ -47,6 +48,7 @@ EXPECTED = (
 )
 # Of a Hugging Face folder, in this order; NAME.index.json lists the shards.
 FOLDER_FILES = ("model.safetensors", "pytorch_model.bin", "diffusion_pytorch_model.safetensors")
+SNAPSHOTS = "snapshots"  # of the hub's cache, a folder each
 BEGINNINGS = {
     b"<!doctype": "it is an HTML page", b"<html": "it is an HTML page",
     b"version https://git-lfs": "it is a pointer of Git LFS, without the file that it stands for",
@@ -104,6 +106,10 @@ class WeightFile(Mapping[str, "Tensor"]):
         if self.prefix:
             parts.append(f"names without the prefix {self.prefix}")
         return one_line(", ".join(parts))
+
+    def keep_tensors(self) -> None:
+        """Keep each tensor that is read, for those who ask for it again and again."""
+        self._read_tensor = functools.cache(self._read_tensor)
 
     def is_float(self, name: str) -> bool:
         """Whether the named tensor is stored as floating-point numbers. It is not read."""
@@ -172,6 +178,22 @@ def is_weight_file(path: Path) -> bool:
     return path.name.lower().endswith(ALL_SUFFIXES)
 
 
+def is_hub_folder(path: Path) -> bool:
+    """Whether a folder holds a model as the Hugging Face hub has it, in one file or in shards."""
+    names = [name for file in FOLDER_FILES for name in (file, f"{file}.index.json")]
+    return any((path / name).is_file() for name in names)
+
+
+def holds_weights(path: Path) -> bool:
+    """Whether `open_weights` finds one model's weights in a folder, without opening them.
+
+    That is a folder of the hub, or of its cache with snapshots, or one with a single weight file.
+    """
+    if is_hub_folder(path) or (path / SNAPSHOTS).is_dir():
+        return True
+    return sum(one.is_file() and is_weight_file(one) for one in path.iterdir()) == 1
+
+
 def stem_of(path: Path) -> str:
     """The file's name without that ending: resnet18.pth.tar -> resnet18."""
     endings = [suffix for suffix in ALL_SUFFIXES if path.name.lower().endswith(suffix)]
@@ -224,7 +246,7 @@ def _opener_of(path: Path) -> Callable[[Path, str], WeightFile]:
 
 def _open_folder(path: Path, name: str) -> WeightFile:
     """A folder of the hub: one file, its shards, or the cache's with one snapshot in it."""
-    snapshots = path / "snapshots"
+    snapshots = path / SNAPSHOTS
     if snapshots.is_dir():
         found = sorted(one for one in snapshots.iterdir() if one.is_dir())
         main = path / "refs" / "main"

@@ -47,10 +47,8 @@ def clopper_pearson(successes: int, total: int, level: float = LEVEL) -> tuple[f
             f"clopper_pearson needs 0 to total successes of at least one trial,"
             f" got {successes} of {total}"
         )
-    tail, failures = (1 - level) / 2, total - successes
-    low = stats.beta.ppf(tail, successes, failures + 1) if successes else 0.0
-    high = stats.beta.ppf(1 - tail, successes + 1, failures) if failures else 1.0
-    return float(low), float(high)
+    ends = stats.binomtest(successes, total).proportion_ci(level, method="exact")
+    return float(ends.low), float(ends.high)
 
 
 def prediction_bound(num_values: int, probability: float) -> float:
@@ -63,16 +61,6 @@ def prediction_bound(num_values: int, probability: float) -> float:
     if num_values < 2:
         raise ValueError(f"a prediction bound needs two values or more, got {num_values}")
     return float(stats.t.isf(probability, num_values - 1) * math.sqrt(1 + 1 / num_values))
-
-
-def wilson(successes: int, total: int, z: float = 1.959963984540054) -> tuple[float, float]:
-    """95 % interval of a share (Wilson 1927). Raises ValueError for a total below 1."""
-    if total < 1:
-        raise ValueError(f"wilson needs at least one trial, got {total}")
-    share, denominator = successes / total, 1 + z * z / total
-    centre = (share + z * z / (2 * total)) / denominator
-    half = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total)) / denominator
-    return centre - half, centre + half
 
 
 def spearman(x: ArrayLike, y: ArrayLike) -> float:
