@@ -65,7 +65,7 @@ class Mutant(NamedTuple):
 LIBRARY = "src/momos/"
 MUTANTS = {
     "RAC, motifs cost one weight each": Mutant(
-        f"{LIBRARY}complexity/code_length.py", "motifs * size * bits +", "motifs * bits +"
+        f"{LIBRARY}methods/momos.py", "in codebooks) * self.block_size", "in codebooks)"
     ),
     "BDM, repetitions are free": Mutant(
         f"{LIBRARY}complexity/bdm.py", "table[present] + np.log2(counts[present])", "table[present]"
