@@ -6,6 +6,7 @@ import os
 import struct
 import tarfile
 import warnings
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from foreign import prefixed
 from torch import nn
 
 from momos import cli
+from momos.cli import foreign
 from momos.complexity import planes
 from momos.weights.initial import fresh
 
@@ -71,6 +73,24 @@ def test_twenty_initialisations_and_all_compressors_are_the_default(tmp_path, ca
     titles = [line.split("  ")[0] for line in out.splitlines()]
     assert "BDM 1-D" in titles and "planes" in titles and "lzma" in titles
     assert out.splitlines()[0] == "537 weights in 6 tensors, float32; left out: 3 buffers"
+
+
+def test_each_tensor_is_read_once(tmp_path, capsys, monkeypatch):
+    """All measures together: BDM, its controls, distinct blocks, the compressors."""
+    counts: Counter[str] = Counter()
+    opened = foreign.open_weights
+
+    def counted(path):
+        stored = opened(path)
+        read = stored._read_tensor
+        stored._read_tensor = lambda name: (counts.update([name]), read(name))[1]
+        return stored
+
+    monkeypatch.setattr(foreign, "open_weights", counted)
+    tensors = network()
+    row = measured(capsys, saved(tmp_path / "a.safetensors", tensors), "--block-size", 4)
+    assert row["num_weights"] == 537 and row["distinct_blocks"] and row["zstd"]
+    assert set(counts.values()) == {1} and set(WEIGHTS) <= set(counts)
 
 
 def written(path, tensors):

@@ -145,3 +145,57 @@ def test_an_average_is_packed_and_verified_as_if_it_stood_alone(tmp_path, capsys
     assert cli.main(["verify", str(tmp_path / "a.momos"), str(other)]) == 1
     said = capsys.readouterr().err
     assert said.startswith("momos: ") and "differs from" in said
+
+
+def in_shards(folder: Path, tensors: dict) -> Path:
+    """A folder as the hub has it, with two shards."""
+    folder.mkdir(parents=True)
+    weight_map = {name: f"model-{place % 2}.safetensors" for place, name in enumerate(tensors)}
+    for shard in sorted(set(weight_map.values())):
+        own = {name: tensors[name] for name in tensors if weight_map[name] == shard}
+        saved(folder / shard, own)
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": weight_map}))
+    return folder
+
+
+def in_the_cache(folder: Path, tensors: dict) -> Path:
+    """A folder of the hub's cache, with one snapshot."""
+    in_shards(folder / "snapshots" / "aaa", tensors)
+    return folder
+
+
+def in_one_file(folder: Path, tensors: dict) -> Path:
+    """A folder with one weight file, whose name the hub does not know."""
+    folder.mkdir()
+    saved(folder / "net.pth", tensors)
+    return folder
+
+
+@pytest.mark.parametrize("written", [in_shards, in_the_cache, in_one_file])
+def test_the_folders_that_measure_reads_are_packed_and_verified(tmp_path, capsys, written):
+    tensors, file = mosaic_state(1), tmp_path / "a.momos"
+    folder = written(tmp_path / "net", tensors)
+    assert "weights in" in ran(
+        capsys, "measure", folder, "--init-seeds", 2, "--compressors", "gzip"
+    )
+    ran(capsys, "pack", folder, file, "--block-size", 2)
+    assert f"{len(tensors)} tensors, bit for bit" in ran(capsys, "verify", file, folder)
+    alone = saved(tmp_path / "alone.safetensors", tensors)
+    assert "bit for bit" in ran(capsys, "verify", file, alone)
+
+
+def test_a_run_folder_stays_one_whatever_is_left_in_it(tmp_path, capsys):
+    run, file = finished_run(tmp_path / "run"), tmp_path / "a.momos"
+    for which in ("last", "initial"):
+        (run / f"{which}.safetensors").unlink()
+    ran(capsys, "pack", run, file)
+    assert "bit for bit" in ran(capsys, "verify", file, run)
+    assert "last.safetensors is missing" in refused(capsys, "pack", run, file, "--which", "last")
+
+
+def test_a_folder_that_lacks_a_shard_names_it(tmp_path, capsys):
+    folder = in_shards(tmp_path / "net", mosaic_state(1))
+    (folder / "model-1.safetensors").unlink()
+    message = refused(capsys, "pack", folder, tmp_path / "a.momos", "--block-size", 2)
+    assert "shard model-1.safetensors is not in the folder" in message
