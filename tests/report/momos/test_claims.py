@@ -615,6 +615,20 @@ def test_claims_about_accuracy_have_both_weights(base, name):
     assert f"With the best weights: {found.verdict}" in found.also and found.measured in found.also
 
 
+def test_stale_statistics_stand_beside_a_verdict_and_change_none(base):
+    """ResNet20's motifs lose 5 points with the statistics as trained, and none without them."""
+    frame = collapsed(base, 5).evaluation
+    again = base.evaluation.test_accuracy_last.where(frame.model == "resnet20")
+    frame = frame.assign(test_accuracy_last_remeasured=again)
+    found = row("M8", dataclasses.replace(base, evaluation=frame))
+    plain = row("M8", collapsed(base, 5))
+    assert (found.verdict, found.measured) == (NOT_SUPPORTED, plain.measured)
+    text = "BatchNorm's statistics measured again with them: SUPPORTED"
+    assert text in found.also and row("M8", base).measured in found.also
+    for without in (frame.assign(test_accuracy_last_remeasured=np.nan), base.evaluation):
+        assert "measured again" not in row("M8", dataclasses.replace(base, evaluation=without)).also
+
+
 def test_m9_is_about_test_accuracy_and_has_a_statistic_without_a_floor(base):
     """Blocks of 8 that are bad at every capacity lose nothing: the second statistic sees it."""
     drops = {2: 1.0, 4: 3.0, 8: 0.0}

@@ -1,4 +1,4 @@
-"""What stands beside a verdict and does not change it: chance, best weights, what is measured."""
+"""What stands beside a verdict and does not change it: chance, other weights, what is measured."""
 
 from collections.abc import Hashable
 
@@ -101,6 +101,15 @@ def best_weights_text(judgement: Judgement, best: Judgement, evidence: Evidence,
     if best.verdict == judgement.verdict or best.verdict not in JUDGED:
         return text
     return f"{text} {collapse_text(evidence, cells)}"
+
+
+def remeasured_text(again: Judgement) -> str:
+    """The verdict with BatchNorm's statistics of the weights that are judged (method A13)."""
+    decided = f", decided: {again.decided}" if again.decided else ""
+    return (
+        "With the last weights, and BatchNorm's statistics measured again with them:"
+        f" {again.verdict}{decided} ({again.measured or again.note})."
+    )
 
 
 def collapse_text(evidence: Evidence, cells: str) -> str:

@@ -114,6 +114,8 @@ def judge_claim(claim: Claim, evidence: Evidence) -> Judgement:
     if claim.id in OF_ACCURACY:
         best = JUDGES.judge(claim, evidence.best_weights)
         also.append(beside.best_weights_text(judgement, best, evidence, OF_ACCURACY[claim.id]))
+        if evidence.remeasured is not None:
+            also.append(beside.remeasured_text(JUDGES.judge(claim, evidence.remeasured)))
     return judgement._replace(note=_joined(notes), also=_joined(also))
 
 

@@ -58,6 +58,19 @@ class Evidence:
         """The same, with the accuracy of the weights of the lowest validation loss."""
         return dataclasses.replace(self, checkpoint="best")
 
+    @cached_property
+    def remeasured(self) -> "Evidence | None":
+        """The same, of the last weights with BatchNorm's statistics measured again.
+
+        Models without such statistics keep theirs. None where no run has any (method A13).
+        """
+        rows = self.evaluation
+        again = rows.get("test_accuracy_last_remeasured")
+        if again is None or again.isna().all():
+            return None
+        accuracy = again.astype(float).fillna(rows.test_accuracy_last)
+        return dataclasses.replace(self, evaluation=rows.assign(test_accuracy_last=accuracy))
+
     @property
     def main_rows(self) -> pd.DataFrame:
         """The main grid's runs, weights as deployed."""
