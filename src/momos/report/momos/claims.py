@@ -493,7 +493,8 @@ def larger_blocks_are_simpler(claim: Claim, evidence: Evidence) -> Judgement:
     """
     evidence.require_models(["mlp", "resnet20"])
     lower: list[bool] = []
-    parts, samples = [], {}
+    parts: list[str] = []
+    samples: dict[str, dict[Hashable, float]] = {}
     for model in ("mlp", "resnet20"):
         momos = with_capacity(evidence.family_cells(model, "momos"))
         measured_values(momos, "bdm_1d_ratio")
