@@ -32,6 +32,16 @@ def test_the_untrained_control_has_a_ratio_of_about_one(tmp_path):
         candidates.untrained(["no_such", ARCH])
 
 
+PROFILES = sorted({path.stem for path in (ROOT / "profiles").glob("*.yaml")} - {"base"})
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_survey_has_initialisations_enough_to_tell_chance(profile):
+    """At least 20 (method A11), but for the quick profile, which judges nothing."""
+    seeds = config.profile_settings(profile, ROOT / "profiles")["survey"]["init_seeds"]
+    assert len(set(seeds)) == len(seeds) and len(seeds) >= (1 if profile == "quick" else 20)
+
+
 def test_a_file_belongs_to_the_longest_timm_name_it_begins_with(tmp_path):
     names = [
         "resnet50.a1_in1k.safetensors",
