@@ -110,7 +110,7 @@ def test_checkpoints_of_one_training_are_one_pair():
     pairs = survey_statistics.pairs(zoo)
     assert list(pairs.bdm_1d_ratio) == pytest.approx([0.9, 0.6, 1.1])
     assert list(pairs.source) == ["hub", "hub", "timm"]
-    found = row(survey_statistics.group_statistics(zoo, seed=0), "all", "all", "hub")
+    found = row(survey_statistics.group_statistics(zoo, seed=0), "all", "all", "elsewhere")
     assert found.num_models == 2
     apart = zoo.assign(series=["net", "net", "other", "other", None, ""])
     assert list(survey_statistics.pairs(apart).bdm_1d_ratio) == pytest.approx(
@@ -205,3 +205,32 @@ def test_tables_say_intervals_and_missing_values():
         survey_statistics.agreement(survey([0.9, 0.8], source="timm"))
     )
     assert set(agreement["BDM 2-D"]) == {"–"}
+
+
+def test_other_peoples_networks_are_one_source_by_family_task_and_size():
+    """Each file has an address of its own; checkpoints of one training are one model."""
+    families = ["carn (super-resolution)", "vdsr (super-resolution)", "srcnn (super-resolution)"]
+    frame = survey([0.9, 0.8, 0.95, 0.7, 1.1, 1.2]).assign(
+        source=[f"github:someone/{number}" for number in range(6)],
+        name=[f"n{number}" for number in range(6)],
+        family=[*families, "lstm (text)", "mlp", "mlp"],
+        tags=np.nan,
+        series=["", "", "", "", "run", "run"],
+        num_initial=20,
+        bdm_1d_z=[-9.0, -3.5, -3.8, np.nan, 2.0, -8.0],
+        planes_ratio=[0.5, 0.6, 0.7, 0.8, 0.9, 1.0],
+    )
+    frame.loc[frame.series == "run", "source"] = "github:someone/run"
+    found = survey_statistics.group_statistics(frame, seed=0)
+    assert set(found.source) == {"elsewhere"} and set(found.by) == {"all", "family", "task", "size"}
+    whole = row(found, "all", "all", "elsewhere")
+    assert whole.num_models == 5 and whole.share_below == pytest.approx(4 / 5)
+    bound = stats.t.isf(0.001, 19) * np.sqrt(1 + 1 / 20)
+    assert 3.5 < bound < 3.8
+    # -9 and -3.8; the series' mean is -3; one has no z
+    assert (whole.num_below_chance, whole.num_with_z) == (2, 4)
+    assert row(found, "task", "super-resolution", "elsewhere").num_models == 3
+    text = survey_statistics.group_table(found)
+    assert text["Below chance"][0] == "2 of 4"
+    matrix = survey_statistics.agreement(frame)
+    assert set(matrix.num_models) == {5} and "bit planes" in set(matrix.measure)

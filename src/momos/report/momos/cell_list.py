@@ -227,8 +227,8 @@ class CellList:
         surveyed = self.study.results.survey
         own: Origin = {"source": f"{self.results_dir}/*/evaluation.csv", "stage": "evaluate"}
         elsewhere: Origin = {"source": f"{self.results_dir}/zoo.csv", "stage": "survey"}
-        for source, rows in surveyed.groupby("source", sort=False):
-            place = source.replace(" ", "_")
+        for source, rows in surveyed.groupby(survey.origins(surveyed), sort=False):
+            place = str(source).replace(" ", "_")
             origin = own if source == results.OWN_SOURCE else elsewhere
             pairs = survey.pairs(rows)
             below = int((pairs.bdm_1d_ratio < 1).sum())
@@ -238,8 +238,10 @@ class CellList:
             share = one_number(100 * below / len(pairs), interval=(100 * low, 100 * high))
             name = Name("zoo", place, "all", "share_below_1", "other", "percent")
             yield make_cell(name, share, origin)
-        for row in surveyed[surveyed.source != results.OWN_SOURCE].itertuples():
-            name = Name("zoo", row.source.replace(" ", "_"), row.name, "bdm_1d_ratio", "bdm")
+        others = surveyed.assign(origin=survey.origins(surveyed))
+        for row in others[others.source != results.OWN_SOURCE].itertuples():
+            place = row.origin.replace(" ", "_")
+            name = Name("zoo", place, row.name, "bdm_1d_ratio", "bdm")
             yield make_cell(name, one_number(row.bdm_1d_ratio), elsewhere)
 
     def rac_check(self) -> Iterator[Cell]:

@@ -14,8 +14,12 @@ import pandas as pd
 
 from momos.report.shared import tables
 from momos.report.shared.results import CONTROL, OWN_SOURCE
-from momos.report.shared.statistics import clopper_pearson
+from momos.report.shared.statistics import clopper_pearson, prediction_bound
 
+# The survey's word for timm's own weights, and the report's for all the other people's.
+TIMM, ELSEWHERE = "timm", "elsewhere"
+RARE = 0.001  # probability that an initialisation lies below the bound of z (method A11)
+TASK = re.compile(r"\((.+)\)$")  # at the end of a family: carn (super-resolution)
 BASELINE = "Baseline"  # the group of methods that neither quantise nor share weights
 SIZES = (0, 1e6, 5e6, 25e6, 1e8, np.inf)
 SIZE_NAMES = ("below 1 M", "1 M to 5 M", "5 M to 25 M", "25 M to 100 M", "above 100 M")
@@ -67,21 +71,41 @@ def pairs(survey: pd.DataFrame) -> pd.DataFrame:
     return initializations(survey[~is_own | is_baseline] if is_baseline.any() else survey)
 
 
+def origins(survey: pd.DataFrame) -> pd.Series:
+    """Where each model is from: this pipeline, untrained, timm, or elsewhere."""
+    known = survey.source.isin((OWN_SOURCE, CONTROL, TIMM))
+    return survey.source.where(known, ELSEWHERE)
+
+
+def is_below_chance(models: pd.DataFrame) -> pd.Series:
+    """Whether z lies where an initialisation rarely does (True, False); None without z."""
+    number = pd.Series(np.nan, index=models.index)
+    for column in ("num_initial", "num_initializations"):
+        number = number.fillna(models[column]) if column in models else number
+    z = models.bdm_1d_z if "bdm_1d_z" in models else number * np.nan
+    told = [
+        bool(value < -prediction_bound(int(count), RARE)) if count >= 2 and value == value else None
+        for value, count in zip(z, number, strict=True)
+    ]
+    return pd.Series(told, index=models.index, dtype=object)
+
+
 def group_statistics(survey: pd.DataFrame, *, seed: int) -> pd.DataFrame:
     """Summarise the survey: a row per source and group of its models.
 
     A row has num_models; medians of the BDM ratios and of BDM against the shuffled control, each
     with a 95 % interval (<name>_low, <name>_high; percentile bootstrap, seeded); and the share of
-    models below 1 in 1-D with Clopper-Pearson's interval. Runs that started from the same
-    initialisation count as one model, with their mean. Own runs are grouped by model and method,
-    models from elsewhere by family, size, training recipe and the data of that.
+    models below 1 in 1-D with Clopper-Pearson's interval; num_below_chance of num_with_z. Runs that
+    started from the same initialisation count as one model, with their mean. Own runs are grouped
+    by model and method, other people's by family, task, size, training recipe and the data of that,
+    each where something is known of it.
     """
     against = {
         f"against_shuffled_{n}d": survey[f"bdm_{n}d"] / survey[f"bdm_{n}d_shuffled"] for n in (1, 2)
     }
     rows = []
-    for source, models in survey.assign(**against).groupby("source", sort=False):
-        for by, names in _groupings(source, models):
+    for source, models in survey.assign(**against).groupby(origins(survey), sort=False):
+        for by, names in _groupings(str(source), models):
             parts = models.groupby(names.to_numpy(), sort=True)
             rows += [
                 {"source": source, "by": by, "group": name} | _summary(initializations(part), seed)
@@ -98,14 +122,24 @@ def _groupings(source: str, models: pd.DataFrame) -> Iterator[tuple[str, pd.Seri
         yield "method", models.group
     elif source != CONTROL:
         yield "family", _pooled(models.family)
+        tasks = models.family.map(task)
+        if tasks.any():
+            yield "task", _pooled(tasks.where(tasks != "", "none named"))
         yield "size", size_class(models.num_weights)
-        yield "recipe", _pooled(models.tags.map(recipe))
-        yield "data", _pooled(models.tags.map(training_data))
+        if models.tags.map(_words).map(len).any():
+            yield "recipe", _pooled(models.tags.map(recipe))
+            yield "data", _pooled(models.tags.map(training_data))
 
 
 def size_class(num_weights: pd.Series) -> pd.Series:
     """The size in words, of each number of weights."""
     return pd.cut(num_weights, SIZES, labels=SIZE_NAMES, right=False).astype(str)
+
+
+def task(family: str) -> str:
+    """What stands in brackets behind a family's name, or nothing."""
+    found = TASK.search(family) if isinstance(family, str) else None
+    return found[1] if found else ""
 
 
 def recipe(tag: str) -> str:
@@ -132,7 +166,10 @@ def _pooled(names: pd.Series) -> pd.Series:
 def _summary(models: pd.DataFrame, seed: int) -> dict[str, float]:
     below = int((models.bdm_1d_ratio < 1).sum())
     low, high = clopper_pearson(below, len(models))
+    told = [state for state in is_below_chance(models) if state is not None]
     summary = {
+        "num_below_chance": sum(told),
+        "num_with_z": len(told),
         "num_models": len(models),
         "share_below": below / len(models),
         "share_below_low": low,
@@ -155,13 +192,14 @@ def median_interval(values: np.ndarray, seed: int) -> tuple[float, float]:
 
 
 def agreement(survey: pd.DataFrame) -> pd.DataFrame:
-    """Spearman's rank correlation of every two measures over the models of a source.
+    """Spearman's rank correlation of every two measures over the initialisations of a source.
 
     A row per source and measure, a column per measure: BDM ratios, and compressed / raw bytes of
     signs and of float32 weights. Larger means more complex in each.
     """
     parts = []
-    for source, models in survey.groupby("source", sort=False):
+    for source, every in survey.groupby(origins(survey), sort=False):
+        models = initializations(every) if source in (TIMM, ELSEWHERE) else every
         measures = proxies(models)
         matrix = measures.corr(method="spearman", min_periods=SMALLEST_GROUP)
         parts.append(
@@ -180,6 +218,8 @@ def _measure_columns(agreement: pd.DataFrame) -> list[str]:
 def proxies(survey: pd.DataFrame) -> pd.DataFrame:
     """The measures by readers' names; a compressor that was not run is left out."""
     columns = {"BDM 1-D": survey.bdm_1d_ratio, "BDM 2-D": survey.bdm_2d_ratio}
+    if "planes_ratio" in survey and survey.planes_ratio.notna().any():
+        columns["bit planes"] = survey.planes_ratio
     names = [name.removesuffix("_binary") for name in survey.columns if name.endswith("_binary")]
     columns |= {f"{name}, signs": 1 / survey[f"{name}_binary"] for name in names}
     return pd.DataFrame(columns | {f"{name}, weights": 1 / survey[name] for name in names})
@@ -200,6 +240,10 @@ def group_table(groups: pd.DataFrame) -> pd.DataFrame:
         "1-D ratio": interval("ratio_1d"),
         "2-D ratio": interval("ratio_2d"),
         "Share below 1": interval("share_below", 2),
+        "Below chance": [
+            f"{row.num_below_chance} of {row.num_with_z}" if row.num_with_z else tables.EMPTY
+            for row in groups.itertuples()
+        ],
         "1-D / shuffled": interval("shuffled_1d"),
         "2-D / shuffled": interval("shuffled_2d"),
     })  # fmt: skip

@@ -44,6 +44,7 @@ ZOO = (
     "Complexity of trained against initial weights by source, family, size and recipe: medians with"
     " 95 % bootstrap intervals, and the share of models with a 1-D ratio below 1, with"
     " Clopper-Pearson's. Runs that started from the same weights count once, with their mean."
+    " Below chance: models whose z lies where one of a thousand initialisations does."
     " Against the shuffled control (signs permuted within each tensor) what lies below 1 is order"
     " among the signs, not a share of positive ones other than one half. `untrained`:"
     " initialisations alone."
