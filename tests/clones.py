@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -106,12 +107,25 @@ def own_dvc(path: Path) -> dict[str, str]:
     return {"DVC_NO_ANALYTICS": "1", "DVC_GLOBAL_CONFIG_DIR": str(path.parent / "no settings")}
 
 
+def copy_compiled(path: Path) -> None:
+    """Copy what Python and numba have compiled of this tree's code, which is valid in a copy, too:
+    files keep their times there. Compiling it anew takes longer than a small stage.
+    """
+    for folder in ("src", "scripts", "stages"):
+        for file in (ROOT / folder).rglob("__pycache__/*"):
+            if file.suffix in (".pyc", ".nbi", ".nbc"):
+                to = path / file.relative_to(ROOT)
+                to.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(file, to)
+
+
 class Clone:
     """A copy of the working tree as a repository of its own."""
 
     def __init__(self, path: Path):
         self.path = path
         copy_files(ROOT, path, ("reports/", "tests/", "dvc.lock"))
+        copy_compiled(path)
         params = merge(config.profile_settings("digits", ROOT / "profiles"), MICRO)
         self.write_params(params)
         bin_dir = Path(sys.executable).parent

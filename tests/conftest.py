@@ -19,6 +19,7 @@ settings.load_profile("shared_machine")
 # Files that take minutes begin first: else one core idles at the end.
 LONGEST_FIRST = [
     "test_pipeline",
+    "test_extending",
     "test_quick",
     "test_benchmarks",
     "test_exp",

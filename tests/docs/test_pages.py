@@ -159,7 +159,7 @@ def test_the_momos_commands_of_a_page_work(name, tmp_path, monkeypatch, capsys):
 
 
 def test_the_measure_that_a_page_adds_measures():
-    """The tour of tests/test_pipeline.py adds it to a whole study."""
+    """The tour of tests/docs/test_extending.py adds it to a whole study."""
     (code,) = blocks(ROOT / "docs" / "extending.md", "python")
     names: dict = {}
     exec(code, names)

@@ -1,0 +1,45 @@
+"""The page docs/extending.md, followed word for word in a copy of the working tree."""
+
+import json
+import re
+from pathlib import Path
+
+from clones import Clone, merge
+
+ROOT = Path(__file__).parents[2]
+# The page adds a method, a measure and a network: of what has nothing to do with them little is
+# enough. The other files of tests try the language models, and every compressor.
+SMALL = {
+    "evaluate": {"compressors": ["gzip"]},
+    "pack": {"compressors": ["gzip"]},
+    "slt": {"models": []},
+}
+
+
+def tour() -> list[tuple[str, str]]:
+    """The code blocks of docs/extending.md: (language, text)."""
+    page = (ROOT / "docs" / "extending.md").read_text()
+    return re.findall(r"^```(\w+)\n(.*?)^```", page, re.M | re.S)
+
+
+def test_the_page_on_extending_works_word_for_word(tmp_path, warm):
+    """Its first command runs the study, too: nothing has been run before."""
+    clone = Clone(tmp_path / "extending")
+    clone.write_params(merge(clone.params(), SMALL))
+    clone.env["PATH"] = warm.path
+    for language, text in tour():
+        if language == "python":
+            (clone.path / re.match(r"# (src/\S+\.py)\n", text).group(1)).write_text(text)
+        elif language == "bash":
+            clone.run("bash", "-ec", text)
+    cells = {
+        cell["id"]: cell
+        for cell in json.loads((clone.path / "reports" / "micro" / "results.json").read_text())[
+            "cells"
+        ]
+    }
+    assert (
+        cells["table1/mlp/mine/rac"]["value"] > 2
+        and cells["table1/mobile/mine/test_accuracy_last"]["num_seeds"] == 1
+    )
+    assert 0 < cells["metrics/mobile/baseline/mean_magnitude"]["value"] < 1
