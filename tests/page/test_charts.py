@@ -1,5 +1,7 @@
 """The interactive charts: their colours, and what they draw."""
 
+import json
+
 import pandas as pd
 import pytest
 
@@ -68,3 +70,28 @@ def test_a_file_in_the_folder_is_a_chart(tmp_path, monkeypatch):
 def test_a_chart_stands_for_the_figures_of_its_name(figure, chart):
     drawn = {name: charts.Chart("", {}) for name in ("figure2", "figure4")}
     assert charts.chart_for(figure, drawn) == chart
+
+
+def test_figure_2_says_where_a_network_is_from():
+    """Source and licence under the pointer; no licence where the report knows of none."""
+    rows = pd.DataFrame(
+        {
+            "name": ["a", "b", "c"],
+            "source": ["github:someone/a", "this pipeline", "github:someone/c"],
+            "title": ["a", "b", "c"],
+            "group": ["x", "x", "y"],
+            "num_weights": [10, 20, 30],
+            "bdm_1d_ratio": [0.9, 0.8, 0.7],
+            "error": [None, None, "damaged"],
+            "licence": ["MIT", None, "MIT"],
+        }
+    )
+    for frame, expected in (
+        (rows, {"source", "licence"}),
+        (rows.drop(columns="licence"), {"source"}),
+    ):
+        pairs = figure2.surveyed_pairs(frame)
+        assert list(pairs.name) == ["a", "b"] and not pairs.isna().any().any()
+        drawn = json.dumps(figure2.draw_ratio_against_size(pairs))
+        shown = {name for name in ("source", "licence") if f'"field": "{name}"' in drawn}
+        assert shown == expected

@@ -220,7 +220,6 @@ def test_other_peoples_networks_are_one_source_by_family_task_and_size():
         bdm_1d_z=[-9.0, -3.5, -3.8, np.nan, 2.0, -8.0],
         planes_ratio=[0.5, 0.6, 0.7, 0.8, 0.9, 1.0],
     )
-    frame.loc[frame.series == "run", "source"] = "github:someone/run"
     found = survey_statistics.group_statistics(frame, seed=0)
     assert set(found.source) == {"elsewhere"} and set(found.by) == {"all", "family", "task", "size"}
     whole = row(found, "all", "all", "elsewhere")

@@ -20,8 +20,13 @@ def chart(report: ReportFolder) -> parts.Spec:
 
 
 def surveyed_pairs(rows: pd.DataFrame) -> pd.DataFrame:
-    """The pairs that could be measured: name, source, title, group, num_weights, bdm_1d_ratio."""
+    """The pairs that could be measured: name, source, title, group, num_weights, bdm_1d_ratio.
+
+    And the licence, where one is known of any.
+    """
     columns = ["name", "source", "title", "group", "num_weights", "bdm_1d_ratio"]
+    if "licence" in rows and rows.licence.notna().any():
+        rows, columns = rows.assign(licence=rows.licence.fillna("")), [*columns, "licence"]
     return rows.loc[rows.error.isna(), columns].round({"bdm_1d_ratio": 6})
 
 
@@ -38,6 +43,8 @@ def draw_ratio_against_size(pairs: pd.DataFrame) -> parts.Spec:
         parts.tip("group", "Group"),
         parts.tip("num_weights", "Weights", ",d"),
         parts.tip("bdm_1d_ratio", "BDM ratio", ".4f"),
+        parts.tip("source", "Source"),
+        *([parts.tip("licence", "Licence")] if "licence" in pairs else []),
     ]
     marks = chosen.mark_point(size=48, opacity=0.9, strokeWidth=1.6).encode(
         **_across(pairs),

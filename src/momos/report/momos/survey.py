@@ -60,7 +60,7 @@ def _start(model: Any) -> tuple:
         return model.source, model.family, int(model.seed)
     series = getattr(model, "series", "")
     if isinstance(series, str) and series:
-        return model.source, "checkpoints of", series
+        return "checkpoints of", series  # each of them has a source of its own
     return model.source, model.name
 
 

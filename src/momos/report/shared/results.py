@@ -344,6 +344,7 @@ def _survey(
         name=[f"{row.model} {row.method} {row.seed}" for row in own.itertuples()],
         family=own.model,
         source=OWN_SOURCE,
+        num_initial=own.num_initializations,
         group=[methods[name].group for name in own.method],
     )
     others = zoo.assign(
