@@ -38,7 +38,8 @@ from momos import config
 from momos.config.numbers import write_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-FIFO, HOOK, HOLD = "STRESS_FIFO", "STRESS_HOOK", "STRESS_HOLD"  # environment of the victim
+# Environment of the victim, in names that a fork of the warm interpreter takes over.
+FIFO, HOOK, HOLD = "MOMOS_STRESS_FIFO", "MOMOS_STRESS_HOOK", "MOMOS_STRESS_HOLD"
 APART = ("cost", "provenance", "index.html")  # outputs that no two runs share
 LEFT_OUT = ("reports/", "tests/", "dvc.lock")  # of the copy
 EPOCHS, LM_STEPS, CHAINS = 6, 12, 2

@@ -4,19 +4,23 @@ It records which process ran which stage, with which GPU, and whether it was a f
 interpreter.
 """
 
+import atexit
 import contextlib
+import functools
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from pathlib import Path
 
 import yaml
 from clones import AUTHOR, Clone, merge, own_dvc
+from warm import LIBRARIES
 
 from momos import config
 
@@ -41,6 +45,14 @@ pathlib.Path(out).parent.mkdir(parents=True, exist_ok=True)
 files = [path for folder in sys.argv[3:] for path in pathlib.Path(folder).rglob("*")]
 texts = sorted(path.read_text() for path in files if path.is_file())
 pathlib.Path(out).write_text(name + "".join(texts))
+"""
+# What a server of warm.py can have in place of the libraries that take seconds to import.
+STAND_INS = f"""
+import sys, types
+for name in {sorted({*LIBRARIES} - {"numpy"})}:
+    sys.modules[name] = types.ModuleType(name)
+sys.modules["torch"].cuda = types.SimpleNamespace(is_initialized=lambda: False)
+sys.modules["torch"].default_generator = types.SimpleNamespace(seed=lambda: None)
 """
 IGNORED = ("/scratch/", "/data/", "/runs/", "/results/", "__pycache__/")
 
@@ -82,6 +94,25 @@ def heed_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+@functools.cache
+def fresh(*options: str) -> Path:
+    """A folder in which `dvc init` has run, to be copied: seven commands take seconds.
+
+    options: of `dvc init`.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="momos-fresh-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    dvc = str(Path(sys.executable).parent / "dvc")
+    commands = [["git", "init", "-q"]] * ("--no-scm" not in options)
+    commands += [["git", "config", *setting] for setting in AUTHOR.items() if commands]
+    commands += [[dvc, "init", "-q", *options]]
+    for option in ("analytics", "check_update", "autostage"):
+        commands += [[dvc, "config", f"core.{option}", "false"]]
+    for command in commands:
+        subprocess.run(command, cwd=folder, env=os.environ | own_dvc(folder), check=True)
+    return folder
+
+
 class Repository:
     """The repository. models: a letter each. seeds: trainings of each. sweep: settings."""
 
@@ -114,12 +145,7 @@ class Repository:
         }
         self.env |= {"PYTHONPATH": str(path / "src")}
         self.env.pop("CUDA_VISIBLE_DEVICES", None)
-        self.run("git", "init", "-q")
-        for key, value in AUTHOR.items():
-            self.run("git", "config", key, value)
-        self.run("dvc", "init", "-q")
-        for option in ("analytics", "check_update", "autostage"):
-            self.run("dvc", "config", f"core.{option}", "false")
+        shutil.copytree(fresh(), path, dirs_exist_ok=True)
         self.commit()
 
     def commit(self) -> None:
@@ -148,6 +174,13 @@ class Repository:
     def behave(self, *settings: str) -> None:
         """Say how stages that start from now on behave: `sleep:NAME`, `die:NAME`, `fail:NAME`."""
         (self.path / "behaviour.txt").write_text(" ".join(settings))
+
+    def import_stand_ins(self) -> None:
+        """Let a warm interpreter start at once, without the libraries that its forks don't use."""
+        path, start = self.path / "scripts" / "warm.py", "def prepare() -> None:\n"
+        text = path.read_text()
+        assert text.count(start) == 1
+        path.write_text(text.replace(start, f"{start}    exec({STAND_INS!r}, {{}})\n"))
 
     def starts(self) -> list[dict]:
         return (

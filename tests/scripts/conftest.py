@@ -9,7 +9,7 @@ def small(tmp_path):
     return Repository(tmp_path / "small", models="m")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def serial(tmp_path_factory):
     """The report that plain DVC makes."""
     repository = Repository(tmp_path_factory.mktemp("serial") / "small", models="m")

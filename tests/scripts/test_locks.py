@@ -2,12 +2,14 @@
 has the bytes that DVC gives it.
 """
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from spread import fresh
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -81,12 +83,7 @@ def twins(tmp_path):
         (tmp_path / name / "shared.yaml").write_text(
             "one: {seeds: &seeds [0, 1]}\ntwo: {seeds: *seeds}\n"
         )
-        for command in (
-            ["init", "-q", "--no-scm"],
-            ["config", "core.analytics", "false"],
-            ["config", "core.check_update", "false"],
-        ):
-            subprocess.run(repro.dvc(*command, wait=False), cwd=tmp_path / name, check=True)
+        shutil.copytree(fresh("--no-scm"), tmp_path / name, dirs_exist_ok=True)
     return tmp_path
 
 

@@ -9,7 +9,6 @@ import runpy
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -37,7 +36,7 @@ class Project:
     """A folder with settings and data in which stages run, without DVC."""
 
     def __init__(self, path: Path, python: Path | str):
-        """python: for stages that nobody kills."""
+        """python: for stages, also those that are killed: a signal to it reaches its fork."""
         self.path, self.python = path, str(python)
         params = stress.merged(config.profile_settings("digits", ROOT / "profiles"), stress.CHANGES)
         (path / "params.yaml").write_text(yaml.safe_dump(params))
@@ -69,7 +68,7 @@ class Project:
         is known.
         """
         command = [
-            sys.executable,
+            self.python,
             str(ROOT / "scripts" / "stress.py"),
             "--victim",
             str(ROOT / "stages" / f"{stage}.py"),

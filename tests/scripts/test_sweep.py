@@ -29,6 +29,7 @@ ALL = {"prepare", "train@m-0", "train@m-1", "measure@m", "report"}
 
 
 def test_a_sweep_runs_every_stage_once_and_the_report_is_the_serial_one(small, serial):
+    small.import_stand_ins()
     code, out = small.sweep(jobs=2, CUDA_VISIBLE_DEVICES="3,5", MOMOS_WARM="1")
     assert code == 0, out
     forks = {start["stage"] for start in small.starts() if start["warm"]}

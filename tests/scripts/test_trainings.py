@@ -44,8 +44,9 @@ RUNS = [
 
 # The script with another Python for its trainings.
 WITH = """
-import runpy, sys
+import os, runpy, sys
 sys.executable, *sys.argv = sys.argv[1:]
+sys.path[0] = os.path.dirname(sys.argv[0])
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
@@ -74,18 +75,19 @@ def trainings(folder, out, *arguments, warm=None):
 
 
 @pytest.fixture(scope="module")
-def workspace(tmp_path_factory):
+def workspace(tmp_path_factory, warm):
     folder = tmp_path_factory.mktemp("trainings")
     params = merge(config.profile_settings("digits", ROOT / "profiles"), FEWER)
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
-    done = python(folder, ROOT / "stages" / "prepare.py", "data.safetensors", "data.json")
+    prepare = [ROOT / "stages" / "prepare.py", "data.safetensors", "data.json"]
+    done = python(folder, *prepare, interpreter=fork(warm))
     assert done.returncode == 0, done.stderr
     return folder
 
 
 @pytest.fixture(scope="module")
-def whole(workspace):
-    done = trainings(workspace, "whole", "--jobs", "2")
+def whole(workspace, warm):
+    done = trainings(workspace, "whole", "--jobs", "2", warm=warm)
     assert done.returncode == 0, done.stderr
     assert "4 of 4 trainings are finished" in done.stdout
     return workspace / "whole"
@@ -100,6 +102,7 @@ def contents(folder):
 
 
 def test_the_files_are_those_of_the_stage(workspace, whole):
+    """A stage in an interpreter of its own; those of the script are forks."""
     arguments = [
         *RUNS[2].split("/"),
         "data.safetensors",
@@ -257,7 +260,8 @@ def test_a_failed_training_is_named_and_the_others_run(workspace, warm):
 
 
 def test_missing_input_is_named(workspace, tmp_path, warm):
-    done = python(workspace, ROOT / "scripts" / "trainings.py", "absent.safetensors", tmp_path)
+    command = [ROOT / "scripts" / "trainings.py", "absent.safetensors", tmp_path]
+    done = python(workspace, *command, interpreter=fork(warm))
     assert done.returncode == 1 and "absent.safetensors is missing" in done.stderr
     (workspace / "params.yaml").rename(workspace / "kept.yaml")
     try:

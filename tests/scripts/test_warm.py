@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import repro
 import warm
-from spread import Repository, heed_ctrl_c, micro, report_bytes
+from spread import STAND_INS, Repository, heed_ctrl_c, micro, report_bytes
 
 ROOT = Path(__file__).parents[2]
 NOT_TAKEN = "Not for the warm interpreter, so a stage imports by itself: "  # what users are told
@@ -63,6 +63,29 @@ def fork(tmp_path, started):
 @pytest.fixture
 def cold(tmp_path):
     return Desk(tmp_path, None)
+
+
+def server_with(folder: Path, text: str) -> dict[str, str]:
+    """The environment of a server that runs this text before its imports."""
+    (folder / "before").mkdir()
+    (folder / "before" / "sitecustomize.py").write_text(text)
+    return os.environ | warm.NO_THREADS | {"PYTHONPATH": str(folder / "before")}
+
+
+@pytest.fixture
+def light(tmp_path, monkeypatch):
+    """A function that makes servers start at once, with stand-ins for what is heavy to import.
+
+    It takes what else they run before, and returns their environment. The forks of `started` have
+    the real libraries.
+    """
+
+    def install(text: str = "") -> dict[str, str]:
+        env = server_with(tmp_path, STAND_INS + text)
+        monkeypatch.setattr(warm.Warm, "server_environment", lambda self: env)
+        return env
+
+    return install
 
 
 IS_FORK = "import sys\nprint('torch' in sys.modules)"
@@ -173,7 +196,8 @@ ENDS = {
 @pytest.mark.parametrize("name", ENDS)
 def test_it_ends_as_a_new_interpreter_ends(fork, cold, name):
     """With its exit status or signal, output and traceback; the next fork does not notice."""
-    assert fork.run(ENDS[name]) == cold.run(ENDS[name])
+    how = {"preexec_fn": heed_ctrl_c}
+    assert fork.run(ENDS[name], **how) == cold.run(ENDS[name], **how)
     assert fork.run(IS_FORK)[1] == "True\n"
 
 
@@ -239,7 +263,8 @@ def test_variables_that_act_later_are_taken_over(fork):
     assert fork.run(text, env=fork.env | {"CUDA_VISIBLE_DEVICES": "1"})[1] == "True\n1\n"
 
 
-def test_what_is_refused_is_told_with_its_reason(tmp_path):
+def test_what_is_refused_is_told_with_its_reason(tmp_path, light):
+    light()
     for folder, name in (("shadow", "json"), ("site", "sitecustomize")):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / f"{name}.py").write_text("dumps = loads = None")
@@ -327,7 +352,8 @@ def test_a_fork_whose_client_is_killed_is_killed_with_what_it_started(fork):
 # --- the warm interpreter itself
 
 
-def test_when_it_is_killed_running_scripts_end_and_the_next_start_cold(tmp_path):
+def test_when_it_is_killed_running_scripts_end_and_the_next_start_cold(tmp_path, light):
+    light()
     told = []
     with warm.Warm(told.append) as own:
         desk = Desk(tmp_path, own)
@@ -355,11 +381,8 @@ os.fork = fork
 """
 
 
-def test_where_no_more_processes_can_be_stages_start_cold_and_it_lives_on(tmp_path, monkeypatch):
-    (tmp_path / "few").mkdir()
-    (tmp_path / "few" / "sitecustomize.py").write_text(FORKS_ONCE)
-    env = os.environ | warm.NO_THREADS | {"PYTHONPATH": str(tmp_path / "few")}
-    monkeypatch.setattr(warm.Warm, "server_environment", lambda self: env)
+def test_where_no_more_processes_can_be_stages_start_cold_and_it_lives_on(tmp_path, light):
+    light(FORKS_ONCE)
     told: list[str] = []
     with warm.Warm(told.append) as own:
         desk = Desk(tmp_path, own)
@@ -370,8 +393,9 @@ def test_where_no_more_processes_can_be_stages_start_cold_and_it_lives_on(tmp_pa
     assert told == [NOT_TAKEN + reason] and own.refused == {reason: 2}
 
 
-def test_it_ends_with_the_process_that_started_it(tmp_path):
+def test_it_ends_with_the_process_that_started_it(tmp_path, light):
     text = f"import sys, time\nsys.path.insert(0, {str(ROOT / 'scripts')!r})\nimport warm\n"
+    text += f"warm.Warm.server_environment = lambda self: {light()!r}\n"
     text += (
         "with warm.Warm() as own:\n    print(own.path.split(':')[0], own.process.pid, flush=True)"
     )
@@ -453,7 +477,7 @@ ALL_BUT_THE_DEAD = {"prepare", "train@m-1"}
 def goes_on(small: Repository, serial: str) -> None:
     """The next command, here without a warm interpreter, does the same."""
     small.behave()
-    out = small.run(sys.executable, "scripts/repro.py")
+    out = small.run(sys.executable, "scripts/repro.py", "--jobs", "1")
     assert small.report() == serial and "All stages are up to date: 3" in out
     assert small.ran() == ONCE | {"m0": 2}, "what was finished is not run again"
     assert not any(start["warm"] for start in small.starts()[-3:])
@@ -463,6 +487,7 @@ def goes_on(small: Repository, serial: str) -> None:
     signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.stress), signal.SIGKILL,
 ])  # fmt: skip
 def test_a_stopped_make_repro_leaves_no_stage_and_the_next_goes_on(small, serial, number):
+    small.import_stand_ins()
     small.behave("sleep:m0")
     process = small.start("repro", MOMOS_WARM="1")
     small.wait_until(lambda: small.ran()["m0"] and small.locked() == ALL_BUT_THE_DEAD, process)
@@ -475,6 +500,7 @@ def test_a_stopped_make_repro_leaves_no_stage_and_the_next_goes_on(small, serial
 
 
 def test_a_stage_that_dies_fails_alone(small, serial):
+    small.import_stand_ins()
     small.behave("die:m0")
     out = small.run(sys.executable, "scripts/repro.py", check=False, MOMOS_WARM="1")
     assert out.splitlines()[-1] == "Failed: train@m-0"
@@ -486,6 +512,7 @@ def test_a_stage_that_dies_fails_alone(small, serial):
 
 def test_after_a_crash_of_the_warm_interpreter_stages_start_cold(small, serial):
     """Those that ran in it fail; the others go on, and so does the next command."""
+    small.import_stand_ins()
     small.behave("sleep:m0")
     process = small.start("repro", "--jobs", "1", MOMOS_WARM="1")
     small.wait_until(lambda: small.ran()["m0"], process)
