@@ -1,8 +1,10 @@
 """An empty MLflow store for each test: making one takes two seconds, copying it none."""
 
 import shutil
+import subprocess
 
 import pytest
+from forks import Fork
 
 from momos.tracking import store
 
@@ -40,3 +42,11 @@ def made_already(request, tmp_path):
     """The store in a test's folder, before the test begins."""
     if request.node.originalname not in WITHOUT:
         shutil.copy(request.getfixturevalue("empty_store"), tmp_path / "mlflow.db")
+
+
+@pytest.fixture
+def forked(monkeypatch):
+    """Loggers, and other Python processes of a test, are forks: what it tests is no cold start."""
+    import mlflow  # noqa: F401 (in this process, once)
+
+    monkeypatch.setattr(subprocess, "Popen", Fork)

@@ -1,5 +1,6 @@
 """The live logger and the rebuilt record, on SQLite stores of their own."""
 
+import contextlib
 import hashlib
 import json
 import math
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from forks import Fork
 
 from momos import config, tracking
 from momos.files import atomic
@@ -128,7 +130,7 @@ def test_live_run_is_recorded_whole_as_child_of_its_configuration(capfd, monkeyp
     }
 
 
-def test_training_that_raises_leaves_a_failed_run_which_rebuild_replaces(monkeypatch):
+def test_training_that_raises_leaves_a_failed_run_which_rebuild_replaces(forked, monkeypatch):
     monkeypatch.setattr(live, "GRACE", 60.0)
     with pytest.raises(KeyError), tracking.run(SETTINGS, about()) as log:
         log({"epoch": 1, "val_loss": math.nan})
@@ -192,7 +194,7 @@ def test_artifacts_and_numbers_of_the_report(workplace):
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:9", "sqlite:////proc/none/mlflow.db"])
-def test_store_that_fails_warns_once_and_training_ends_soon(address, monkeypatch, capfd):
+def test_store_that_fails_warns_once_and_training_ends_soon(address, forked, monkeypatch, capfd):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
     start = time.monotonic()
     train()
@@ -228,7 +230,10 @@ def test_store_that_never_answers_is_left_after_the_grace(monkeypatch, capfd):
 
 def test_trainings_share_a_logger_and_do_without_one_that_is_gone(monkeypatch):
     monkeypatch.setattr(live, "GRACE", 60.0)
-    with tracking.shared(SETTINGS):
+    with contextlib.ExitStack() as stack:
+        with monkeypatch.context() as patched:
+            patched.setattr(subprocess, "Popen", Fork)
+            stack.enter_context(tracking.shared(SETTINGS))
         socket = Path(os.environ[live.SHARED])
         while not socket.exists():
             time.sleep(0.01)
@@ -248,7 +253,7 @@ def test_trainings_share_a_logger_and_do_without_one_that_is_gone(monkeypatch):
     assert shown()["digits/mlp/qat8/7"].info.status == "FINISHED"
 
 
-def test_a_shared_logger_warns_once_of_a_store_that_fails(monkeypatch, capfd):
+def test_a_shared_logger_warns_once_of_a_store_that_fails(forked, monkeypatch, capfd):
     monkeypatch.setattr(live, "GRACE", 60.0)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     with tracking.shared(SETTINGS):
@@ -302,7 +307,7 @@ def num_points(path):
 
 
 def test_a_server_that_dies_in_the_middle_costs_one_warning_and_is_completed_later(
-    monkeypatch, capfd
+    forked, monkeypatch, capfd
 ):
     folder, logged = make_run_folder(), []
     with server() as port:
@@ -340,10 +345,13 @@ def test_a_server_that_dies_in_the_middle_costs_one_warning_and_is_completed_lat
         ] == [1.0, 0.5, 1 / 3]
 
 
-def test_a_database_locked_by_others_costs_at_most_one_warning_and_is_completed_later(capfd):
+def test_a_database_locked_by_others_costs_at_most_one_warning_and_is_completed_later(
+    forked, monkeypatch, capfd
+):
     """Another process holds the store's write lock from the first epoch on, longer than a training
     waits.
     """
+    monkeypatch.setattr(live, "GRACE", 3.0)
     folder = make_run_folder()
     with tracking.run(SETTINGS, about()) as log:
         log(HISTORY[0])
@@ -374,7 +382,7 @@ def test_a_database_locked_by_others_costs_at_most_one_warning_and_is_completed_
 
 
 def test_trainings_that_write_to_one_database_at_once_are_all_recorded_in_the_end(
-    monkeypatch, capfd
+    forked, monkeypatch, capfd
 ):
     """Each with a logger of its own; what one of them may lose to the others, the rebuilt record
     has.
@@ -416,7 +424,7 @@ def rebuilding(seed=0) -> subprocess.Popen:
 
 
 @pytest.mark.parametrize("later", [0.0, 0.4])
-def test_a_process_killed_while_it_makes_the_store_breaks_nothing(later):
+def test_a_process_killed_while_it_makes_the_store_breaks_nothing(later, forked):
     """MLflow finds some tables of a store half made, and can't complete it."""
     killed = rebuilding()
     wait_for(lambda: any(path.stat().st_size for path in Path().glob("mlflow.db*")))
@@ -431,7 +439,7 @@ def test_a_process_killed_while_it_makes_the_store_breaks_nothing(later):
 SLOW = """
 import os, sys, time
 os.write(int(sys.argv[1]), b"s")
-time.sleep(9)
+time.sleep(5)
 os.write(int(sys.argv[1]), b"r")
 time.sleep(1)
 """
@@ -439,7 +447,7 @@ time.sleep(1)
 
 def test_the_stores_set_up_may_take_longer_than_a_call(monkeypatch, capfd):
     """A logger that makes the database for longer than a finished training waits for an answer."""
-    monkeypatch.setattr(live, "GRACE", 4.0)
+    monkeypatch.setattr(live, "GRACE", 2.0)
     popen = subprocess.Popen
 
     def start(command, **pipes):
@@ -450,7 +458,7 @@ def test_the_stores_set_up_may_take_longer_than_a_call(monkeypatch, capfd):
         begin = time.monotonic()
         with tracking.run(SETTINGS, about()) as log:
             process = log.process
-    assert process.returncode == 0 and time.monotonic() - begin > 9, "it was not killed"
+    assert process.returncode == 0 and time.monotonic() - begin > 5, "it was not killed"
     told = capfd.readouterr().err
     assert "MLflow sets up sqlite" in told and "does not record" not in told
 
@@ -463,7 +471,7 @@ def test_a_deadline_that_is_over_stays_over():
     assert [deadline.is_over(), deadline.is_over()] == [True, True]
 
 
-def test_a_database_that_others_make_is_waited_for():
+def test_a_database_that_others_make_is_waited_for(forked):
     """Of several processes one makes the store, however long that takes."""
     lock = FileLock("mlflow.db.lock", thread_local=False)
     lock.acquire()
@@ -527,7 +535,7 @@ def test_a_server_is_used_from_any_folder(workplace, monkeypatch):
     assert [path.name for path in folder.iterdir()] == ["mlflow.db.lock"]
 
 
-def test_a_long_temporary_folder_is_no_matter(tmp_path, monkeypatch):
+def test_a_long_temporary_folder_is_no_matter(forked, tmp_path, monkeypatch):
     """The address of a socket has 107 characters at most."""
     folder = tmp_path / ("long" * 30)
     folder.mkdir()
@@ -557,7 +565,7 @@ def test_importing_the_module_does_not_import_mlflow():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_processes_that_set_up_one_store_at_once_all_succeed():
+def test_processes_that_set_up_one_store_at_once_all_succeed(forked):
     code = (
         "import json, sys; from momos import config, tracking as t;"
         "s = config.Tracking(enabled=True, experiment='test');"
@@ -565,10 +573,7 @@ def test_processes_that_set_up_one_store_at_once_all_succeed():
         "assert t.rebuild(s, [r])['created'] == 1"
     )
     started = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, json.dumps(about(seed))], env=dict(os.environ)
-        )
-        for seed in range(2)
+        subprocess.Popen([sys.executable, "-c", code, json.dumps(about(seed))]) for seed in range(2)
     ]
     assert [process.wait() for process in started] == [0, 0]
     assert set(shown()) == {"digits/mlp/qat8", "digits/mlp/qat8/0", "digits/mlp/qat8/1"}
