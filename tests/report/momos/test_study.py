@@ -11,6 +11,7 @@ import pytest
 from synthetic import CAPACITIES, COMPRESSORS, PAPER, ROOT, SIZES, TREE_METHODS, TREE_MODELS, Tree
 
 from momos.report.momos import pictures, points
+from momos.report.shared import figures
 from momos.report.shared.claims import read_claims
 
 STAGE = ROOT / "stages" / "report.py"
@@ -251,6 +252,7 @@ def test_runs_no_longer_listed_are_not_shown(tree, tmp_path, monkeypatch):
     }
     small.params["ablation"] |= {"block_sizes": [2], "capacities": [0.1]}
     small.write_params()
+    monkeypatch.setattr(figures, "FORMATS", ("png",))  # drawn as usual, and written once
     run_stage(small, monkeypatch, reports=small.reports)
     shown = json.loads((small.reports / "results.json").read_text())["cells"]
     measured = {(cell["model"], cell["method"]) for cell in shown if cell["table"] == "complexity"}
