@@ -20,9 +20,10 @@ OWN = {
 
 
 @pytest.fixture(scope="module")
-def clone(tmp_path_factory):
-    """With images of its own, which git ignores."""
+def clone(tmp_path_factory, warm):
+    """With images of its own, which git ignores. Its stages are forks."""
     clone = Clone(tmp_path_factory.mktemp("own"))
+    clone.env["PATH"] = warm.path
     content = io.BytesIO()
     Image.fromarray(np.zeros((8, 8), dtype=np.uint8)).save(content, "PNG")
     for split in ("train", "test"):
