@@ -14,6 +14,7 @@ from momos.raw.sources import read_dataset
 
 
 def main(out: Path, out_summary: Path) -> None:
+    config.check()  # names that become arguments of the other stages, before any of them begins
     settings = config.load(config.Data)
     fit = Fit(settings.fit, settings.fit_size) if settings.fit and settings.fit_size else None
     dataset = read_dataset(
