@@ -30,6 +30,16 @@ LONGEST_FIRST = [
     "test_stress",
     "test_sweep",
     "test_stacked",
+    "test_run",
+    "test_claims",
+    "test_study",
+    "test_render",
+    "test_dvc",
+    "test_places",
+    "test_names",
+    "test_nearest",
+    "test_weights",
+    "test_pictures",
 ]
 
 

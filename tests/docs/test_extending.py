@@ -10,6 +10,8 @@ ROOT = Path(__file__).parents[2]
 # The page adds a method, a measure and a network: of what has nothing to do with them little is
 # enough. The other files of tests try the language models, and every compressor.
 SMALL = {
+    "data": {"test_fraction": 0.1, "validation_fraction": 0.7},
+    "train": {"epochs": 1},
     "evaluate": {"compressors": ["gzip"]},
     "pack": {"compressors": ["gzip"]},
     "slt": {"models": []},
