@@ -78,12 +78,14 @@ MICRO = {
 
 # Settings of each repository: `dvc exp run` asks git who commits, and the home may not say it.
 AUTHOR = {"user.name": "test", "user.email": "test@example.org", "commit.gpgsign": "false"}
-PER_TEST = "PYTEST_CURRENT_TEST"  # a variable that differs: no fork could take it over
+# Variables that differ from test to test, the latter two from scikit-learn's import on: no fork
+# could take them over.
+VARYING = ("PYTEST_CURRENT_TEST", "KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK")
 
 
 def environment() -> dict[str, str]:
     """This process's environment, as it is for all tests."""
-    return {name: value for name, value in os.environ.items() if name != PER_TEST}
+    return {name: value for name, value in os.environ.items() if name not in VARYING}
 
 
 @contextlib.contextmanager
@@ -91,7 +93,8 @@ def warmed(hash_seed: int) -> Iterator[Warm]:
     """A warm interpreter for scripts that are started in `environment()`; nothing else finds it."""
     with contextlib.ExitStack() as stack:
         with pytest.MonkeyPatch.context() as patch:
-            patch.delenv(PER_TEST, raising=False)
+            for name in VARYING:
+                patch.delenv(name, raising=False)
             warm = stack.enter_context(Warm(hash_seed=hash_seed))
             os.environ.pop(FOLDER, None)
         yield warm

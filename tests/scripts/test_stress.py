@@ -32,6 +32,14 @@ def test_every_moment_names_a_function(moment):
     assert callable(operator.attrgetter(path)(importlib.import_module(module)))
 
 
+# scripts/stress.py, from a folder without a file of which a fork has the module already.
+VICTIM = f"""
+import runpy, sys
+sys.path[0] = {str(ROOT / "scripts")!r}
+runpy.run_path({str(ROOT / "scripts" / "stress.py")!r}, run_name="__main__")
+"""
+
+
 class Project:
     """A folder with settings and data in which stages run, without DVC."""
 
@@ -40,6 +48,7 @@ class Project:
         self.path, self.python = path, str(python)
         params = stress.merged(config.profile_settings("digits", ROOT / "profiles"), stress.CHANGES)
         (path / "params.yaml").write_text(yaml.safe_dump(params))
+        (path / "victim.py").write_text(VICTIM)
         self.run_here("prepare", Path("data.safetensors"), Path("data.json"))
         tokens = torch.randint(
             0, 256, (5000,), generator=torch.Generator().manual_seed(0), dtype=torch.int32
@@ -69,7 +78,7 @@ class Project:
         """
         command = [
             self.python,
-            str(ROOT / "scripts" / "stress.py"),
+            str(self.path / "victim.py"),
             "--victim",
             str(ROOT / "stages" / f"{stage}.py"),
             *arguments,

@@ -21,7 +21,14 @@ ROOT = Path(__file__).parents[2]
 FEWER = {
     "train": {"epochs": 3, "checkpoint_seconds": 0},
     # a small rate: a rounding that a larger one turns into another answer would count
-    "models": {"mlp": {"epochs": None, "lr": 3.0e-4, "weight_decay": 1.0e-2}},
+    "models": {
+        "mlp": {
+            "kwargs": {"hidden_layers": 2, "width": 64},
+            "epochs": None,
+            "lr": 3.0e-4,
+            "weight_decay": 1.0e-2,
+        }
+    },
     "grid": {
         "models": ["mlp"],
         "methods": ["baseline", "momos_s4_c1"],
@@ -65,10 +72,10 @@ def python(folder, *command, interpreter=sys.executable):
     )
 
 
-def trainings(folder, out, *arguments, warm=None):
-    """warm: a warm interpreter, whose forks script and trainings are then; None: new processes."""
-    command = [ROOT / "scripts" / "trainings.py", "data.safetensors", out, *arguments]
-    if warm is None or warm.folder is None:
+def trainings(folder, out, *arguments, warm, data="data.safetensors"):
+    """warm: the interpreter of which script and trainings are forks, where it could be started."""
+    command = [ROOT / "scripts" / "trainings.py", data, out, *arguments]
+    if warm.folder is None:
         return python(folder, *command)
     (folder / "with.py").write_text(WITH)
     return python(folder, "with.py", fork(warm), *command, interpreter=fork(warm))
@@ -260,8 +267,7 @@ def test_a_failed_training_is_named_and_the_others_run(workspace, warm):
 
 
 def test_missing_input_is_named(workspace, tmp_path, warm):
-    command = [ROOT / "scripts" / "trainings.py", "absent.safetensors", tmp_path]
-    done = python(workspace, *command, interpreter=fork(warm))
+    done = trainings(workspace, tmp_path, warm=warm, data="absent.safetensors")
     assert done.returncode == 1 and "absent.safetensors is missing" in done.stderr
     (workspace / "params.yaml").rename(workspace / "kept.yaml")
     try:
