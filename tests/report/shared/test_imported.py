@@ -9,6 +9,7 @@ from pathlib import Path
 import pages
 import pandas as pd
 import pytest
+import yaml
 from scripted import script
 from spread import Repository
 from synthetic import ROOT, TREE_METHODS, TREE_MODELS, Tree
@@ -375,3 +376,30 @@ def test_numbers_that_are_not_of_the_settings_are_not_exported(tmp_path):
         "the report is not up to date, `make repro` first: measure@m, prepare, report, train@m-0"
         in out
     )
+
+
+@pytest.mark.parametrize("name", ["cifar10_mlp", "cifar10_mlp_seed2", "cifar10_resnet20"])
+def test_older_imports_go_with_settings_that_are_newer(tmp_path, monkeypatch, name):
+    """A setting that they do not have was left out then, or had but one value."""
+    params = config.profile_settings("cifar10", ROOT / "profiles")
+    params["grid"]["models"], params["ablation"]["models"] = [], []
+    params["report"]["imported"] = [name]
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    monkeypatch.chdir(tmp_path)
+    sources = imported.load(ROOT / "data" / "imported", [name])
+    settings = runpy.run_path(str(ROOT / "stages" / "report.py"))["read_settings"](sources)
+    models, methods = settings["models"], settings["methods"]
+    sha256 = sources[0].about["data"]["sha256"]
+    imported.check(sources, sha256, settings, models, methods)
+    for section, key, value in (
+        ("quantize", "rounding", "in_place_epoch"),
+        ("quantize", "tensors", "all"),
+        ("mosaic", "codebook", "tensor"),
+    ):
+        other = settings | {section: settings[section] | {key: value}}
+        with pytest.raises(ValueError, match=rf"{section}.{key}"):
+            imported.check(sources, sha256, other, models, methods)
+    first = next(iter(methods))
+    other = methods | {first: methods[first] | {"batchnorm": "remeasured"}}
+    with pytest.raises(ValueError, match=rf"methods.{first}.*remeasured"):
+        imported.check(sources, sha256, settings, models, other)

@@ -39,10 +39,12 @@ SAME = {
     "data": ("mean", "std"),
     "augment": ("flip", "crop_padding", "rand_augment_ops", "rand_augment_magnitude"),
     "train": ("epochs", "batch_size", "patience"),
-    "mosaic": ("projection_every", "force_zero", "slicing"),
-    "quantize": ("exclude",),
+    "mosaic": ("projection_every", "force_zero", "slicing", "codebook"),
+    "quantize": ("exclude", "rounding", "tensors"),
     "evaluate": ("checkpoint", "shuffle_seed"),
 }
+# What was so before there were these settings.
+BEFORE = {"codebook": "model", "rounding": "straight_through", "tensors": "weights"}
 
 
 class Import(NamedTuple):
@@ -107,11 +109,19 @@ def _setting_pairs(source: Import, here: Mapping[str, Any]) -> Iterator[tuple[st
     there = source.about["settings"]
     for section, keys in SAME.items():
         for key in keys:
-            yield f"{section}.{key}", there[section].get(key), here["settings"][section][key]
+            theirs = there[section].get(key, BEFORE.get(key))
+            yield f"{section}.{key}", theirs, here["settings"][section][key]
     for name in source.models:
-        yield f"models.{name}", there["models"].get(name), here["models"][name]
+        yield f"models.{name}", _given(there["models"].get(name)), _given(here["models"][name])
     for name in dict.fromkeys(run.method for run in source.runs if run.grid == "main"):
-        yield f"methods.{name}", there["methods"].get(name), here["methods"][name]
+        yield f"methods.{name}", _given(there["methods"].get(name)), _given(here["methods"][name])
+
+
+def _given(settings: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Those that are not left out; a setting that is newer than the import is left out of it."""
+    if settings is None:
+        return None
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def _check_precisions(imports: Iterable[Import], settings: Mapping[str, Mapping]) -> None:
