@@ -153,6 +153,12 @@ def test_the_text_names_the_best_reading_and_what_none_explains(rows):
     first, today, lost = readings.sentences(rows)
     assert first.startswith("Explains most: QAT in place every epoch, all tensors")
     assert "As now, last weights: " in today
+    counted = readings.explained(rows)
+    equal = counted.drop(columns=list(readings.Reading._fields)).apply(tuple, axis=1)
+    ties = int((equal == equal[0]).sum()) - 1
+    assert (f"As many: {ties} other readings." in first) == (ties > 0)
+    alone = readings.sentences(rows[(rows.weights != "best") & (rows.statistics == "")])
+    assert "As many" not in alone[0]
     count = len(readings.unexplained(rows))
     assert f"explains {count}:" in lost
     text = readings.counts_table(readings.explained(rows))

@@ -299,8 +299,11 @@ def sentences(rows: pd.DataFrame) -> list[str]:
     first = Reading(*counted.iloc[0][list(Reading._fields)])
     today = Reading("", "", "last", "")
     same = counted[list(Reading._fields)].apply(tuple, axis=1) == tuple(today)
+    counts = [name for name in counted if name not in Reading._fields]
+    others = int((counted[counts] == counted[counts].iloc[0]).all(axis=1).sum()) - 1
+    equal = f" As many: {others} other readings." if others else ""
     lines = [
-        f"Explains most: {_reading_text(first)}. {_count_text(counted.iloc[0])}",
+        f"Explains most: {_reading_text(first)}. {_count_text(counted.iloc[0])}{equal}",
         f"As now, last weights: {_count_text(counted[same].iloc[0])}",
     ]
     lost = unexplained(rows)
