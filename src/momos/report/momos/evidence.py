@@ -47,6 +47,8 @@ class Evidence:
     checkpoint: str = "last"  # last | best: the weights whose accuracy is judged
     # Judgements of the second paper's claims by id, as the stage `slt_report` wrote them.
     singular: Mapping[str, Judgement] = field(default_factory=dict)
+    # model and family that were found to have all of the paper's configurations: claims ask often
+    _complete: set[tuple[str, str]] = field(default_factory=set, init=False, repr=False)
 
     @property
     def comparable(self) -> bool:
@@ -71,13 +73,13 @@ class Evidence:
         accuracy = again.astype(float).fillna(rows.test_accuracy_last)
         return dataclasses.replace(self, evaluation=rows.assign(test_accuracy_last=accuracy))
 
-    @property
+    @cached_property
     def main_rows(self) -> pd.DataFrame:
         """The main grid's runs, weights as deployed."""
         rows = self.evaluation
         return rows[(rows.grid == "main") & (rows.weights == "deployed")]
 
-    @property
+    @cached_property
     def momos_rows(self) -> pd.DataFrame:
         """Those of them with motifs and full precision."""
         return self.main_rows[self.main_rows.family == "momos"]
@@ -87,7 +89,7 @@ class Evidence:
         """The main grid's cells, means over seeds, both views."""
         return results.cells(self.evaluation)
 
-    @property
+    @cached_property
     def deployed(self) -> pd.DataFrame:
         """The cells of the weights as deployed."""
         return self.cells[self.cells.weights == "deployed"]
@@ -97,7 +99,7 @@ class Evidence:
         """The models of the main grid, in its order."""
         return list(dict.fromkeys(self.deployed.model))
 
-    @property
+    @cached_property
     def paper_settings(self) -> pd.DataFrame:
         """family, bits, block_size, capacity of the paper's twelve configurations."""
         return self.published.rename(columns={"method": "family"})[SETTINGS].drop_duplicates()
@@ -133,6 +135,12 @@ class Evidence:
 
         Raises Missing unless the paper's configurations of that family are among them.
         """
+        if (model, family) not in self._complete:
+            self._require_paper_settings(model, family)
+            self._complete.add((model, family))
+        return self._of_family(model, family)
+
+    def _require_paper_settings(self, model: str, family: str) -> None:
         cells = self._of_family(model, family)
         there = {settings_key(row) for row in cells.itertuples()}
         wanted = [
@@ -145,7 +153,6 @@ class Evidence:
         ]
         if missing:
             raise Missing(f"Not in the grid: {family} of {model} at {', '.join(missing)}.")
-        return cells
 
     def baseline_accuracy(self, model: str) -> float:
         """The baseline's mean accuracy in percent."""
