@@ -39,7 +39,7 @@ CHANGES = {
         "more_seeds_of": [],
     },
     "ablation": {"models": []},
-    "survey": {"untrained": ["test_resnet"], "init_seeds": [0]},
+    "survey": {"untrained": ["test_resnet"], "source": "none", "path": None, "init_seeds": [0]},
     "report": {"picture_method": "momos_s16_c10", "picture_size": 16},
     "tracking": {"enabled": False},
 }

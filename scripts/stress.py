@@ -56,7 +56,13 @@ CHANGES = {
     },
     "ablation": {"models": []},
     "complexity": {"methods": []},
-    "survey": {"untrained": SURVEYED, "init_seeds": [0], "compressors": ["gzip"]},
+    "survey": {
+        "untrained": SURVEYED,
+        "source": "none",
+        "path": None,
+        "init_seeds": [0],
+        "compressors": ["gzip"],
+    },
     "report": {"picture_method": "momos_s4_c10", "picture_size": 16},
     "language": {"batch_size": 4, "warmup_steps": 2, "num_held_out": 4},
     "language_models": {

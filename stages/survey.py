@@ -45,6 +45,7 @@ def main(out: Path, cost: Path, scratch_dir: Path) -> None:
     atomic.write_text(out, table.to_csv(index=False))
     atomic.write_json(cost, {"models": [model.cost for model in measured]})
     finished.remove()
+    shutil.rmtree(downloads, ignore_errors=True)
 
 
 if __name__ == "__main__":

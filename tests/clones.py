@@ -30,7 +30,7 @@ MICRO = {
         "more_seeds": [],
     },
     "ablation": {"models": ["mlp"], "block_sizes": [8], "capacities": [0.5], "seeds": [0]},
-    "survey": {"untrained": ["test_resnet"], "init_seeds": [0]},
+    "survey": {"untrained": ["test_resnet"], "source": "none", "path": None, "init_seeds": [0]},
     "pack": {
         "seeds": [1]
     },  # not that of the tour (docs/extending.md): its lossy levels take minutes

@@ -39,8 +39,8 @@ def assert_state(path: Path, expected: dict[str, torch.Tensor] = STATE) -> None:
 
 def test_the_wrappers_and_prefixes_are_those_that_the_docs_name():
     assert set(WRAPPERS) == {
-        "state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema", "module",
-        "params", "ema",
+        "state_dict", "model", "model_state_dict", "model_state", "state_dict_ema", "model_ema",
+        "module", "params", "ema",
     }  # fmt: skip
     assert set(PREFIXES) == {"module.", "_orig_mod.", "model.", "backbone."}
 

@@ -24,6 +24,7 @@ from momos.survey import manifest as manifest_table
 from momos.survey import weights as weight_files
 from momos.survey.network import find_network
 from momos.survey.streaming import NamedTensors, measure_against
+from momos.survey.wheels import Wheel, fetched
 from momos.weights import blocks
 from momos.weights.files import (
     ALL_SUFFIXES,
@@ -60,7 +61,7 @@ class Candidate:
     arch: str  # timm's name, with the tag of its pretrained weights where it has one
     # where the trained weights come from: timm, local file, untrained, or what a manifest says
     source: str
-    file: str | None = None  # None: timm's pretrained weights, or none
+    file: str | None = None  # None: timm's pretrained weights, or none; of a wheel the path in it
     stamp: tuple[int, int] | None = None  # the file's size and time
     num_parameters: int | None = None
     problem: str | None = None  # why it can't be measured, if that is known beforehand
@@ -70,6 +71,7 @@ class Candidate:
     series: str = ""  # of which training this is a checkpoint
     step: int | None = None  # when in it
     licence: str = ""
+    wheel: Wheel | None = None  # in which the file lies
 
     @property
     def tag(self) -> str:
@@ -79,7 +81,8 @@ class Candidate:
     @property
     def is_download(self) -> bool:
         """Whether the weights have to be fetched."""
-        return self.file is None and self.source != CONTROL and not self.problem
+        is_there = self.file is not None and self.wheel is None
+        return not is_there and self.source != CONTROL and not self.problem
 
     def about(self) -> Row:
         """The columns that are known without measuring."""
@@ -128,7 +131,9 @@ class Candidate:
         return measures | about
 
     def _located(self, settings: RowSettings) -> AbstractContextManager[Path]:
-        """The weight file, fetched if it is not a local one."""
+        """The weight file, fetched if it is not a local one. Those of wheels stay in the folder."""
+        if self.wheel is not None and self.file is not None:
+            return contextlib.nullcontext(fetched(self.wheel, self.file, settings.folder))
         if self.file is not None:
             return contextlib.nullcontext(Path(self.file))
         folder = settings.folder / re.sub(r"[^\w.-]", "_", self.name)
@@ -278,8 +283,9 @@ def in_manifest(manifest: Path) -> list[Candidate]:
 
     file: relative to the manifest, or to the folder weights beside it; empty for timm's own
     weights. name, source, family, licence: of the row. init, kinds: how fresh weights are made, the
-    latter as JSON. parameters: number of weights. Rows of one name are checkpoints of one training,
-    in the order of the file's.
+    latter as JSON. parameters: number of weights. wheel, sha256_wheel: of a package registry,
+    pinned as name==version; file is then the path inside it. Rows of one name are checkpoints of
+    one training, in the order of the file's.
     Raises ValueError naming the manifest, and the line and column, for a missing file, another
     encoding or column, a row that is too short, and for a name that is there twice.
     """
@@ -320,7 +326,13 @@ def _listed(row: dict[str, str], manifest: Path, line: int, place: int | None) -
         path = manifest.parent / WEIGHTS_FOLDER / file
     stem = stem_of(Path(file))
     series = name if place is not None else ""
-    candidate = _local(f"{name}/{stem}" if series else name or stem, arch, path, source or LOCAL)
+    shown = f"{name}/{stem}" if series else name or stem
+    wheel = manifest_table.wheel(row, manifest, line)
+    if wheel is None:
+        candidate = _local(shown, arch, path, source or LOCAL)
+    else:
+        candidate = Candidate(shown, arch, source or f"PyPI: {wheel.pin}", file, wheel=wheel)
+        candidate = _known(candidate) if arch else candidate
     numbers = re.findall(r"\d+", stem)
     return replace(
         candidate,

@@ -4,9 +4,13 @@ import csv
 import json
 from pathlib import Path
 
+from momos.survey.wheels import Wheel
 from momos.weights.initial import require_kinds
 
-COLUMNS = ("arch", "file", "name", "source", "family", "init", "kinds", "parameters")
+COLUMNS = (
+    "arch", "file", "name", "source", "family", "init", "kinds", "parameters", "wheel",
+    "sha256_wheel",
+)  # fmt: skip
 # what a manifest may say beside for its readers
 NOTES = ("architecture", "trained_on", "commit", "licence", "sha256_source", "notes")
 Kinds = tuple[tuple[str, str], ...]
@@ -72,6 +76,22 @@ def kinds(row: dict[str, str], manifest: Path, line: int) -> Kinds:
             f'[["name", "parameter"]], got {text(row, "kinds")!r} ({error})'
         ) from error
     return tuple((rule, kind) for rule, kind in found)
+
+
+def wheel(row: dict[str, str], manifest: Path, line: int) -> Wheel | None:
+    """The wheel that the row's file lies in, None without one.
+
+    Raises ValueError naming manifest, line and columns for a wheel that is not pinned.
+    """
+    found = Wheel(text(row, "wheel"), text(row, "sha256_wheel"))
+    if found == Wheel("", ""):
+        return None
+    try:
+        found.check()
+    except ValueError as error:
+        columns = "columns wheel and sha256_wheel"
+        raise ValueError(f"{manifest}, line {line}, {columns}: {error}") from error
+    return found
 
 
 def number(row: dict[str, str], column: str, manifest: Path, line: int) -> int | None:

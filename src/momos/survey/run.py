@@ -40,6 +40,7 @@ CODE = (
     "momos.survey.manifest",
     "momos.survey.network",
     "momos.survey.streaming",
+    "momos.survey.wheels",
     "momos.survey.weights",
     "momos.weights.blocks",
     "momos.weights.files",

@@ -35,7 +35,9 @@ if TYPE_CHECKING:  # torch takes a second to import, which `momos --help` need n
     from torch import Tensor
 
 EMA_WRAPPERS = ("state_dict_ema", "model_ema", "ema")
-WRAPPERS = (*EMA_WRAPPERS, "state_dict", "model", "model_state_dict", "module", "params")
+WRAPPERS = (
+    *EMA_WRAPPERS, "state_dict", "model", "model_state_dict", "model_state", "module", "params",
+)  # fmt: skip
 # In the order in which they usually stand: DataParallel, torch.compile, Lightning, a backbone.
 PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")
 COUNTER = "n_averaged"  # how many weights torch.optim.swa_utils.AveragedModel has averaged

@@ -148,6 +148,8 @@ def _fill_by_default_(layer: Layer, leaf: str, tensor: Tensor, generator: Genera
         tensor.fill_(0.25)
     elif kind == "embedding" or kind in DRAWN:
         tensor.normal_(0, SMALL if kind == "parameter_small" else 1, generator=generator)
+    elif kind == "parameter_uniform":  # its scale is nothing that BDM or planes read
+        tensor.uniform_(-1, 1, generator=generator)
     elif kind == "attention":
         _fill_attention_(leaf, tensor, generator)
     else:  # recurrent

@@ -19,7 +19,7 @@ Fill = Callable[[Tensor, Generator], object]  # fills the tensor in place
 CONV = ("conv", "transposed")
 MATRICES = (*CONV, "linear")
 NORMS = ("norm", "rmsnorm", "batchnorm")
-BARE = ("parameter", "parameter_small", "parameter_zero", "parameter_one")
+BARE = ("parameter", "parameter_small", "parameter_uniform", "parameter_zero", "parameter_one")
 WEIGHT = r"weight|weight_v|weight_orig"
 
 

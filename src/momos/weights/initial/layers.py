@@ -30,7 +30,10 @@ LAYER_KINDS = (
     "gru", "rnn", "lstm_cell", "gru_cell", "rnn_cell",
 )  # fmt: skip
 # .. and of one tensor, by its whole name. A buffer is no weight.
-BARE_KINDS = ("parameter", "parameter_small", "parameter_zero", "parameter_one", "buffer")
+BARE_KINDS = (
+    "parameter", "parameter_small", "parameter_uniform", "parameter_zero", "parameter_one",
+    "buffer",
+)  # fmt: skip
 RECURRENT = re.compile(r"(weight|bias)_(ih|hh|hr)(_l\d+(_reverse)?)?")
 PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 ATTENTION = (*PROJECTIONS, "in_proj_bias", "bias_k", "bias_v")
