@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from momos.cli import measure, pack
+from momos.cli import measure, pack, report
 from momos.weights.files import one_line
 
 BAD_INPUT = 2
@@ -18,8 +18,8 @@ EXTRAS = {"timm": "pipeline", "transformers": "language"}  # that bring what the
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand, and return its exit code.
 
-    0: it worked. 1: `verify` found a difference. 2: the input is bad. With 1 and 2, one line on
-    stderr says what is wrong.
+    0: it worked. 1: `verify` or `verify-report` found a difference. 2: the input is bad. With 1 and
+    2, stderr says what is wrong, in one line for bad input.
     """
     try:
         arguments = _parser().parse_args(argv)
@@ -47,4 +47,5 @@ def _parser() -> _Parser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     measure.add_commands(commands)
     pack.add_commands(commands)
+    report.add_commands(commands)
     return parser

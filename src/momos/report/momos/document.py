@@ -14,7 +14,7 @@ settings                what params.yaml held
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
 import pandas as pd
@@ -65,13 +65,7 @@ def document(study: Study, *, paper_dir: str, results_dir: str) -> Document:
         "cells": cells,
         "findings": findings.sentences(study.verdicts),
         "claims": study.verdicts[verdicts.SHOWN].to_dict("records"),
-        "counts": {
-            "claims": verdicts.counts(study.verdicts),
-            "decided": verdicts.counts_decided(study.verdicts),
-            "apart": verdicts.counts_apart(study.verdicts),
-            "rac_check": count_agreeing(study.check),
-            "published": count_statuses(cells, PAPER_TABLES),
-        },
+        "counts": counts(study, cells),
         "pareto": pareto(study),
         "names": names(study),
         "settings": dict(study.settings),
@@ -94,6 +88,17 @@ def _value_text(value: Any) -> str:
 def by_id(values: Document) -> dict[str, Cell]:
     """The cells of a document by their id."""
     return {cell["id"]: cell for cell in values["cells"]}
+
+
+def counts(study: Study, cells: Sequence[Cell]) -> dict[str, dict]:
+    """How many verdicts there are of each kind, and how many published numbers are met."""
+    return {
+        "claims": verdicts.counts(study.verdicts),
+        "decided": verdicts.counts_decided(study.verdicts),
+        "apart": verdicts.counts_apart(study.verdicts),
+        "rac_check": count_agreeing(study.check),
+        "published": count_statuses(cells, PAPER_TABLES),
+    }
 
 
 def count_agreeing(check: pd.DataFrame) -> dict[str, int]:

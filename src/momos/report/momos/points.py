@@ -28,6 +28,17 @@ def distortion_curves(study: Study) -> pd.DataFrame:
     return curves(rows[rows.grid == "main"], ["relative_distortion", "val_loss"])
 
 
+def distortion_at_ends(rows: pd.DataFrame) -> pd.DataFrame:
+    """Each run's first, best and last epoch that has a relative distortion, of which cells are."""
+    known = rows[rows.relative_distortion.notna()].sort_values("epoch", kind="stable")
+    epochs = known.groupby(["model", "method", "seed", "grid"], sort=False).epoch
+    first, last = epochs.transform("min"), epochs.transform("max")
+    is_best = known.best.astype(str) == "True"
+    kept = known[(known.epoch == first) | is_best | (known.epoch == last)]
+    columns = ["model", "method", "seed", "grid", "epoch", "best", "relative_distortion"]
+    return kept.sort_index()[columns]
+
+
 def training_curves(study: Study) -> pd.DataFrame:
     """Validation loss, and validation accuracy in percent, by epoch.
 
