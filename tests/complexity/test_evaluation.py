@@ -9,7 +9,7 @@ import torch
 from staged import Project
 
 from momos import models
-from momos.complexity import evaluation, measure
+from momos.complexity import evaluation, measure, planes
 from momos.files import run_folder
 from momos.images.dataset import load_dataset
 from momos.report.shared.statistics import prediction_bound
@@ -51,6 +51,9 @@ def test_the_initialisations_are_measured_as_pybdm_does(fresh):
         values.append(oracle.bdm(bits.astype(int)))
     assert fresh.mean[0] == pytest.approx(np.mean(values), rel=1e-9)
     assert fresh.std[0] == pytest.approx(np.std(values, ddof=1), rel=1e-6)
+    seeds = (evaluation.FIRST_SEED, evaluation.FIRST_SEED + NUMBER - 1)
+    wanted = [planes.complexity(blocks.trainable(network(seed))).tolist() for seed in seeds]
+    assert [list(fresh.planes[place]) for place in (0, -1)] == wanted
 
 
 def test_no_run_of_a_grid_starts_from_one_of_them():
@@ -123,6 +126,10 @@ def test_one_training_gives_several_readings(tmp_path, monkeypatch, which_ends):
     images = (data.images.float() / 255 - about["mean"][0]) / about["std"][0]
     table = pd.read_csv("out.csv").set_index("weights")
     assert list(table.index) == ["deployed", "latent"]
+    weights = blocks.trainable(models.restore(about, run_folder.load_weights(folder, "last")))
+    latent, mean = table.loc["latent"], evaluation.fresh_complexity(about, 20).planes
+    assert latent.planes == pytest.approx(planes.complexity(weights).sum(), rel=1e-12)
+    assert latent.planes_ratio == pytest.approx(latent.planes / np.sum(mean, axis=1).mean())
     for which in ("best", "last", "marked_best", "marked_last"):
         file = which if about["marked_epoch"] else which.removeprefix("marked_")
         model = models.restore(about, run_folder.load_weights(folder, file))

@@ -179,3 +179,21 @@ def test_twenty_five_million_weights_take_seconds_on_one_core():
     began = time.process_time()
     planes.complexity(weights)
     assert time.process_time() - began < 5
+
+
+def test_columns_of_planes_by_hand():
+    trained, initial = np.array([2.0, 6.0]), [(4.0, 6.0), (4.0, 10.0)]
+    row = planes.against(trained, initial)
+    assert list(row) == [
+        "planes", "planes_initial", "planes_ratio", "planes_z",
+        "plane_1", "plane_1_ratio", "plane_0", "plane_0_ratio",
+    ]  # fmt: skip
+    assert (row["planes"], row["planes_initial"], row["planes_ratio"]) == (8.0, 12.0, 8 / 12)
+    assert row["planes_z"] == pytest.approx((8 - 12) / np.sqrt(8))
+    assert (row["plane_1"], row["plane_1_ratio"], row["plane_0_ratio"]) == (6.0, 0.75, 0.5)
+    alone = planes.against(np.zeros(2), [(0.0, 0.0)])
+    assert alone["planes_z"] is None and alone["planes_ratio"] is None, "nothing takes part"
+
+
+def test_a_model_without_matrices_has_planes_of_nothing():
+    assert planes.model_planes({"bias": normal(16), "small": normal(3, 99)}).tolist() == [0.0] * 8

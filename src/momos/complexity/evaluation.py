@@ -7,6 +7,7 @@ whose seeds no run has (method A11). In these columns <n> is 1 or 2:
     bdm_<n>d_ratio                      trained / fresh_mean
     bdm_<n>d_ratio_own                  trained / the run's own initialisation (MoMos, Eq. 22)
     bdm_<n>d_z                          (trained - fresh_mean) / fresh_std; empty without a spread
+    planes, plane_7 ..                  BDM of bit planes and their ratios (`planes.against`)
 
 One training gives several readings of the paper (method A12, A13). <which> is `last` or `best`, and
 `marked_last` or `marked_best` where `train.mark_patience` is set: the weights with which a training
@@ -30,7 +31,7 @@ import numpy as np
 from torch import nn
 
 from momos import config, models
-from momos.complexity import code_length, measure
+from momos.complexity import code_length, measure, planes
 from momos.files import run_folder
 from momos.images.dataset import Dataset
 from momos.images.inputs import Batches
@@ -49,10 +50,14 @@ Row = dict[str, Any]
 
 
 class Fresh(NamedTuple):
-    """BDM in bits of initialised, untrained weights: 1-D, then 2-D."""
+    """BDM in bits of initialised, untrained weights: 1-D, then 2-D.
+
+    planes: of bit planes, a row an initialisation.
+    """
 
     mean: tuple[float, float]
     std: tuple[float, float]  # sample standard deviation
+    planes: tuple[tuple[float, ...], ...] = ()
 
     def columns(self, measured: Mapping[str, Any]) -> Row:
         """The columns above. measured: those of `measure.bdm_columns`."""
@@ -83,14 +88,16 @@ def _fresh_complexity(arch: str, kwargs: str, shape: tuple[int, ...], number: in
     kwargs: as JSON; shape: num_classes, in_channels, image_size.
     """
     sizes = dict(zip(SHAPE, shape, strict=True))
-    values = []
+    values, bit_planes = [], []
     for seed in range(FIRST_SEED, FIRST_SEED + number):
         model = models.build(arch, seed=seed, kwargs=json.loads(kwargs), **sizes)
         values.append(measure.model_bdm(blocks.trainable(model)))
+        bit_planes.append(tuple(planes.model_planes(blocks.trainable(model)).tolist()))
     one, two = np.transpose(values)
     return Fresh(
         mean=(float(one.mean()), float(two.mean())),
         std=(float(one.std(ddof=1)), float(two.std(ddof=1))),
+        planes=tuple(bit_planes),
     )
 
 
@@ -193,6 +200,7 @@ def _complexity(
     )
     fresh = fresh_complexity(about, settings.num_initializations)
     row |= {"num_initializations": settings.num_initializations} | fresh.columns(row)
+    row |= planes.against(planes.model_planes(weights), fresh.planes)
     counts = {
         f"distinct_blocks_s{size}": measure.distinct_blocks(weights, size, slicing)
         for size in block_sizes

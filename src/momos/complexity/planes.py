@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from momos.complexity import bdm
@@ -68,6 +69,36 @@ def by_tensor(
     for name, tensor in tensors.items() if isinstance(tensors, Mapping) else tensors:
         if takes_part(tensor.shape):
             yield name, _planes(_matrix(name, tensor), bit_depth, percentile)
+
+
+def model_planes(tensors: NamedTensors, bit_depth: int = 8) -> np.ndarray:
+    """As `complexity`, between minimum and maximum, but zeros where no tensor takes part."""
+    return sum((own for _, own in by_tensor(tensors, bit_depth)), np.zeros(bit_depth))
+
+
+def against(trained: np.ndarray, initial: Sequence[ArrayLike]) -> dict[str, float | None]:
+    """Columns of a table: BDM of planes, and where it lies among those of initialisations.
+
+    trained: (bit_depth,) bits, as `complexity` returns them; initial: a row an initialisation.
+    Returns planes (the total) with planes_initial (its mean over initialisations), planes_ratio and
+    planes_z (in their standard deviations; None without a spread), then plane_<i> with
+    plane_<i>_ratio (to the mean), the most significant first. A ratio to zero bits is None.
+    """
+    starts = np.asarray(initial, dtype=float)
+    totals, total = starts.sum(axis=1), float(trained.sum())
+    mean = float(totals.mean())
+    std = float(totals.std(ddof=1)) if len(totals) > 1 else 0.0
+    columns: dict[str, float | None] = {
+        "planes": total,
+        "planes_initial": mean,
+        "planes_ratio": total / mean if mean else None,
+        "planes_z": (total - mean) / std if std else None,
+    }
+    for plane in reversed(range(len(trained))):
+        start = float(starts[:, plane].mean())
+        columns[f"plane_{plane}"] = float(trained[plane])
+        columns[f"plane_{plane}_ratio"] = float(trained[plane]) / start if start else None
+    return columns
 
 
 def takes_part(shape: Sequence[int]) -> bool:

@@ -56,7 +56,8 @@ def measure_against(
     for prefix, kind in (("bdm_1d", "words"), ("bdm_2d", "squares")):
         values = [bdm.complexity(getattr(start.counts, kind)) for start in starts]
         columns |= _against(prefix, bdm.complexity(getattr(end.counts, kind)), values)
-    return columns | {"num_initial": len(starts)} | _plane_columns(end, starts)
+    bit_planes = planes.against(end.planes, [start.planes for start in starts])
+    return columns | {"num_initial": len(starts)} | bit_planes
 
 
 def _columns(
@@ -102,23 +103,6 @@ def student_t(t: float, degrees: int) -> float:
     return float(stdtr(degrees, t))
 
 
-def _plane_columns(end: "TrainedCounts", starts: Sequence["SignCounts"]) -> dict[str, float | None]:
-    """The columns of bit planes, the most significant first."""
-    initial = np.array([start.planes for start in starts])
-    means, totals = initial.mean(axis=0), initial.sum(axis=1)
-    total = float(end.planes.sum())
-    columns: dict[str, float | None] = {
-        "planes": total,
-        "planes_initial": float(totals.mean()),
-        "planes_ratio": total / float(totals.mean()),
-        "planes_z": _against("planes", total, [float(one) for one in totals])["planes_z"],
-    }
-    for plane in reversed(range(BIT_DEPTH)):
-        columns[f"plane_{plane}"] = float(end.planes[plane])
-        columns[f"plane_{plane}_ratio"] = float(end.planes[plane] / means[plane])
-    return columns
-
-
 def further_columns() -> list[str]:
     """Names of the module's further columns, in the order of `measure_against`."""
     suffixes = ("initial_std", "z", "p", "markov", "permuted")
@@ -143,8 +127,7 @@ class SignCounts:
             self.layout[name] = tuple(tensor.shape)
             self.add(_checked(name, tensor, role))
             if with_planes:
-                for _, own in planes.by_tensor({name: tensor}, BIT_DEPTH):
-                    self.planes += own
+                self.planes += planes.model_planes({name: tensor}, BIT_DEPTH)
 
     def add(self, weights: np.ndarray) -> None:
         """Count one tensor's signs (float32, any shape)."""
