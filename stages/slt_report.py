@@ -31,6 +31,7 @@ def main(
         config.load(config.Language),
         config.load(config.Compressibility),
         config.load(config.Llc),
+        config.load(config.Rivals),
         config.load(config.Complexity),
     )
     results = read_results(slt_dir, slt)

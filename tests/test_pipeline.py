@@ -111,10 +111,10 @@ TRAININGS = ["train", "more_seeds", "ablation"]
         ("compute/cost.py", set()),
         ("config/images.py", set()),
         ("raw/archives.py", {"prepare"}),
-        ("complexity/compressors/zstd.py", {"evaluate", "pack"}),
+        ("complexity/compressors/zstd.py", {"evaluate", "pack", "rivals"}),
         ("survey/run.py", {"survey"}),
         ("slt/llc/langevin.py", {"llc", "complexity"}),
-        ("methods/qat.py", {*TRAININGS, "evaluate", "pack", "complexity", *REPORTS}),
+        ("methods/qat.py", {*TRAININGS, "evaluate", "pack", "complexity", "report"}),
     ],
 )
 def test_an_edit_re_runs_these_stages(file, stages):

@@ -28,11 +28,13 @@ from momos.config.images import (
     Train,
 )
 from momos.config.language import (
+    CRITICAL,
     Complexity,
     Compressibility,
     Language,
     LanguageModel,
     Llc,
+    Rivals,
     Sampling,
     Slt,
     Text,
@@ -44,18 +46,18 @@ from momos.methods.method import Method, parse
 from momos.settings import Settings, require, suggestion
 
 __all__ = [
-    "Ablation", "Augment", "Complexity", "Compressibility", "Data", "Evaluate", "Grid", "Language",
-    "LanguageModel", "Llc", "Method", "Model", "Mosaic", "Pack", "Quantize", "Report", "Run",
-    "Sampling", "Settings", "Slt", "Survey", "Sweep", "Text", "Tracking", "Train", "cell",
-    "cell_name", "check", "load", "load_method", "profile", "profile_settings", "read_params",
-    "runs",
+    "CRITICAL", "Ablation", "Augment", "Complexity", "Compressibility", "Data", "Evaluate", "Grid",
+    "Language", "LanguageModel", "Llc", "Method", "Model", "Mosaic", "Pack", "Quantize", "Report",
+    "Rivals", "Run", "Sampling", "Settings", "Slt", "Survey", "Sweep", "Text", "Tracking",
+    "Train", "cell", "cell_name", "check", "load", "load_method", "profile", "profile_settings",
+    "read_params", "runs",
 ]  # fmt: skip
 
 PARAMS = Path("params.yaml")
 METHODS = "methods"
 SECTIONS: tuple[type[Settings], ...] = (
     Data, Augment, Train, Mosaic, Quantize, Grid, Ablation, Evaluate, Pack, Survey, Report,
-    Text, Language, Slt, Compressibility, Llc, Complexity, Sweep, Tracking,
+    Text, Language, Slt, Compressibility, Llc, Rivals, Complexity, Sweep, Tracking,
 )  # fmt: skip
 ENTRIES: tuple[type[Settings], ...] = (Model, LanguageModel)  # sections of entries by name
 

@@ -4,7 +4,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from momos.config.images import require_compressors
 from momos.settings import Settings, fits, not_empty_and_distinct, require
+
+
+# The compression schemes, and the name of each one's critical value
+CRITICAL = {
+    "quantization": "critical_n_q",
+    "quantization_max": "critical_n_q_max",
+    "factorization": "critical_fraction",
+    "noise_absolute": "critical_sigma",
+    "noise_relative": "critical_relative_sigma",
+    "pruning": "critical_heads",
+}
 
 
 def rising(values: tuple, where: str) -> None:
@@ -207,6 +219,22 @@ class Compressibility(Settings):
             list(self.sigmas),
         )
         rising(self.sigmas, f"{where}.sigmas")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rivals(Settings):
+    """What the weights of a language model's checkpoints alone say, beside the LLC."""
+
+    section: ClassVar[str] = "rivals"
+    num_initializations: int  # whose BDM and bit planes trained weights are compared with
+    compressors: tuple[str, ...]  # of the float32 weights
+    bit_depth: int  # of bit planes, and of entropy-coded weights
+
+    def check(self, where: str) -> None:
+        number, depth = self.num_initializations, self.bit_depth
+        require(number >= 2, f"{where}.num_initializations", "2 or more, to have a spread", number)
+        require(1 <= depth <= 16, f"{where}.bit_depth", "in 1..16", depth)
+        require_compressors(self.compressors, f"{where}.compressors")
 
 
 @dataclass(frozen=True, kw_only=True)

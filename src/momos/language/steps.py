@@ -4,9 +4,9 @@ A folder describes one model's training in run.json. For a model trained here it
 history.csv and the weights at each listed step. `load` gives the model at a step as it is measured.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -75,24 +75,56 @@ def load(folder: Path, step: int, *, device: torch.device | str = "cpu") -> nn.M
     run.json says whether it is centred (`center`) and its layer norms are folded (`fold`).
     Raises ValueError for a folder without that step, ModelUnavailable for a Pythia that is gone.
     """
-    about = atomic.read_json(folder / ABOUT)
+    about = _about(folder, step)
+    if about["source"] == "pythia":
+        model = _load_pretrained(about["name"], about["revisions"][str(step)])
+    else:
+        model = _built(about, seed=0)
+        model.load_state_dict(atomic.load_tensors(step_file(folder, step)))
+    return _as_measured(model, about).to(device)
+
+
+def untrained(folder: Path, step: int, *, seed: int) -> nn.Module:
+    """An untrained model of the shape that `load` gives for a step, as it is measured, on the CPU.
+
+    A Pythia's is drawn as transformers does. Raises what `load` raises.
+    """
+    about = _about(folder, step)
+    if about["source"] == "pythia":
+        return _as_measured(_drawn(about["name"], about["revisions"][str(step)], seed), about)
+    return _as_measured(_built(about, seed=seed), about)
+
+
+def _about(folder: Path, step: int) -> dict[str, Any]:
+    about: dict[str, Any] = atomic.read_json(folder / ABOUT)
     if step not in about["steps"]:
         raise ValueError(
             f"{folder / ABOUT}: expected step {step} among its steps {about['steps']} "
             "(run `dvc repro`)"
         )
-    if about["source"] == "pythia":
-        model = _load_pretrained(about["name"], about["revisions"][str(step)])
-    else:
-        shape = {"vocabulary": about["vocabulary"], "context": about["context"]}
-        model = build(about["kwargs"], **shape, seed=0)
-        model.load_state_dict(atomic.load_tensors(step_file(folder, step)))
+    return about
+
+
+def _built(about: Mapping[str, Any], *, seed: int) -> "GPTNeoXForCausalLM":
+    shape = {"vocabulary": about["vocabulary"], "context": about["context"]}
+    return build(about["kwargs"], **shape, seed=seed)
+
+
+def _as_measured(model: "GPTNeoXForCausalLM", about: Mapping[str, Any]) -> nn.Module:
     if about["center"]:
         center_(model)
     if about["fold"]:
         fold_(model)
     module: nn.Module = model
-    return module.eval().to(device)
+    return module.eval()
+
+
+def _drawn(name: str, commit: str, seed: int) -> "GPTNeoXForCausalLM":
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return GPTNeoXForCausalLM(GPTNeoXConfig.from_pretrained(snapshot(name, commit)))
 
 
 def _load_pretrained(name: str, commit: str) -> "GPTNeoXForCausalLM":

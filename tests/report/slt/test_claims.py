@@ -22,7 +22,6 @@ from momos.report.shared.results import read_singular_numbers
 from momos.report.slt import beside, claims, figures
 from momos.report.slt.fits import fit, rise_at_knee
 from momos.report.slt.results import RUN, SltResults
-from momos.slt.compressibility.schemes import CRITICAL
 
 ROOT = Path(__file__).parents[3]
 WANTED = read_claims(ROOT / "data" / "paper")
@@ -61,7 +60,7 @@ def results(*, noise: float = 0.0, knee: float = 0.1, **changes) -> SltResults:
         "noise_absolute": lambda llc: 0.1 + 0.01 * np.sin(llc),
         "noise_relative": lambda llc: 1 / llc,
         "pruning": lambda llc: 0.5 + 0 * llc,
-    } | {name: law for name, law in changes.items() if name in CRITICAL}
+    } | {name: law for name, law in changes.items() if name in config.CRITICAL}
     llc, critical, curve = [], [], []
     for seed in here.seeds:
         values = np.sqrt(STEPS) * (1 + 0.1 * seed)
@@ -438,7 +437,7 @@ def test_the_report_holds_all_that_it_links_to(tree):
     targets = re.findall(r"\]\(([^)]+)\)", (report / "README.md").read_text())
     assert len(targets) > 20 and all((report / target).is_file() for target in targets)
     drawn = {path.stem for path in (report / "figures").iterdir()} - {"captions"}
-    assert drawn == {f"curves_{scheme}" for scheme in CRITICAL} | {
+    assert drawn == {f"curves_{scheme}" for scheme in config.CRITICAL} | {
         "llc",
         "critical_llc",
         "critical_step",

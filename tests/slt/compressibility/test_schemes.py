@@ -64,11 +64,11 @@ def loss_fn(model):
 
 def test_every_scheme_that_params_may_name_is_known():
     (names, _) = get_args(get_type_hints(config.Slt)["schemes"])
-    assert set(get_args(names)) == set(schemes.CRITICAL)
+    assert set(get_args(names)) == set(config.CRITICAL)
 
 
 @pytest.mark.parametrize(("follow_theta", "num_beyond"), [(False, None), (True, 1), (True, 0)])
-@pytest.mark.parametrize("scheme", schemes.CRITICAL)
+@pytest.mark.parametrize("scheme", config.CRITICAL)
 def test_a_scheme_is_its_search(scheme, follow_theta, num_beyond, model, loss_fn):
     here = settings(fractions_per_octave=2, follow_theta=follow_theta, num_beyond=num_beyond)
     training = Retraining(train_loss_fn=loss_fn, batches=[None], train_lr=1e-3, num_steps=2)

@@ -20,7 +20,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogFormatter
 
 from momos.files import atomic
-from momos.report.shared import plots, results
+from momos.report.shared import imported, plots
 
 FORMATS = ("png", "svg", "pdf")
 STYLE: dict[str, Any] = {
@@ -136,14 +136,14 @@ def survey(rows: pd.DataFrame) -> Figure:
 
     rows: num_weights, bdm_1d_ratio, group, title, source.
     """
-    own = rows.source == results.OWN_SOURCE
+    own = rows.source == imported.OWN_SOURCE
     both = ((plots.ratio_by_model, rows[own]), (plots.ratio_against_size, rows[~own]))
     panels = [(draw, part) for draw, part in both if len(part)]
     figure = Figure(figsize=(7.5 if len(panels) == 1 else 12, 5.4))
     axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     for ax, (draw, part) in zip(axes, panels, strict=True):
         draw(_few_groups(part), ax)
-        ax.set_title(_share_below(part.bdm_1d_ratio[part.source != results.CONTROL]))
+        ax.set_title(_share_below(part.bdm_1d_ratio[part.source != imported.CONTROL]))
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=3, columnspacing=1)
     axes[-1].set(ylabel=axes[-1].get_ylabel() if len(panels) == 1 else "")
     return figure

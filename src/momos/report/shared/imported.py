@@ -30,6 +30,8 @@ ABOUT, COST, HISTORY, COMPLEXITY = "about.json", "cost.csv", "history.csv", "com
 # Tables of a model, as results/<profile>/<model>/ has them.
 STAGES = ("evaluation.csv", "distortion.csv", "packing.csv")
 KEYS = ["model", "method", "seed", "grid"]
+# The survey's words for the pipeline's own runs, and for models that nobody trained.
+OWN_SOURCE, CONTROL = "this pipeline", "untrained"
 HISTORY_COLUMNS = [*KEYS, "epoch", "val_loss", "val_accuracy"]
 FULL = "float32"
 MACHINE = ("cpu", "cores", "gpus", "python", "date", "git")

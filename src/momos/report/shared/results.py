@@ -16,6 +16,7 @@ from momos.config import Run
 from momos.files import run_folder
 from momos.methods.method import Method
 from momos.report.shared import imported
+from momos.report.shared.imported import CONTROL, OWN_SOURCE
 
 KEYS = ["model", "method", "seed", "weights"]
 SETTINGS = [
@@ -76,8 +77,6 @@ TITLES = {"mlp": "MLP", "resnet20": "ResNet20", "tiny_vit": "Tiny-ViT", "mobilev
 FRESH = ("num_initializations",) + tuple(
     f"bdm_{n}d_{name}" for n in (1, 2) for name in ("fresh_mean", "fresh_std", "ratio_own", "z")
 )
-# The survey's words for the pipeline's own runs, and for models that nobody trained.
-OWN_SOURCE, CONTROL = "this pipeline", "untrained"
 
 
 class Results(NamedTuple):

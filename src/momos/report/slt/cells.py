@@ -9,9 +9,9 @@ from typing import Any
 
 import pandas as pd
 
+from momos import config
 from momos.report.slt.fits import fits
 from momos.report.slt.results import SltResults
-from momos.slt.compressibility.schemes import CRITICAL
 
 COLUMNS = ["table", "model", "method", "measure", "seed", "value", "unit", "source", "stage"]
 UNITS = {"init_loss": "nats"}
@@ -45,7 +45,7 @@ def _step_rows(results: SltResults, slt_dir: Path) -> Iterator[tuple]:
         step = f"step{row['step']}"
         yield from _rows("slt_checkpoints", row, step, PER_STEP, source, "llc")
     for scheme in results.settings.schemes:
-        name = CRITICAL[scheme]
+        name = config.CRITICAL[scheme]
         for row in results.values(scheme, name).to_dict("records"):
             source = f"{folder}/{row['model']}/*/{scheme}/critical.csv"
             step = f"step{row['step']}"

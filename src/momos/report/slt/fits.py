@@ -14,10 +14,10 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import stats
 
+from momos import config
 from momos.report.shared.statistics import spearman
 from momos.report.shared.verdicts import Missing
 from momos.report.slt.results import RunKey, SltResults
-from momos.slt.compressibility.schemes import CRITICAL
 
 MIN_POINTS = 4  # of a fit or a rank correlation
 MIN_CURVE_POINTS = 5  # of a curvature
@@ -88,7 +88,7 @@ def _fit_row(run: RunKey, scheme: str, y: str, x: str, points: pd.DataFrame) -> 
         "model": run[0],
         "seed": run[1],
         "scheme": scheme,
-        "critical": CRITICAL[scheme],
+        "critical": config.CRITICAL[scheme],
         "fitted": y,
         "on": x,
         "num_points": len(points),

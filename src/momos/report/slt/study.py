@@ -16,7 +16,6 @@ from momos.report.shared.statistics import spearman
 from momos.report.slt import figures
 from momos.report.slt.fits import fits
 from momos.report.slt.results import RUN, SltResults
-from momos.slt.compressibility.schemes import CRITICAL
 
 BITS = " bits"  # ends the name of a scheme that is fitted once more, for log2 n_q
 FITTED = (
@@ -164,7 +163,7 @@ def _step_table(results: SltResults) -> pd.DataFrame:
     """A row per run and step: the LLC, and a column of critical values for each scheme."""
     frame = results.llc[LLC_COLUMNS]
     for scheme in results.settings.schemes:
-        values = results.values(scheme, CRITICAL[scheme])
+        values = results.values(scheme, config.CRITICAL[scheme])
         frame = frame.merge(values, on=[*RUN, "step"], how="left")
     return frame
 

@@ -49,6 +49,7 @@ from momos.slt.compressibility.quantization import (
     FRACTIONS,
     THETAS,
     critical_n_q,
+    own_n_q,
     quantized,
     to_levels,
 )
@@ -90,6 +91,7 @@ __all__ = [
     "layers_of",
     "merged_curve",
     "noisy",
+    "own_n_q",
     "pruned",
     "quantized",
     "retrained",

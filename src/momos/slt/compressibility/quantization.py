@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -80,6 +81,7 @@ def critical_n_q(
     per_octave: int = 2,
     fractions: Sequence[float] = FRACTIONS,
     follow: bool = False,
+    refine: bool = False,
     num_beyond: int | None = None,
 ) -> CriticalPoint | list[CriticalPoint]:
     """The smallest n_q within eps; its cost is log2(n_q) bits per weight.
@@ -89,36 +91,104 @@ def critical_n_q(
     default ones. max_n_q: the weakest quantisation that is tried. From there down to n_q = 3, the
     coarse grid takes per_octave steps to halve the number of intervals. follow: look for theta from
     that of the next weaker coarse n_q, to the bottom of the valley there (`_descend`); with a
-    single valley this is the same theta in fewer trials. num_beyond: see `scan`. Raises ValueError
-    for eps, losses and settings out of range, and for a model without weights to quantise.
+    single valley this is the same theta in fewer trials. refine: give each point's `refined` too,
+    the critical n_q where theta is sought twice as finely near its best fraction. num_beyond: see
+    `scan`. Raises ValueError for eps, losses and settings out of range, and for a model without
+    weights to quantise.
     """
     tolerances = tolerances_of(eps)
     grid = _n_q_grid(_num_intervals("max_n_q", max_n_q), positive("per_octave", per_octave))
     if theta not in THETAS:
         raise ValueError(f"theta must be one of {', '.join(THETAS)}, got {theta!r}")
     tried = _checked_fractions(fractions) if theta == "loss" else (1.0,)
-
-    coarse = [grid.strengths[index] for index in grid.coarse]
-    thetas: dict[float, float] = {}  # by the strengths that were evaluated
-
-    def evaluate(strength: float) -> Point:
-        n_q = int(strength)
-
-        def loss_at(fraction: float) -> float:
-            return loss_of(loss_fn, quantized(model, n_q, fraction).model)
-
-        # A scan visits the coarse grid from weak to strong, and what lies between afterwards.
-        weaker = min((other for other in coarse if other > strength), default=None)
-        if follow and weaker is not None:
-            trials, best = _descend(loss_at, tried, tried.index(thetas[weaker]))
-        else:
-            trials, best = _minimise(loss_at, tried)
-        thetas[strength] = best.setting
-        return Point(n_q, math.log2(n_q), best.loss, theta=best.setting, trials=trials)
-
+    search = _Search(model, loss_fn, tried, grid, follow)
     init_loss = initial_loss(loss_fn, model)
-    points = scan(evaluate, grid, init_loss, tolerances, num_beyond=num_beyond)
+    points = scan(search.point, grid, init_loss, tolerances, num_beyond=num_beyond)
+    if refine:
+        points = [point._replace(refined=search.refined(point)) for point in points]
     return one_or_all(points, eps)
+
+
+def own_n_q(model: nn.Module, max_n_q: int = 257) -> int | None:
+    """The fewest levels at theta = max|w| on which all of the model's weights lie already.
+
+    Tried are 2^bits - 1 levels, as quantisation to whole bits has them, up to max_n_q. None where
+    no such number of levels changes each weight by less than a millionth of its tensor's largest
+    one. Raises ValueError as `quantized`.
+    """
+    weights = _matrices(model).values()
+    for bits in range(2, (max_n_q + 1).bit_length()):
+        n_q = 2**bits - 1
+        if all(_lies_on_levels(weight.detach(), n_q) for weight in weights):
+            return n_q
+    return None
+
+
+def _lies_on_levels(weight: Tensor, n_q: int) -> bool:
+    largest = float(weight.abs().max())
+    return bool((to_levels(weight, n_q, largest) - weight).abs().max() <= 1e-6 * largest)
+
+
+class _Search:
+    """Losses of one model by n_q, each at its best theta.
+
+    thetas: candidates as fractions of max|w|, falling. grid: of the scan, which visits the coarse
+    strengths from weak to strong, and what lies between afterwards.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss_fn: LossFn,
+        thetas: Sequence[float],
+        grid: StrengthGrid,
+        follow: bool,
+    ) -> None:
+        self.model, self.loss_fn, self.thetas, self.follow = model, loss_fn, thetas, follow
+        self.coarse = [grid.strengths[index] for index in grid.coarse]
+        self.found: dict[float, tuple[tuple[Trial, ...], Trial]] = {}  # by strength
+
+    def loss_at(self, n_q: int, theta: float) -> float:
+        return loss_of(self.loss_fn, quantized(self.model, n_q, theta).model)
+
+    def point(self, strength: float) -> Point:
+        trials, best = self.best_theta(strength)
+        cost = math.log2(strength)
+        return Point(int(strength), cost, best.loss, theta=best.setting, trials=trials)
+
+    def best_theta(self, strength: float) -> tuple[tuple[Trial, ...], Trial]:
+        """All trials of an n_q, and the best one; searched for once."""
+        if strength not in self.found:
+            loss_at = partial(self.loss_at, int(strength))
+            weaker = min((other for other in self.coarse if other > strength), default=None)
+            if self.follow and weaker is not None:
+                start = self.thetas.index(self.found[weaker][1].setting)
+                self.found[strength] = _descend(loss_at, self.thetas, start)
+            else:
+                self.found[strength] = _minimise(loss_at, self.thetas)
+        return self.found[strength]
+
+    def refined(self, critical: CriticalPoint) -> float | None:
+        """The critical n_q if theta may also lie half-way to the neighbours of the best one.
+
+        Losses only fall by that, so the search goes on from the critical n_q, one by one.
+        """
+        if critical.value is None or not critical.found:
+            return critical.value
+        limit = critical.init_loss + critical.eps
+        n_q = int(critical.value)
+        while n_q > 3 and self._lowest_loss(n_q - 2) <= limit:
+            n_q -= 2
+        return n_q
+
+    def _lowest_loss(self, n_q: int) -> float:
+        """With the two thetas half-way to the best one's neighbours, in octaves."""
+        _, (theta, loss) = self.best_theta(n_q)
+        place = self.thetas.index(theta)
+        around = self.thetas[max(place - 1, 0) : place + 2]
+        halfway = [math.sqrt(theta * other) for other in around if other != theta]
+        losses = [loss, *(self.loss_at(n_q, other) for other in halfway)]
+        return min(map(_finite_or_inf, losses))
 
 
 def _matrices(model: nn.Module) -> dict[str, nn.Parameter]:

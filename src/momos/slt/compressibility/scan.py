@@ -30,6 +30,7 @@ class Point(NamedTuple):
     spread: float = 0.0  # sample standard deviation over noise draws
     theta: float | None = None  # quantisation: the fraction of max|w| that was taken
     eval_loss: float | None = None  # pruning: loss_fn after retraining
+    coarse: bool = False  # whether it is one of the scan's coarse grid
     trials: tuple[Trial, ...] = ()
 
 
@@ -49,6 +50,7 @@ class CriticalPoint(NamedTuple):
     status: str
     strength: float | None
     cost: float | None
+    refined: float | None = None  # quantisation: value with theta sought more finely, if asked for
 
     @property
     def found(self) -> bool:
@@ -91,7 +93,8 @@ def scan(
 
     def at(index: int) -> Point:
         if index not in points:
-            points[index] = evaluate(grid.strengths[index])
+            point = evaluate(grid.strengths[index])
+            points[index] = point._replace(coarse=index in grid.coarse)
         return points[index]
 
     return [_critical(at, grid, init_loss, tolerance, value, num_beyond) for tolerance in eps]

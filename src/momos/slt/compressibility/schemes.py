@@ -1,8 +1,9 @@
 """The compression schemes by name, at the pipeline's settings, and their results as rows.
 
 curve      a row per strength that was evaluated: strength, cost, loss, rise (of the loss above the
-           original's), spread, theta, eval_loss
-critical   a row per eps: eps, value, strength, cost, loss, init_loss, status, crosses_once
+           original's), spread, theta, eval_loss, coarse (whether it is of the coarse grid)
+critical   a row per eps: eps, value, strength, cost, loss, init_loss, status, crosses_once, refined
+           (quantisation by loss: the value with theta sought twice as finely)
 """
 
 import math
@@ -20,15 +21,6 @@ from momos.slt.compressibility.pruning import Retraining, critical_heads
 from momos.slt.compressibility.quantization import critical_n_q
 from momos.slt.compressibility.scan import CriticalPoint, merged_curve
 
-# The name of each scheme's critical value
-CRITICAL = {
-    "quantization": "critical_n_q",
-    "quantization_max": "critical_n_q_max",
-    "factorization": "critical_fraction",
-    "noise_absolute": "critical_sigma",
-    "noise_relative": "critical_relative_sigma",
-    "pruning": "critical_heads",
-}
 CRITICAL_COLUMNS = (
     "eps",
     "value",
@@ -38,6 +30,7 @@ CRITICAL_COLUMNS = (
     "init_loss",
     "status",
     "crosses_once",
+    "refined",
 )
 Search = Callable[[nn.Module, LossFn, Sequence[float]], list[CriticalPoint]]
 
@@ -59,6 +52,7 @@ def search(
             per_octave=settings.per_octave,
             fractions=fractions(settings),
             follow=bool(settings.follow_theta),
+            refine=scheme == "quantization",
             # A claim is about the whole curve of "quantization", far beyond the tolerances
             num_beyond=None if scheme == "quantization" else settings.num_beyond,
         )
@@ -113,6 +107,7 @@ def rows(points: Sequence[CriticalPoint]) -> dict[str, list[dict[str, Any]]]:
             "spread": _none_unless_finite(point.spread),
             "theta": point.theta,
             "eval_loss": _none_unless_finite(point.eval_loss),
+            "coarse": point.coarse,
         }
         for point in merged_curve(points)
     ]
