@@ -44,7 +44,7 @@ def shape_of(arguments: argparse.Namespace) -> Shape:
     }
 
 
-def require_output(out: Path, suffix: str, source: Path) -> None:
+def require_output(out: Path, suffix: str, source: Path | None = None) -> None:
     """Raises ValueError unless `out` may be written.
 
     It must have the ending of its kind, lie in a folder that is there, and not be the input.
@@ -55,7 +55,7 @@ def require_output(out: Path, suffix: str, source: Path) -> None:
         raise ValueError(f"{out} is a folder: expected a file")
     if not out.parent.is_dir():
         raise ValueError(f"{out}: there is no folder {out.parent}, expected one that is there")
-    if out.exists() and out.samefile(source):
+    if source is not None and out.exists() and out.samefile(source):
         raise ValueError(f"{out} is the input, which is not replaced: expected another name")
 
 

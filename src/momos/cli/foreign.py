@@ -67,14 +67,14 @@ def run(arguments: argparse.Namespace, num_init_seeds: int) -> int:
 def _network(arguments: argparse.Namespace) -> "Network":
     from momos.survey.network import find_network
 
-    kinds = _kinds(arguments.kinds or "[]")
+    kinds = kinds_of(arguments.kinds or "[]")
     stored = open_weights(arguments.weights)
     stored.keep_tensors()  # every measure goes through all of them
     return find_network(stored, init=arguments.init or "default", kinds=kinds)
 
 
-def _kinds(text: str) -> list:
-    """Raises ValueError for text that is no list of pairs."""
+def kinds_of(text: str) -> list:
+    """The pairs that --kinds gives. Raises ValueError for text that is no list of pairs."""
     from momos.weights.initial import require_kinds
 
     try:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from momos.cli import measure, pack, report
+from momos.cli import compare, measure, pack, report
 from momos.weights.files import one_line
 
 BAD_INPUT = 2
@@ -46,6 +46,7 @@ def _parser() -> _Parser:
     parser = _Parser(prog="momos", description="How simple are the weights of a neural network?")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     measure.add_commands(commands)
+    compare.add_commands(commands)
     pack.add_commands(commands)
     report.add_commands(commands)
     return parser

@@ -22,9 +22,14 @@ def data_uri(svg: Path) -> str:
                 f"{path} is missing: expected a figure written by an earlier stage "
                 "(run `dvc repro`)"
             )
-    as_svg = "data:image/svg+xml," + _percent_encoded(minified(svg.read_text()))
+    as_svg = svg_uri(svg.read_text())
     as_png = "data:image/png;base64," + base64.b64encode(png.read_bytes()).decode()
     return as_png if LARGE < len(as_svg) > len(as_png) else as_svg
+
+
+def svg_uri(svg: str) -> str:
+    """The text of Matplotlib's SVG as a data URI that is safe between double quotes in HTML."""
+    return "data:image/svg+xml," + _percent_encoded(minified(svg))
 
 
 def _percent_encoded(svg: str) -> str:
