@@ -247,7 +247,10 @@ def packed(run: config.Run) -> list[dict]:
         common | {"coding": name, "file_bytes": size, "stored_bytes": size - 1000}
         for name, size in codings.items()
     ]
-    return [row | {"test_accuracy": 0.7 if row["coding"] == "combined" else 0.75} for row in rows]
+    return [
+        row | {"test_accuracy": 0.7 if row["coding"] == "combined" else 0.75, "val_accuracy": 0.8}
+        for row in rows
+    ]
 
 
 def history() -> list[dict]:

@@ -210,12 +210,16 @@ def test_rows_of_files_are_what_their_files_are(tmp_path):
             .mean()
         )
 
-    ordinary = levels.ordinary(model, filled, settings().compressors)
+    def reached(module):
+        return {"val_accuracy": filled(module) / 2, "test_accuracy": filled(module)}
+
+    ordinary = levels.ordinary(model, reached, settings().compressors)
     assert [row["coding"] for row in ordinary] == ["safetensors", "gzip", "zstd"]
     assert ordinary[0]["file_bytes"] > ordinary[1]["file_bytes"] and ordinary[0][
         "test_accuracy"
     ] == filled(model)
-    for row in levels.lossless(model, filled, block_size=2, slicing="tensor"):
+    assert {row["val_accuracy"] for row in ordinary} == {filled(model) / 2}
+    for row in levels.lossless(model, reached, block_size=2, slicing="tensor"):
         packing.pack(model, tmp_path / "a.momos", 2, level=row["coding"])
         assert row["file_bytes"] == (tmp_path / "a.momos").stat().st_size and row[
             "test_accuracy"
@@ -225,7 +229,7 @@ def test_rows_of_files_are_what_their_files_are(tmp_path):
         )
     state = copy.deepcopy(model.state_dict())
     rows = levels.lossy_levels(
-        model, filled, iter(batches_of()), settings(), block_size=2, slicing="tensor"
+        model, reached, iter(batches_of()), settings(), block_size=2, slicing="tensor"
     )
     assert [row["coding"] for row in rows] == [
         "motifs8",
@@ -240,6 +244,7 @@ def test_rows_of_files_are_what_their_files_are(tmp_path):
     assert by_name["motifs3"]["file_bytes"] < by_name["motifs8"]["file_bytes"] and by_name[
         "motifs3"
     ]["test_accuracy"] < filled(model)
+    assert all(row["val_accuracy"] == row["test_accuracy"] / 2 for row in rows)
     assert all(
         torch.equal(a, b) for a, b in zip(state.values(), model.state_dict().values(), strict=True)
     )
@@ -272,7 +277,7 @@ def test_a_module_that_keeps_what_it_computed_is_measured_afresh():
     levels.measure_file(
         "entropy",
         other,
-        lambda module: answers.append(module.eval()(images)),
+        lambda module: {"outputs": answers.append(module.eval()(images))},
         level="entropy",
         block_size=4,
         slicing="tensor",

@@ -35,6 +35,7 @@ def packing() -> pd.DataFrame:
             for name, num_bytes in codings.items():
                 row = run | {"coding": name, "file_bytes": num_bytes}
                 row["test_accuracy"] = 0.5 + 0.1 * seed - 0.2 * (name == "motifs4")
+                row["val_accuracy"] = 0.6 - 0.004 * (name == "motifs4") - 0.1 * (name == "combined")
                 rows.append(row)
                 if name in ("fixed", "entropy"):
                     row["stored_bytes"] = num_bytes - 100
@@ -70,10 +71,34 @@ def test_tables_have_means_over_the_seeds_that_were_packed_so():
     shown = packing_tables.lossy_table(packing())
     assert shown.to_numpy().tolist() == [
         ["MLP", "MoMos s=4, C=10 %", "1.5 (50.00)", "0.9 (30.00)", "0.8 (50.00)"]
+        + ["Motifs at 4 bits"]
     ]
-    assert list(shown.columns)[2:] == [".momos, entropy", "Motifs at 4 bits", "All three"]
+    assert list(shown.columns)[2:] == [".momos, entropy", "Motifs at 4 bits", "All three"] + [
+        packing_tables.CHOSEN
+    ]
     assert "0.9 (30.00)" in tables.markdown(shown)
     assert packing_tables.lossy_table(packing()[packing().method == "baseline"]) is None
+
+
+@pytest.mark.parametrize(
+    ("validation", "chosen"),
+    [
+        ({"entropy": 0.6, "motifs4": 0.6, "combined": 0.6}, "All three"),
+        ({"entropy": 0.6, "motifs4": 0.596, "combined": 0.594}, "Motifs at 4 bits"),
+        ({"entropy": 0.6, "motifs4": 0.5, "combined": 0.59}, ".momos, entropy"),
+        ({}, tables.EMPTY),
+    ],
+)
+def test_a_lossy_level_is_chosen_on_validation_images(validation, chosen):
+    """What levels reach on test images chooses none of them."""
+    rows = packing()
+    for test_accuracy in (rows.test_accuracy, 1 - rows.test_accuracy):
+        by_validation = rows.assign(
+            val_accuracy=rows.coding.map(validation), test_accuracy=test_accuracy
+        )
+        assert packing_tables.lossy_table(by_validation)[packing_tables.CHOSEN].tolist() == [chosen]
+    shown = packing_tables.lossy_table(rows.drop(columns="val_accuracy"))
+    assert shown[packing_tables.CHOSEN].tolist() == [tables.EMPTY]
 
 
 def test_any_compressor_has_a_column_and_a_number():

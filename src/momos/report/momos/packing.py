@@ -4,6 +4,7 @@
 `title`, `family` and `label` for readers.
 """
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -22,6 +23,10 @@ NAMES = {
 }
 LOSSY_NAMES = {"pruned": "Pruned", "refitted": "Motifs refitted", "combined": "All three"}
 LOSSY_SERIES = "MoMos, lossy"
+# Of the lossy levels the smallest is chosen that keeps the accuracy: on validation images at most
+# SLACK below that of the file without loss. What it reaches on test images is shown.
+CHOSEN = "Smallest that keeps the accuracy"
+SLACK = 0.005
 
 
 def with_measured_rac(evaluation: pd.DataFrame, packing: pd.DataFrame) -> pd.DataFrame:
@@ -47,8 +52,11 @@ def mean_sizes(packing: pd.DataFrame) -> pd.DataFrame:
     The accuracy has its sample standard deviation beside it.
     """
     keys = ["model", "title", "method", "label", "family", "bits", "block_size", "coding"]
+    if "val_accuracy" not in packing:
+        packing = packing.assign(val_accuracy=math.nan)
     groups = packing.groupby(keys, sort=False, dropna=False)
-    means = groups[["file_bytes", "stored_bytes", "bound_bytes", "test_accuracy"]].mean()
+    columns = ["file_bytes", "stored_bytes", "bound_bytes", "val_accuracy", "test_accuracy"]
+    means = groups[columns].mean()
     return means.assign(
         test_accuracy_std=groups.test_accuracy.std(ddof=1), num_seeds=groups.size()
     ).reset_index()
@@ -96,8 +104,18 @@ def lossy_table(packing: pd.DataFrame) -> pd.DataFrame | None:
         shown = {
             coding_title(name): _size_and_accuracy(by_coding, name) for name in ("entropy", *names)
         }
-        rows.append({"Model": title, "Method": label} | shown)
+        chosen = {CHOSEN: _chosen(by_coding.loc[["entropy", *names]])}
+        rows.append({"Model": title, "Method": label} | shown | chosen)
     return pd.DataFrame(rows)
+
+
+def _chosen(files: pd.DataFrame) -> str:
+    """The title of one of a network's files, see CHOSEN. files: by coding, without loss first.
+
+    Empty where validation accuracies are missing, as they are from older imports.
+    """
+    kept = files[files.val_accuracy >= files.val_accuracy.iloc[0] - SLACK]
+    return coding_title(str(kept.file_bytes.idxmin())) if len(kept) else tables.EMPTY
 
 
 def coding_title(coding: str) -> str:
