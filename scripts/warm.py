@@ -46,10 +46,9 @@ from warm_client import EXITED, FORWARDED, KILLED, REFUSED, STARTED, surrounding
 
 SWITCH = "MOMOS_WARM"  # environment: 0 starts every stage in an interpreter of its own
 FOLDER = "MOMOS_WARM_FOLDER"  # environment: the folder whose `python` is the client
-# What stages import and takes 0.1 s or more. Not numba: momos.methods.nearest prefers it where it
-# is loaded, and loading its kernels takes longer than a small projection.
+# What stages import and takes 0.1 s or more.
 LIBRARIES = (
-    "torch", "torchvision", "timm", "transformers", "numpy", "pandas", "scipy.optimize",
+    "torch", "torchvision", "timm", "transformers", "numpy", "numba", "pandas", "scipy.optimize",
     "scipy.spatial", "matplotlib.pyplot", "seaborn", "jinja2", "PIL.Image", "yaml",
     "safetensors.torch", "pybdm", "tqdm", "transformers.models.gpt_neox.modeling_gpt_neox",
 )  # fmt: skip

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 TILE = 128  # motifs in a tile, on a GPU
 CHUNK = 2**16  # blocks whose tiles are searched together
 MAX_PAIRS = 2**22  # (block, tile) pairs held at a time
-# Pairs that brute force may compare, in all, in the time that loading numba takes (0.5 s).
-PATIENCE = 2 * 10**8
+# Pairs that brute force may compare, in all, in the time that loading the compiled tree takes:
+# 0.2 s in a fork of the warm interpreter, which has numba, else 0.45 s.
+PATIENCE = 10**8
 PER_CALL = 2 * 10**5  # pairs whose comparison takes as long as calling brute force
 FUSED = 10**10  # pairs up to which brute force on a GPU is faster than tiles
 
@@ -59,10 +60,10 @@ _compared = 0
 
 
 def _worth_compiling(pairs: int) -> bool:
-    """Say whether numba is loaded, or brute force has used up what loading it costs."""
+    """Say whether the tree is loaded, or brute force has used up what loading it costs."""
     global _compared
     _compared += pairs + PER_CALL
-    return _compared > PATIENCE or "numba" in sys.modules
+    return _compared > PATIENCE or "momos.methods.kdtree" in sys.modules
 
 
 # --- brute force: products in float32 leave one or a few motifs per block, settled in float64
