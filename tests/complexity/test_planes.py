@@ -1,5 +1,6 @@
 """Bit planes against pybdm on codes that are written out here, and what a model's planes say."""
 
+import json
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from momos.complexity import planes
+from momos.complexity import bdm, planes
 from momos.survey.weights import build
 
 with warnings.catch_warnings():
@@ -197,3 +198,34 @@ def test_columns_of_planes_by_hand():
 
 def test_a_model_without_matrices_has_planes_of_nothing():
     assert planes.model_planes({"bias": normal(16), "small": normal(3, 99)}).tolist() == [0.0] * 8
+
+
+# --- the authors' own code, which was run outside this repository (qubd.json)
+
+AUTHORS = json.loads(Path(__file__).with_name("qubd.json").read_text())
+ZOO = Path(__file__).parents[3] / "shared" / "zoo" / "weights"
+
+
+def in_float32(tensor, percentile):
+    """The authors' arithmetic: BDM of 8 planes from codes in the weights' own float32."""
+    flat = tensor.flatten(1)
+    tail = 0.0 if percentile is None else (1.0 - percentile / 100.0) / 2.0
+    low, high = torch.quantile(flat.reshape(-1), torch.tensor([tail, 1.0 - tail]))
+    codes = ((flat - low) / ((high - low) / 255)).round().clamp(0, 255).to(torch.uint8).numpy()
+    counts = [bdm.BlockCounts([(codes >> plane & 1).astype(bool)]) for plane in range(8)]
+    return np.array([bdm.complexity(count.squares) for count in counts])
+
+
+@pytest.mark.parametrize("percentile", [None, 99.9])
+@pytest.mark.parametrize("network", AUTHORS["percentiles"]["none"])
+def test_planes_equal_the_authors_numbers_but_for_their_rounding(network, percentile):
+    path = ZOO / f"{network}.pth"
+    if not path.is_file():
+        pytest.skip(f"{path} is not there")
+    stored = torch.load(path, weights_only=True)
+    weights = {name: w for name, w in stored.items() if name.endswith("weight") and w.ndim > 1}
+    taking_part = [w for w in weights.values() if planes.takes_part(w.shape)]
+    theirs = AUTHORS["percentiles"][str(percentile or "none")][network]
+    same = sum(in_float32(tensor, percentile) for tensor in taking_part)
+    np.testing.assert_allclose(same, theirs, rtol=1e-9)
+    np.testing.assert_allclose(planes.complexity(weights, 8, percentile), theirs, rtol=2e-3)
