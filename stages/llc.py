@@ -1,4 +1,4 @@
-"""Stage `llc`: LLC and Hessian's trace of one language model at each step of its training.
+"""Stage `llc`: LLC of one language model at each step, beside what curvature alone predicts.
 
 usage: llc.py MODEL SEED TEXT.safetensors MODEL_DIR OUT_DIR
 """
@@ -26,11 +26,13 @@ def main(name: str, seed: int, text_file: Path, folder: Path, out_dir: Path) -> 
     sections = (recipe, settings, corpus, loop)
     depends = {"seed": seed} | {section.section: asdict(section) for section in sections}
     with Scratch("llc", depends, text_file, *steps.described_by(folder)) as finished:
-        rows, traces = language_models.llc_at_steps(
+        tables = language_models.llc_at_steps(
             folder, recipe, batches, settings, finished, name=name, seed=seed
         )
-    atomic.write_text(out_dir / "llc.csv", pd.DataFrame(rows).to_csv(index=False))
-    atomic.write_text(out_dir / "traces.csv", pd.DataFrame(traces).to_csv(index=False))
+    for table, rows in tables._asdict().items():
+        if not rows:  # this seed is not swept
+            continue
+        atomic.write_text(out_dir / f"{table}.csv", pd.DataFrame(rows).to_csv(index=False))
 
 
 if __name__ == "__main__":

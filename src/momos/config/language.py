@@ -7,7 +7,6 @@ from typing import ClassVar, Literal
 from momos.config.images import require_compressors
 from momos.settings import Settings, fits, not_empty_and_distinct, require
 
-
 # The compression schemes, and the name of each one's critical value
 CRITICAL = {
     "quantization": "critical_n_q",
@@ -251,13 +250,17 @@ class Sampling(Settings):
     max_loss_rise: float  # nats above the start at which a draw counts as diverged
     batch_size: int
     num_batches: int  # used in a cycle
+    second_batch: bool  # whether draws are measured on one: the variance-based estimate needs it
+    max_rhat: float  # above it, chains are flagged
     num_probes: int  # of tr(H)
     num_probe_batches: int
+    num_lanczos_probes: int  # those of them that give the spectrum
+    num_lanczos_steps: int  # of each, and of the gradient
+    num_gradient_batches: int  # of the gradient's norm
 
     def check(self, where: str) -> None:
-        for key in ("nbeta", "max_loss_rise"):
+        for key in ("nbeta", "localization", "max_loss_rise", "max_rhat"):
             require(getattr(self, key) > 0, f"{where}.{key}", "positive", getattr(self, key))
-        require(self.localization >= 0, f"{where}.localization", "0 or more", self.localization)
         require(
             self.num_burnin_steps >= 0,
             f"{where}.num_burnin_steps",
@@ -271,8 +274,33 @@ class Sampling(Settings):
             "num_batches",
             "num_probes",
             "num_probe_batches",
+            "num_lanczos_probes",
+            "num_lanczos_steps",
+            "num_gradient_batches",
         ):
             require(getattr(self, key) >= 1, f"{where}.{key}", "1 or more", getattr(self, key))
+        require(
+            self.num_lanczos_probes <= self.num_probes,
+            f"{where}.num_lanczos_probes",
+            f"at most {where}.num_probes {self.num_probes}",
+            self.num_lanczos_probes,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweptSetting(Settings):
+    """One entry of `llc.sweep`: an estimate beside that of the section itself."""
+
+    section: ClassVar[str] = "llc.sweep"
+    nbeta: float
+    localization: float
+    lr: float  # of the sampler
+    num_burnin_steps: int
+    num_draws: int  # per chain
+
+    def check(self, where: str) -> None:
+        for key in ("nbeta", "localization", "lr", "num_burnin_steps", "num_draws"):
+            require(getattr(self, key) > 0, f"{where}.{key}", "positive", getattr(self, key))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -282,9 +310,23 @@ class Llc(Sampling):
     section: ClassVar[str] = "llc"
     lr: dict  # of the sampler, by model
     num_draws: dict  # per chain, by model
+    sweep: tuple[dict, ...]  # other settings, each a `SweptSetting`; may be empty
+    sweep_seeds: tuple[int, ...]  # the models that are swept
+    sweep_steps: tuple[int, ...]  # their checkpoints, of those that a model has
+    sweep_chains: int
+    sweep_lanczos_steps: int  # more of them: a weaker localisation sees more of the spectrum
+
+    @property
+    def swept(self) -> list[SweptSetting]:
+        """The settings of the sweep."""
+        return [SweptSetting.from_mapping(setting, "llc.sweep") for setting in self.sweep]
 
     def check(self, where: str) -> None:
         super().check(where)
+        for i, setting in enumerate(self.sweep):
+            SweptSetting.from_mapping(setting, f"{where}.sweep[{i}]")
+        for key in ("sweep_chains", "sweep_lanczos_steps"):
+            require(getattr(self, key) >= 1, f"{where}.{key}", "1 or more", getattr(self, key))
         require(
             self.lr.keys() == self.num_draws.keys(),
             f"{where}.num_draws",

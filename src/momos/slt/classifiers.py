@@ -15,7 +15,7 @@ from momos.images.dataset import Dataset
 from momos.images.inputs import Batches
 from momos.methods.method import Method
 from momos.slt.compressibility import schemes
-from momos.slt.llc.rows import llc_rows
+from momos.slt.llc.rows import Target, llc_rows, spectrum_of
 
 Batch = tuple[Tensor, Tensor]  # network inputs (n, C, H, W) float32, labels (n,) int64
 
@@ -53,14 +53,13 @@ def measure_classifier(
     points = schemes.search("quantization", search, seed=0)(model, mean_loss, eps)
     critical: dict[str, Any] = {f"critical_n_q_eps{p.eps:g}": p.value for p in points}
     critical |= {f"critical_status_eps{p.eps:g}": p.status for p in points}
+    target = Target(model, classifier_loss, batches[: settings.num_batches], about["seed"])
     estimate = llc_rows(
-        model,
-        classifier_loss,
-        batches[: settings.num_batches],
+        target,
         settings,
         lr=settings.lr,
         num_draws=settings.num_draws,
-        seed=about["seed"],
+        spectrum=spectrum_of(target, settings, keep),
         keep=keep,
     )
     row = {name: value for name, value in estimate["row"].items() if name != "num_weights"}

@@ -470,7 +470,12 @@ def test_few_draws_and_one_chain_leave_what_is_unknown_as_nan():
 def test_weights_that_are_no_minimum_are_flagged_not_clipped():
     result = estimate(Weights(torch.full((4,), 3.0)), num_draws=200, localization=1.0)
     assert result.mean < -10
-    assert result.flags == ("negative", "negative_chain", "falling_below_start")
+    assert result.flags == (
+        "negative",
+        "negative_chain",
+        "falling_below_start",
+        "rhat_above_limit",
+    )
 
 
 def test_more_than_half_the_weights_is_flagged():
@@ -555,7 +560,10 @@ def test_a_loss_that_is_not_finite_at_the_start(value):
         ({"lr": math.nan}, "lr must be a finite number > 0, got nan"),
         ({"lr": "1e-3"}, "lr must be a finite number > 0, got '1e-3'"),
         ({"nbeta": -1}, "nbeta must be a finite number > 0, got -1"),
-        ({"localization": -0.5}, "localization must be a finite number >= 0, got -0.5"),
+        ({"nbeta": 0.0}, "nbeta must be a finite number > 0, got 0.0"),
+        ({"localization": -0.5}, "localization must be a finite number > 0, got -0.5"),
+        ({"localization": 0}, "localization must be a finite number > 0, got 0"),
+        ({"max_rhat": 0.0}, "max_rhat must be a finite number > 0, got 0.0"),
         ({"num_chains": 0}, "num_chains must be an integer >= 1, got 0"),
         ({"num_draws": 2.5}, "num_draws must be an integer >= 1, got 2.5"),
         ({"num_draws": 0}, "num_draws must be an integer >= 1, got 0"),

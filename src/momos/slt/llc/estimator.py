@@ -5,20 +5,27 @@
 
 `momos.slt.llc.langevin` has the sampler's step and its scale G. On a quadratic loss of curvature h,
 with a = nbeta h + localization, the estimate is too high by a factor 1 / (1 - lr G a / 4). It
-diverges at lr G a > 4, and relaxes within 1 / (lr G a) steps; see `suggested_lr`.
+diverges at lr G a > 4, and relaxes within 1 / (lr G a) steps; see `suggested_lr`. What the estimate
+would be on the quadratic part of the loss, that factor included, is in `momos.slt.llc.quadratic`.
+
+The variance-based estimate (SIVE, arXiv 2606.22389) needs no L(w*). With the density's free energy
+F = lambda log nbeta + nbeta L(w*) + .., E[L] = dF / d nbeta and Var[L] = -d E[L] / d nbeta, hence
+lambda = nbeta^2 Var[L]. At a finite localisation the two differ: it is then the mean's estimate
+minus nbeta times that one's derivative.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from momos.compute.seeds import seed_for
+from momos.slt.llc.diagnostics import MIN_DRAWS, Diagnostics, mixing, standard_error
 from momos.slt.llc.langevin import ALPHA, EPS, SAMPLERS, Langevin
 from momos.slt.llc.sampling import (
     LossFn,
@@ -38,6 +45,7 @@ from momos.slt.llc.sampling import (
 BASELINES = ("paired", "first_batches")
 # Steps between looks at the losses: each look makes the host wait for a GPU.
 CHECK_EVERY = {"cpu": 1, "gpu": 32}
+MAX_RHAT = 1.1  # above it, chains are said not to have mixed
 # A draw counts as diverged at so many times d / 2, the largest coefficient that there is.
 IMPOSSIBLE = 100.0
 Keep = Callable[[str, Callable[[], dict]], dict]  # (name of a part, what computes it) -> the part
@@ -66,7 +74,13 @@ class LLC(NamedTuple):
     mean_paired: float
     # with L(w*) on the first num_init_batches, as in the paper
     mean_first_batches: float
-    # of "negative", "negative_chain", "falling_below_start", "above_half_the_weights"
+    # The variance-based estimate (SIVE). With several batches it is NaN but with second_batch:
+    # each draw is measured on the next batch too, and the covariance of the two losses is free of
+    # the batches' noise.
+    variance: float
+    diagnostics: Diagnostics  # R-hat, effective sample size ..
+    # of "negative", "negative_chain", "falling_below_start", "above_half_the_weights",
+    # "too_few_draws" for diagnostics, "rhat_above_limit"
     flags: tuple[str, ...]
     num_weights: int  # d, of the sampled parameters
     settings: dict[str, float | int | str | bool]  # lr, nbeta, localization ..
@@ -102,23 +116,23 @@ def estimate_llc(
     eps: float = EPS,
     freeze_after_burnin: bool = False,
     max_loss_rise: float | None = None,
+    second_batch: bool = False,
+    max_rhat: float = MAX_RHAT,
     keep: Keep = lambda name, compute: compute(),
 ) -> LLC:
     """Estimate the local learning coefficient at the model's weights, on their device.
 
-    loss_fn(model, batch) -> scalar Tensor, the mean loss. batches: a sequence of anything that
-    loss_fn takes; it is cycled, and each chain starts at its own place. num_burnin_steps come on
-    top of num_draws. baseline: batches on which L(w*) is measured, see `_Run.measure_baseline`.
-    freeze_after_burnin: keep V as burn-in leaves it, which removes most of the bias of the omitted
-    Gamma term. max_loss_rise: a draw further above L(w*) counts as diverged; the default is what no
-    coefficient can explain, so give one where the loss has a scale. keep: may know the losses of a
+    loss_fn(model, batch) -> scalar Tensor, the mean loss. batches: a sequence of what loss_fn
+    takes; it is cycled, and each chain starts at its own place. num_burnin_steps come on top of
+    num_draws. baseline: batches on which L(w*) is measured, see `_Run.measure_baseline`.
+    freeze_after_burnin: keep V as burn-in leaves it: most of the omitted Gamma term's bias goes.
+    max_loss_rise: a draw further above L(w*) counts as diverged; by default what no coefficient can
+    explain. second_batch: see LLC.variance. max_rhat: R-hat above it is flagged. keep: may know a
     chain from before an interruption, as momos.resume.scratch.Scratch does.
 
     Sampled are the parameters that require a gradient, in float32 or better, on a copy in eval
-    mode. The model and the global RNG state stay as they are.
-
-    Raises ValueError for arguments out of range, LlcDiverged naming chain, draw and lr, and
-    ArithmeticError where the loss at w* is not finite.
+    mode. The model and the global RNG state stay as they are. Raises ValueError for arguments out
+    of range, LlcDiverged, and ArithmeticError where the loss at w* is not finite.
     """
     settings = _Settings(
         lr=lr,
@@ -135,6 +149,8 @@ def estimate_llc(
         eps=eps,
         freeze_after_burnin=freeze_after_burnin,
         max_loss_rise=max_loss_rise,
+        second_batch=second_batch,
+        max_rhat=max_rhat,
     )
     check_batches(batches)
     with own_rng(sampled_parameters(model)[0].device), torch.enable_grad():
@@ -177,14 +193,12 @@ class _Settings:
     eps: float
     freeze_after_burnin: bool
     max_loss_rise: float | None
+    second_batch: bool
+    max_rhat: float
 
     def __post_init__(self) -> None:
-        for name in ("lr", "nbeta", "eps"):
+        for name in ("lr", "nbeta", "localization", "eps", "max_rhat"):
             check_positive(name, getattr(self, name))
-        if not (is_number(self.localization) and self.localization >= 0):
-            raise ValueError(
-                f"localization must be a finite number >= 0, got {self.localization!r}"
-            )
         if not (is_number(self.alpha) and 0 <= self.alpha < 1):
             raise ValueError(f"alpha must be in [0, 1), got {self.alpha!r}")
         for name, least in (
@@ -240,6 +254,8 @@ class _Run:
         self.num_weights = self.langevin.weights.numel()
         impossible_rise = IMPOSSIBLE * max(self.num_weights, 10) / 2 / settings.nbeta
         self.cap = settings.max_loss_rise or impossible_rise
+        # With a single batch, the second one would be the same.
+        self.on_second_batch = settings.second_batch and len(batches) > 1
         self.init, self.start = self.measure_baseline()
 
     def measure_baseline(self) -> tuple[np.ndarray, float]:
@@ -252,11 +268,11 @@ class _Run:
         """
         s, num_batches = self.settings, len(self.batches)
         first = range(min(s.num_init_batches, num_batches))
-        orders = (
-            [self._order(chain)[s.num_burnin_steps :] for chain in range(s.num_chains)]
-            if s.baseline == "paired"
-            else []
-        )
+        orders = []
+        if s.baseline == "paired":
+            orders = [self._order(chain)[s.num_burnin_steps :] for chain in range(s.num_chains)]
+            if self.on_second_batch:
+                orders += [(order + 1) % num_batches for order in orders]
         needed = np.unique(np.concatenate([first, *orders])).astype(int).tolist()
         with torch.no_grad():
             losses = to_numpy([self.loss_fn(self.model, self.batches[i]) for i in needed])
@@ -270,35 +286,45 @@ class _Run:
         init[needed] = losses
         return init, init[first].mean()
 
-    def traces(self, keep: Keep) -> np.ndarray:
-        """Losses of all chains, (num_chains, num_steps) float64, burn-in included."""
+    def traces(self, keep: Keep) -> list[dict[str, Any]]:
+        """Losses and scale of each chain, see `chain`."""
         chains = range(self.settings.num_chains)
-        parts = [keep(f"chain{chain}", partial(self._chain_part, chain)) for chain in chains]
-        return np.array([part["losses"] for part in parts])
+        return [keep(f"chain{chain}", partial(self.chain, chain)) for chain in chains]
 
-    def _chain_part(self, chain: int) -> dict[str, list[float]]:
-        return {"losses": self.chain(chain).tolist()}
+    def chain(self, chain: int) -> dict[str, Any]:
+        """Run one chain.
 
-    def chain(self, chain: int) -> np.ndarray:
-        """Losses (num_steps,) float64 of one chain, burn-in included, each before its step.
-
-        As is usual, the first step stands at w* itself. Raises LlcDiverged.
+        Returns its losses (num_steps,), burn-in included, each before its step; the draws' losses
+        on the second batch (num_draws,), or none; and the mean G of its last step. As is usual, the
+        first step stands at w* itself. Raises LlcDiverged.
         """
         s, order, generator = self.settings, self._order(chain), self._restart(chain)
         trace = np.full(s.num_steps, np.nan)
         pending: list[Tensor] = []  # losses on the device that nobody has looked at
+        second: list[Tensor] = []
         every = CHECK_EVERY["cpu" if self.device.type == "cpu" else "gpu"]
         for t, batch in enumerate(order.tolist()):
             loss = self.loss_fn(self.model, self.batches[batch])
             loss.backward(inputs=self.parameters)
             pending.append(loss.detach())
+            if self.on_second_batch and t >= s.num_burnin_steps:
+                second.append(self._second(batch))
             if len(pending) == every or t + 1 == s.num_steps:
                 trace[t + 1 - len(pending) : t + 1] = to_numpy(pending)
                 self._check(chain, trace[: t + 1], order, len(pending))
                 pending.clear()
             self.langevin.frozen = s.freeze_after_burnin and t >= s.num_burnin_steps
             self.langevin.step(generator)
-        return trace
+        return {
+            "losses": trace.tolist(),
+            "second": to_numpy(second).tolist() if second else [],
+            "scale": self.langevin.mean_scale(),
+        }
+
+    @torch.no_grad()
+    def _second(self, batch: int) -> Tensor:
+        """The loss on the batch after this one."""
+        return self.loss_fn(self.model, self.batches[(batch + 1) % len(self.batches)])
 
     def _restart(self, chain: int) -> torch.Generator:
         """Reset weights, buffers and the global RNG, and return the chain's own generator."""
@@ -334,12 +360,11 @@ class _Run:
             trace[: at + 1],
         )
 
-    def result(self, traces: np.ndarray) -> LLC:
-        """The estimate from losses (num_chains, num_steps)."""
+    def result(self, chains: Sequence[dict[str, Any]]) -> LLC:
+        """The estimate from what `chain` returned for each."""
         s = self.settings
-        draws = traces[:, s.num_burnin_steps :]
-        orders = np.stack([self._order(chain) for chain in range(s.num_chains)])
-        order = orders[:, s.num_burnin_steps :]
+        traces = np.array([chain["losses"] for chain in chains])
+        draws, order = traces[:, s.num_burnin_steps :], self._draw_orders()
         paired, first = s.nbeta * (draws - self.init[order]), s.nbeta * (draws - self.start)
         if s.baseline == "first_batches":
             paired = np.full_like(paired, np.nan)
@@ -347,6 +372,7 @@ class _Run:
         per_chain = rises.mean(1)
         quarters = _quarter_means(rises)
         mean = float(per_chain.mean())
+        rhat, ess = mixing(rises)
         return LLC(
             mean=mean,
             std=float(per_chain.std(ddof=1)) if s.num_chains > 1 else math.nan,
@@ -358,10 +384,39 @@ class _Run:
             loss_rise=mean / s.nbeta,
             mean_paired=float(paired.mean()),
             mean_first_batches=float(first.mean()),
-            flags=_flags(per_chain, quarters, self.num_weights),
+            variance=self._variance(rises, np.array([chain["second"] for chain in chains])),
+            diagnostics=Diagnostics(
+                rhat=rhat,
+                ess=ess,
+                scale=float(np.mean([chain["scale"] for chain in chains])),
+                init_loss_se=standard_error(self.init),
+            ),
+            flags=_flags(per_chain, quarters, self.num_weights)
+            + _mixing_flags(rhat, s.num_draws, s.max_rhat),
             num_weights=self.num_weights,
             settings=vars(s) | {"max_loss_rise": self.cap},
         )
+
+    def _draw_orders(self) -> np.ndarray:
+        """The index of each draw's batch, (num_chains, num_draws)."""
+        s = self.settings
+        orders = np.stack([self._order(chain) for chain in range(s.num_chains)])
+        return orders[:, s.num_burnin_steps :]
+
+    def _variance(self, rises: np.ndarray, second: np.ndarray) -> float:
+        """nbeta^2 Var[L] over all draws.
+
+        rises, and losses on the second batch: (num_chains, num_draws) each. Pairing takes out most
+        of the batches' noise, and the covariance with another batch the rest (law of total
+        variance): NaN without that one, and for a single draw.
+        """
+        if rises.size < 2 or (not self.on_second_batch and len(self.batches) > 1):
+            return math.nan
+        if not self.on_second_batch:
+            return float(rises.var(ddof=1))
+        paired = self.settings.baseline == "paired"
+        init = self.init[(self._draw_orders() + 1) % len(self.batches)] if paired else self.start
+        return float(np.cov(rises.ravel(), self.settings.nbeta * (second - init).ravel())[0, 1])
 
 
 def _quarter_means(rises: np.ndarray) -> np.ndarray:
@@ -383,4 +438,9 @@ def _flags(per_chain: np.ndarray, quarters: np.ndarray, num_weights: int) -> tup
         "falling_below_start": quarters[:, -1].mean() < 0,
         "above_half_the_weights": per_chain.min() > 1.1 * num_weights / 2,
     }
+    return tuple(name for name, is_raised in raised.items() if is_raised)
+
+
+def _mixing_flags(rhat: float, num_draws: int, max_rhat: float) -> tuple[str, ...]:
+    raised = {"too_few_draws": num_draws < MIN_DRAWS, "rhat_above_limit": rhat > max_rhat}
     return tuple(name for name, is_raised in raised.items() if is_raised)

@@ -65,6 +65,12 @@ class Langevin:
             self.square.zero_()
         self.frozen = False
 
+    def mean_scale(self) -> float:
+        """The mean of G over the weights."""
+        if self.square is None:
+            return 1.0
+        return self.square.sqrt().add_(self.eps).reciprocal_().mean().item()
+
     @torch.no_grad()
     def step(self, generator: torch.Generator) -> None:
         """Take one step with the gradients in `.grad` and noise from the generator."""

@@ -1,9 +1,9 @@
 """The LLC of a language model at each step that was saved (method B3)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,9 +13,17 @@ from momos import config
 from momos.compute.seeds import generator_for
 from momos.language import neox, steps, text
 from momos.resume.scratch import Scratch
-from momos.slt.llc.rows import llc_rows
+from momos.slt.llc.rows import Target, llc_rows, spectrum_of
+from momos.slt.llc.sweep import Rows, plateau, sweep_rows
 
-Rows = list[dict[str, Any]]
+
+class LlcTables(NamedTuple):
+    """What stage `llc` writes."""
+
+    llc: Rows  # a row per step
+    traces: Rows  # a row per step, chain and draw
+    sweep: Rows  # a row per swept step and setting, that of the section itself first
+    plateau: Rows  # a row per swept step
 
 
 def llc_at_steps(
@@ -27,33 +35,44 @@ def llc_at_steps(
     *,
     name: str,
     seed: int,
-) -> tuple[Rows, Rows]:
-    """Estimate the LLC at each step.
+) -> LlcTables:
+    """Estimate the LLC at each step, and over the settings of llc.sweep at the swept ones.
 
     folder: of the model's training, see `momos.language.steps`. batches: (n, context + 1) int64
-    each, on the device to compute on. name: of the model in the settings. Returns a row per step,
-    and a row per step, chain and draw. Raises LlcDiverged.
+    each, on the device to compute on. name: of the model in the settings. Raises LlcDiverged.
     """
+    swept = settings.sweep_steps if settings.sweep and seed in settings.sweep_seeds else ()
 
     def estimate(step: int) -> dict[str, Any]:
-        return llc_rows(
-            steps.load(folder, step, device=batches[0].device),
-            neox.loss,
-            batches,
+        model = steps.load(folder, step, device=batches[0].device)
+        target = Target(model, neox.loss, batches, seed)
+
+        def keep(part: str, compute: Callable[[], dict]) -> dict:
+            return finished(f"{step}-{part}", compute)
+
+        num_steps = settings.sweep_lanczos_steps if step in swept else settings.num_lanczos_steps
+        spectrum = spectrum_of(target, settings, keep, num_lanczos_steps=num_steps)
+        main = llc_rows(
+            target,
             settings,
             lr=settings.lr[name],
             num_draws=settings.num_draws[name],
-            seed=seed,
-            keep=lambda part, compute: finished(f"{step}-{part}", compute),
+            spectrum=spectrum,
+            keep=keep,
         )
+        others = sweep_rows(target, settings, spectrum, keep) if step in swept else []
+        return main | {"sweep": others}
 
-    rows: Rows = []
-    traces: Rows = []
+    tables = LlcTables([], [], [], [])
     for step in tqdm(recipe.steps, disable=None, desc=f"{name} {seed} llc"):
         part = finished(str(step), partial(estimate, step))
-        rows.append({"step": step} | part["row"])
-        traces += [{"step": step} | row for row in part["traces"]]
-    return rows, traces
+        tables.llc.append({"step": step} | part["row"])
+        tables.traces.extend({"step": step} | row for row in part["traces"])
+        if step in swept:
+            rows = [part["row"], *part["sweep"]]
+            tables.sweep.extend({"step": step} | row for row in rows)
+            tables.plateau.append({"step": step} | plateau(rows, settings.nbeta))
+    return tables
 
 
 def llc_batches(
