@@ -243,7 +243,13 @@ def test_hostile_text_stays_text(reports, tmp_path):
     (reports / "slt" / "figures" / "captions.json").write_text(
         json.dumps({"llc": f"LLC along training. {HOSTILE}"})
     )
+    droppings = ("tables/._table1.md", "@eaDir/a.svg", ".ipynb_checkpoints/a-checkpoint.csv")
+    for name in droppings:  # what systems leave in folders
+        (reports / name).parent.mkdir(exist_ok=True)
+        (reports / name).touch()
     soup = BeautifulSoup(render(reports).read_text(), "html.parser")
+    links = {link["href"] for link in soup.find_all("a", href=True)}
+    assert "tables/table1.md" in links and not links & set(droppings)
     assert not soup.select("b.x") and not [
         script for script in soup.find_all("script") if script.text.strip() == "alert(1)"
     ]

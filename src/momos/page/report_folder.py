@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from momos.files import atomic
+from momos.files.droppings import files_below
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,11 @@ class ReportFolder:
         }
 
     def other_files(self) -> list[str]:
-        """What the page links to: the report's files, relative to the page."""
+        """What the page links to: the report's files, relative to the page; no droppings."""
         kinds = (".md", ".tex", ".csv", ".json", ".pdf", ".svg", ".html")
         page = self.path / "index.html"
-        paths = [path for path in self.path.rglob("*") if path.suffix in kinds and path != page]
-        return [path.relative_to(self.path).as_posix() for path in sorted(paths)]
+        paths = [path for path in files_below(self.path) if path.suffix in kinds and path != page]
+        return [path.relative_to(self.path).as_posix() for path in paths]
 
 
 def with_decisions(results: dict[str, Any]) -> dict[str, Any]:
