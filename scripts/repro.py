@@ -30,6 +30,7 @@ from orders import END, ORDERS, REPRODUCE
 from warm import Warm, search_path
 
 from momos import config, tracking
+from momos.resume.taken import drop_taken
 
 CHUNK = 8  # stages that a hand takes at once, at most: starting a worker of a sweep takes seconds
 QUICK_DVC = str(Path(__file__).with_name("quick_dvc.py"))
@@ -533,7 +534,10 @@ def main() -> int:
     arguments = parser.parse_args()
     check_params()
     scm.prepare(Path.cwd())
-    return until_stopped("repro", lambda: reproduce(arguments.jobs))
+    code = until_stopped("repro", lambda: reproduce(arguments.jobs))
+    if code == 0:
+        drop_taken(Path("scratch", "train", config.profile()))
+    return code
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from momos.files import atomic
-from momos.resume import scratch
+from momos.resume import scratch, taken
 
 KEPT = 2  # checkpoints: if the last is damaged, the one before it is used
 CHECKSUM, VALUES = "checksum", "values"  # names of two uint8 tensors in a checkpoint
@@ -155,7 +155,8 @@ class Shared(Checkpoints):
 
     The stage `member` takes its own part of the result. One stage trains at a time. The next one
     waits, and finds what this one has finished. The checkpoints are removed when every member has
-    taken its part.
+    taken its part. If a member runs again after that, it trains the group again; what the others do
+    not take then is removed by `taken.drop_taken`.
     """
 
     def __init__(
@@ -225,7 +226,7 @@ class Shared(Checkpoints):
         return whole | {name: round(whole[name] / len(self.members), 3) for name in self.earlier}
 
     def _taken(self, member: str | int) -> Path:
-        return self.folder / f"{member}.taken"
+        return self.folder / f"{member}{taken.ENDING}"
 
 
 def _read_checkpoint(path: Path) -> Saved:
