@@ -19,6 +19,7 @@ from momos.images.dataset import Dataset
 from momos.images.inputs import Batches
 from momos.models.evaluate import loss_and_accuracy
 from momos.resume.checkpoints import Checkpoints, Shared
+from momos.resume.taken import drop_taken
 from momos.training import loop, stacked
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -398,6 +399,37 @@ def test_what_the_first_has_finished_the_others_find_and_the_last_removes():
         == {"seconds": 2.0, "cpu_seconds": 1.0, "peak_memory_bytes": 100, "device": "cpu"}
     )
     assert not list(Path("scratch").rglob("*.*")), "gone with the last"
+
+
+def test_a_member_killed_before_its_cost_is_written_leaves_the_whole_cost_to_the_others():
+    """The checkpoint says what the training took; what comes after it takes next to nothing."""
+    with pytest.raises(Killed), shared("a") as kept:
+        kept.start -= 4.0
+        kept.save(7, {}, {})
+        raise Killed
+    for member in ("b", "a"):
+        with shared(member) as kept:
+            assert kept.load().position == 7
+            part = kept.share({"seconds": 0.5, "cpu_seconds": 0.5})
+        assert part["seconds"] == pytest.approx(2.25, abs=0.1)
+    assert not list(Path("scratch").rglob("*.*"))
+
+
+def test_what_a_forced_member_leaves_is_removed_where_nothing_is_left_to_run():
+    """Checkpoints of which nobody has taken anything stay: a training goes on from them."""
+    for member in ("a", "b", "a"):
+        with shared(member) as kept:
+            assert (kept.load() is None) == (member == "a")
+            kept.save(7, {}, {})
+    with pytest.raises(Killed), Shared(
+        "train/other", {}, seconds=0, member="a", members=("a", "b")
+    ) as kept:  # fmt: skip
+        kept.save(3, {}, {})
+        raise Killed
+    assert list(Path("scratch/train/group").rglob("*.safetensors")), "b has not come again"
+    drop_taken(Path("scratch/train"))
+    assert not Path("scratch/train/group").exists()
+    assert list(Path("scratch/train/other").rglob("*.safetensors"))
 
 
 def test_of_other_settings_nothing_is_taken():
