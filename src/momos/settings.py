@@ -125,7 +125,7 @@ def fits(value: Any, hint: Any) -> bool:
             value == choice and type(value) is type(choice) for choice in typing.get_args(hint)
         )
     if origin is tuple:
-        return isinstance(value, list)
+        return isinstance(value, list | tuple)
     if isinstance(value, bool):
         return hint is bool
     if hint is float:

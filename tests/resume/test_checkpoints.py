@@ -173,6 +173,14 @@ CASES = {
         | {"batchnorm": "remeasured"},
         "mark_patience": 1,
     },
+    "motifs in phases, per tensor": {
+        "method": MOMOS
+        | {"motifs": [["redrawn", 0.2], ["kmeans", 0.4], ["trained", 1.0]], "codebook": "tensor"}
+    },
+    "bf16, motifs by usage": {
+        "precision": "bf16",
+        "method": MOMOS | {"choice": "usage", "motifs": [["redrawn", 0.6], ["trained", 1.0]]},
+    },
     "bf16": {"precision": "bf16"},
     "layers that draw": {"dropout": True},
 }

@@ -19,7 +19,7 @@ from __future__ import annotations
 import functools
 import importlib
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -68,6 +68,28 @@ class Applied:
         """Return those of the named weights that differ when the model is used, by name."""
         return {}
 
+    def begin(self, epochs: int | None) -> None:
+        """Get to know of how many epochs the training is at most; None where nobody knows.
+
+        Called before the first step, and before `restore`. Raises ValueError for settings that do
+        not fit.
+        """
+
+    @property
+    def is_tied(self) -> bool:
+        """Whether weights are tied to others from now on, so that they move as one.
+
+        Where this changes, which is at an epoch's end, the optimiser begins anew: its moments are
+        those of other parameters.
+        """
+        return False
+
+    def before_update(self, gradients: Sequence[Tensor]) -> None:
+        """Change the gradients in place before the optimiser's update, while `is_tied`.
+
+        gradients: of all trainable weights, in model order.
+        """
+
     def after_step(self, num_steps: int) -> None:
         """Change the weights in place after an optimiser step; num_steps counts all so far.
 
@@ -105,8 +127,12 @@ class Applied:
         """Return what else later steps depend on, ready for JSON."""
         return {}
 
-    def restore(self, values: Mapping[str, Any], usage: Tensor | None) -> None:
-        """Take back what `values` and `usage` gave; weights and generators are restored already."""
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors beside the weights that later steps depend on, by name."""
+        return {}
+
+    def restore(self, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Take back what `values` and `tensors` gave; weights and generators are restored."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -311,6 +337,19 @@ class AppliedMethod:
         weights = self.forward_weights(dict(model.named_parameters()))
         return functional_call(model, weights, (images,))
 
+    def begin(self, epochs: int | None) -> None:
+        for part in self.parts:
+            part.begin(epochs)
+
+    @property
+    def is_tied(self) -> bool:
+        return any(part.is_tied for part in self.parts)
+
+    def before_update(self, gradients: Sequence[Tensor]) -> None:
+        for part in self.parts:
+            if part.is_tied:
+                part.before_update(gradients)
+
     def after_step(self, num_steps: int) -> None:
         for part in self.parts:
             part.after_step(num_steps)
@@ -341,9 +380,12 @@ class AppliedMethod:
         """Return what a resumed training hands back to `restore`, an entry per ingredient."""
         return [part.values() for part in self.parts]
 
-    def restore(self, values: Iterable[Mapping[str, Any]], usage: Tensor | None) -> None:
+    def tensors(self) -> dict[str, Tensor]:
+        return {name: one for part in self.parts for name, one in part.tensors().items()}
+
+    def restore(self, values: Iterable[Mapping[str, Any]], tensors: Mapping[str, Tensor]) -> None:
         for part, mine in zip(self.parts, values, strict=True):
-            part.restore(mine, usage)
+            part.restore(mine, tensors)
 
 
 def parse(entry: Any, where: str, shared: Mapping[str, Mapping[str, Any]] | None = None) -> Method:

@@ -1,29 +1,39 @@
-"""Mosaic-of-Motifs (MoMos): weights projected onto a few of their own blocks (Algorithm 1)."""
+"""Mosaic-of-Motifs (MoMos): weights projected onto a few of their own blocks (Algorithm 1).
+
+The paper draws motifs anew at each projection. A method's entry may have them otherwise: `motifs`
+is a schedule of what becomes of them (`momos.methods.schedule`), `choice` says which blocks become
+motifs where they are drawn (`momos.methods.codebook.choose`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from momos.methods.method import FULL_PRECISION, Applied, Ingredient, Stored, percent
+from momos.methods import schedule
+from momos.methods.method import FULL_PRECISION, Applied, Ingredient, NotFinite, Stored, percent
 from momos.settings import require
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from momos.methods.codebook import Codebook
     from momos.methods.mosaic import Projection
+    from momos.methods.tied import Tied
+
+CHOICES = {"kmeans++": "k-means++", "usage": "usage"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class MosaicOfMotifs(Ingredient):
-    """Projection onto motifs that are drawn anew each time."""
+    """Projection onto motifs that are drawn from the blocks, and kept or trained as scheduled."""
 
     section: ClassVar[str] = "mosaic"
     optional: ClassVar[frozenset[str]] = frozenset({"capacity", "num_motifs"})
     keys: ClassVar[tuple[str, ...]] = (
-        "block_size", "capacity", "num_motifs", "projection_every", "codebook",
+        "block_size", "capacity", "num_motifs", "projection_every", "codebook", "motifs", "choice",
     )  # fmt: skip
     family: ClassVar[str] = "momos"
     name: ClassVar[str] = "MoMos"
@@ -36,6 +46,8 @@ class MosaicOfMotifs(Ingredient):
     codebook: Literal["model", "tensor"] = (
         "model"  # what shares motifs; tensor: k is at most its blocks
     )
+    motifs: tuple[tuple[str | float, ...], ...] = schedule.REDRAWN  # kind and end of each phase
+    choice: Literal["uniform", "kmeans++", "usage"] = "uniform"  # of blocks as motifs
 
     def check(self, where: str) -> None:
         require(self.block_size >= 1, f"{where}.block_size", "1 or more", self.block_size)
@@ -49,6 +61,20 @@ class MosaicOfMotifs(Ingredient):
         check_projection_every(self.projection_every, where)
         whole = self.codebook != "tensor" or self.slicing != "model"
         require(whole, f"{where}.codebook", "model where mosaic.slicing is model", self.codebook)
+        schedule.check(self.motifs, f"{where}.motifs")
+        timed = "trained" not in self.kinds or self.projection_every in (None, "epoch")
+        expected = "epoch where motifs are trained"
+        require(timed, f"{where}.projection_every", expected, self.projection_every)
+
+    @property
+    def is_published(self) -> bool:
+        """Whether motifs are drawn as in the paper, so that they depend on no earlier ones."""
+        return set(self.kinds) == {"redrawn"} and self.choice == "uniform"
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What becomes of motifs, phase by phase."""
+        return tuple(str(kind) for kind, _ in self.motifs)
 
     @property
     def label(self) -> str:
@@ -57,6 +83,8 @@ class MosaicOfMotifs(Ingredient):
 
     def remark(self, entry: Mapping[str, Any]) -> str:
         text = ", motifs per tensor" if entry.get("codebook") == "tensor" else ""
+        text += "" if self.motifs == schedule.REDRAWN else f", {schedule.words(self.motifs)}"
+        text += "" if self.choice == "uniform" else f", drawn by {CHOICES[self.choice]}"
         every = entry.get("projection_every")
         if every is None:
             return text
@@ -66,16 +94,30 @@ class MosaicOfMotifs(Ingredient):
     def group(self) -> str:
         return f"MoMos s={self.block_size}"
 
-    def describe(self, model: nn.Module) -> dict[str, Any]:
+    def sizes(self, model: nn.Module) -> tuple[int, int]:
+        """Return (num_blocks, num_motifs) of the model. Raises ValueError as `mosaic.sizes`."""
         from momos.methods import mosaic
 
-        num_blocks, num_motifs = mosaic.sizes(
+        return mosaic.sizes(
             model,
             self.block_size,
             capacity=self.capacity,
             num_motifs=self.num_motifs,
             slicing=self.slicing,
         )
+
+    def first_motifs(self, model: nn.Module) -> list[int]:
+        """Return the index of each codebook's first motif."""
+        from momos.methods import mosaic
+
+        return mosaic.first_motifs(model, self.block_size, self.sizes(model)[1], self.codebook)
+
+    def describe(self, model: nn.Module) -> dict[str, Any]:
+        from momos.methods import mosaic
+
+        num_blocks, num_motifs = self.sizes(model)
+        if "kmeans" in self.kinds or self.choice == "kmeans++":
+            mosaic.check_distinct(model, self.block_size, num_motifs, slicing=self.slicing)
         about = {key: getattr(self, key) for key in ("block_size", "capacity", "force_zero")}
         about |= {"slicing": self.slicing, "projection_every": self.projection_every}
         about |= {"codebook": self.codebook, "num_motifs": num_motifs, "num_blocks": num_blocks}
@@ -104,29 +146,66 @@ def check_projection_every(every: Any, where: str) -> None:
 
 
 class _Applied(Applied):
-    """Projects one model, each time onto motifs that its own generator draws."""
+    """Projects one model, onto motifs that its own generator draws, or holds it to a mosaic."""
 
     def __init__(self, settings: MosaicOfMotifs, model: nn.Module, seed: int) -> None:
         from momos.compute.seeds import generator_for
 
         self.settings, self.model = settings, model
+        self.epochs: int | None = None  # of the training, at most
         self.generator = generator_for("motifs", seed)
-        every = settings.projection_every
-        self.every = {"epoch": None, "step": 1}[every] if isinstance(every, str) else every
         self.projection: Projection | None = None  # the last one
         self.projected_at = 0  # its step
+        self.num_epochs = 0  # that have ended
+        self.ended_at = 0  # the step of the last one's end
+        self.codebook: Codebook | None = None  # of the present weights
+        self.mosaic: Tensor | None = None  # theirs, (num_blocks,) int64
         self._usage: Tensor | None = None
+        self.tied: Tied | None = None  # while motifs are trained
+
+    def begin(self, epochs: int | None) -> None:
+        schedule.check_epochs(self.settings.motifs, epochs)
+        self.epochs = epochs
+
+    @property
+    def kind(self) -> str:
+        """What becomes of the motifs in the present epoch."""
+        return schedule.kind_at(self.settings.motifs, self.num_epochs + 1, self.epochs)
+
+    @property
+    def every(self) -> int | None:
+        """After so many steps weights are changed; None: after epochs alone."""
+        every = self.settings.projection_every
+        if self.is_tied:
+            return 1
+        return {"epoch": None, "step": 1}[every] if isinstance(every, str) else every
+
+    @property
+    def is_tied(self) -> bool:
+        return self.tied is not None
+
+    def before_update(self, gradients: Sequence[Tensor]) -> None:
+        if self.tied is not None:
+            self.tied.average_(gradients)
 
     def after_step(self, num_steps: int) -> None:
-        if self.every is not None and num_steps % self.every == 0:
+        if self.tied is not None:
+            self.tied.gather_()
+        elif self.every is not None and num_steps % self.every == 0:
             self.project(num_steps)
 
     def after_epoch(self, num_steps: int) -> None:
-        if self.projected_at != num_steps:
+        if self.ended_at == num_steps:
+            return
+        if self.tied is not None:
+            self.keep()
+        elif self.projected_at != num_steps:
             self.project(num_steps)
+        self.num_epochs, self.ended_at = self.num_epochs + 1, num_steps
+        self.tie()
 
     def project(self, num_steps: int) -> None:
-        from momos.methods import mosaic
+        from momos.methods import codebook, mosaic
 
         self.projection = mosaic.project_(
             self.model,
@@ -137,8 +216,48 @@ class _Applied(Applied):
             slicing=self.settings.slicing,
             codebook=self.settings.codebook,
             generator=self.generator,
+            motifs=None if self.settings.is_published else self._motifs_of,
         )
-        self.projected_at, self._usage = num_steps, self.projection.usage
+        self.projected_at, self.mosaic = num_steps, self.projection.mosaic
+        self._usage = self.projection.usage
+        self.codebook = codebook.Codebook(self.projection.motifs, self._usage)
+
+    def _motifs_of(self, parts: Sequence[Tensor], counts: Sequence[int]) -> list[Tensor]:
+        """Motifs of the phase, from the blocks of each codebook."""
+        from momos.methods import codebook
+
+        s = self.settings
+        last = [None] * len(parts) if self.codebook is None else self.codebook.split(counts)
+        draws: dict[str, Any] = {"force_zero": s.force_zero, "generator": self.generator}
+        return [
+            codebook.renewed(self.kind, s.choice, *part, **draws)
+            for part in zip(parts, counts, last, strict=True)
+        ]
+
+    def keep(self) -> None:
+        """Take the trained motifs as those of the mosaic. Raises NotFinite."""
+        from momos.methods.codebook import Codebook
+        from momos.methods.mosaic import Projection
+
+        if self.tied is None or self.mosaic is None:
+            raise RuntimeError("no motifs are trained: expected a mosaic before this phase")
+        motifs, usage = self.tied.codebook
+        if not motifs.isfinite().all():
+            raise NotFinite("motifs hold values that are not finite")
+        self.codebook = Codebook(motifs := motifs.clone(), usage)
+        self.projection = Projection(motifs, self.mosaic, usage, 0.0, 0.0, 0.0, 0)
+
+    def tie(self) -> None:
+        """Begin or end the training of motifs, as the coming epoch's kind wants it."""
+        if self.kind != "trained":
+            self.tied = None
+        elif self.tied is None and self.codebook is not None and self.mosaic is not None:
+            from momos.methods.tied import Tied
+            from momos.weights.blocks import trainable
+
+            s, weights = self.settings, list(trainable(self.model).values())
+            zeros = s.first_motifs(self.model) if s.force_zero else []
+            self.tied = Tied(weights, self.codebook, self.mosaic, slicing=s.slicing, zeros=zeros)
 
     def history(self) -> dict[str, float | int]:
         """The last projection's distortion: that of the weights which validation sees."""
@@ -161,7 +280,24 @@ class _Applied(Applied):
         return {"motifs": self.generator}
 
     def values(self) -> dict[str, Any]:
-        return {"projected_at": self.projected_at}
+        ended = {"num_epochs": self.num_epochs, "ended_at": self.ended_at}
+        in_phases = len(self.settings.motifs) > 1
+        return {"projected_at": self.projected_at} | (ended if in_phases else {})
 
-    def restore(self, values: Mapping[str, Any], usage: Tensor | None) -> None:
-        self.projected_at, self._usage = values["projected_at"], usage
+    def tensors(self) -> dict[str, Tensor]:
+        """The last usage, and where later motifs depend on the last ones these and their mosaic."""
+        found = {} if self._usage is None else {"usage": self._usage}
+        if not self.settings.is_published and self.codebook and self.mosaic is not None:
+            found |= {"motifs": self.codebook.motifs, "mosaic": self.mosaic}
+        return found
+
+    def restore(self, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        from momos.methods.codebook import Codebook
+
+        self.projected_at, self._usage = values["projected_at"], tensors.get("usage")
+        self.num_epochs, self.ended_at = values.get("num_epochs", 0), values.get("ended_at", 0)
+        if "motifs" in tensors and self._usage is not None:
+            device = next(self.model.parameters()).device
+            self.codebook = Codebook(tensors["motifs"].to(device), self._usage)
+            self.mosaic = tensors["mosaic"].to(device)
+            self.tie()

@@ -3,8 +3,9 @@
 Motifs are picked from the model's own blocks, and the nearest one takes each block's place.
 """
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,8 @@ from momos.weights.blocks import num_blocks, to_blocks, trainable
 from momos.weights.blocks import num_motifs as motifs_for_capacity
 
 REPORTED = 2**16  # weights whose differences are held in float64 at a time
+# Blocks (n, s) of each codebook, and how many motifs it has -> its motifs (k, s)
+MotifsOf = Callable[[Sequence[Tensor], Sequence[int]], Sequence[Tensor]]
 
 
 class Projection(NamedTuple):
@@ -107,7 +110,7 @@ def project_(
     num_motifs: int | None = None,
     force_zero: bool = True,
     generator: torch.Generator,
-    motifs: Tensor | None = None,
+    motifs: Tensor | MotifsOf | None = None,
     slicing: str = "tensor",
     codebook: str = "model",
 ) -> Projection:
@@ -115,8 +118,9 @@ def project_(
 
     block_size: weights per block (s). Exactly one of capacity (C) and num_motifs (k) is given.
     force_zero: the zero block is always a motif. motifs (num_motifs, block_size): take these
-    instead of a draw. slicing: "tensor" cuts each tensor by itself, "model" all as one vector. A
-    ragged last block takes part padded with zeros; its padding is never written back nor counted.
+    instead of a draw, or those of a function: blocks and number of motifs of each codebook -> its
+    motifs. slicing: "tensor" cuts each tensor by itself, "model" all as one vector. A ragged last
+    block takes part padded with zeros; its padding is never written back nor counted.
     codebook: "model" draws motifs from all blocks; "tensor" draws as many for each tensor from its
     own, all of them where it has fewer, as the authors' older code does (method A12): motifs of all
     tensors then stand one after the other. Raises ValueError for a bad block size, capacity or
@@ -129,22 +133,20 @@ def project_(
     if codebook != "model":
         _check_codebook(codebook, slicing, motifs)
         parts = list(blocks.split([num_blocks([w.numel()], block_size) for w in weights]))
-    if motifs is None:
-        count = _budget(len(blocks), capacity, num_motifs)
-        drawn = [
-            draw_motifs(part, count, force_zero=force_zero, generator=generator)
-            for part, count in zip(parts, _counts(parts, count, codebook), strict=True)
-        ]
-    else:
+    if isinstance(motifs, Tensor):
         drawn = [motifs.detach().to(blocks)]
+    else:
+        numbers = _counts(parts, _budget(len(blocks), capacity, num_motifs), codebook)
+        draw = functools.partial(draw_motifs, force_zero=force_zero, generator=generator)
+        drawn = list(motifs(parts, numbers) if motifs else map(draw, parts, numbers))
     starts = np.cumsum([0, *map(len, drawn)])[:-1].tolist()
     mosaic = torch.cat(
         [assign(part, own) + start for part, own, start in zip(parts, drawn, starts, strict=True)]
     )
-    motifs = torch.cat(drawn)
+    chosen = torch.cat(drawn)
     before = _flat(weights)
-    _write(motifs.index_select(0, mosaic), weights, slicing)
-    return _report(motifs, mosaic, before, _flat(weights))
+    _write(chosen.index_select(0, mosaic), weights, slicing)
+    return _report(chosen, mosaic, before, _flat(weights))
 
 
 def _counts(parts: Sequence[Tensor], count: int, codebook: str) -> list[int]:
@@ -152,10 +154,10 @@ def _counts(parts: Sequence[Tensor], count: int, codebook: str) -> list[int]:
     return [count if codebook == "model" else min(count, len(part)) for part in parts]
 
 
-def _check_codebook(codebook: str, slicing: str, motifs: Tensor | None) -> None:
+def _check_codebook(codebook: str, slicing: str, motifs: Tensor | MotifsOf | None) -> None:
     if codebook != "tensor":
         raise ValueError(f"codebook must be model or tensor, got {codebook!r}")
-    if slicing != "tensor" or motifs is not None:
+    if slicing != "tensor" or isinstance(motifs, Tensor):
         got = f"slicing {slicing!r}" if slicing != "tensor" else "given motifs"
         raise ValueError(f'codebook "tensor" expects slicing "tensor" and no motifs, got {got}')
 
@@ -220,6 +222,15 @@ def sizes(
     return total, count
 
 
+def check_distinct(model: nn.Module, block_size: int, num_motifs: int, *, slicing: str) -> None:
+    """Raises ValueError where fewer of the model's blocks differ than there shall be motifs."""
+    blocks = to_blocks(list(trainable(model).values()), block_size, slicing)
+    distinct = len(torch.unique(blocks, dim=0))
+    if num_motifs > distinct:
+        expected = f"num_motifs must be in 1..{distinct} (the distinct blocks) for k-means"
+        raise ValueError(f"{expected}, got {num_motifs}")
+
+
 def codebooks(model: nn.Module, block_size: int, num_motifs: int) -> list[list[int]]:
     """Return [num_blocks, num_motifs] of each tensor that has motifs of its own, in model order.
 
@@ -227,3 +238,11 @@ def codebooks(model: nn.Module, block_size: int, num_motifs: int) -> list[list[i
     """
     totals = [num_blocks([w.numel()], block_size) for w in trainable(model).values()]
     return [[total, min(num_motifs, total)] for total in totals]
+
+
+def first_motifs(model: nn.Module, block_size: int, num_motifs: int, codebook: str) -> list[int]:
+    """Return the index of each codebook's first motif, which `force_zero` makes the zero block."""
+    if codebook == "model":
+        return [0]
+    counts = [count for _, count in codebooks(model, block_size, num_motifs)]
+    return np.cumsum([0, *counts])[:-1].tolist()

@@ -140,5 +140,5 @@ class _InPlace(_Applied):
     def values(self) -> dict[str, Any]:
         return {"rounded_at": self.rounded_at}
 
-    def restore(self, values: Mapping[str, Any], usage: Tensor | None) -> None:
+    def restore(self, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         self.rounded_at = values["rounded_at"]

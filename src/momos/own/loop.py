@@ -139,7 +139,7 @@ class OwnLoop:
             "settings": self._settings(),
             "num_steps": self.num_steps,
             "values": self.applied.values(),
-            "usage": self.applied.usage,
+            "tensors": self.applied.tensors(),
             "generators": {
                 name: generator.get_state() for name, generator in self.applied.generators().items()
             },
@@ -156,7 +156,7 @@ class OwnLoop:
             require(saved == value, f"{name} of the saved state", f"{value!r} as here", saved)
         for name, generator in self.applied.generators().items():
             generator.set_state(state["generators"][name].cpu())
-        self.applied.restore(state["values"], state["usage"])
+        self.applied.restore(state["values"], state["tensors"])
         self.num_steps, self._history = state["num_steps"], dict(state["history"])
         self._follows_first = False
 

@@ -132,6 +132,7 @@ class Training:
         )
         self.order, self.draws = generator_for("order", seed), generator_for("augment", seed)
         self.method = recipe.method.apply(self.model, arch=recipe.model.arch, seed=seed)
+        self.method.begin(recipe.loop.epochs)
         self.images, self.labels = dataset.images.to(device), dataset.labels.to(device)
         self.layout = layout_of(self.model)
         self.history: list[Row] = []
@@ -147,9 +148,18 @@ class Training:
             self.restore(saved)
             for row in self.history:
                 on_epoch(row)
-        step = Step(self.model, self.optimizer, self.method.forward, settings=self.recipe.loop)
+        step = Step(
+            self.model,
+            self.optimizer,
+            self.method.forward,
+            settings=self.recipe.loop,
+            method=self.method,
+        )
         while not self.ended:
+            tied = self.method.is_tied
             self.end_epoch(*self.steps(step))
+            if self.method.is_tied != tied:
+                step.begin_anew()
             on_epoch(self.history[-1])
             if checkpoints is not None and checkpoints.due():
                 checkpoints.save(len(self.history), *self.state())
@@ -192,7 +202,7 @@ class Training:
 
         Initial weights follow from the seed, the patience that is left from the best epoch.
         """
-        best, usage = self._best(), self.method.usage
+        best = self._best()
         values = {"history": self.history, "best": [best.epoch, best.val_loss], "lr": self.lr}
         values |= {"num_steps": self.num_steps, "method": self.method.values()}
         tensors = training_state(self.model, self.optimizer, self._generators())
@@ -202,7 +212,7 @@ class Training:
             for part in ("best", "last"):
                 state: State = getattr(marked, part)
                 tensors |= {f"marked_{part}/{name}": tensor for name, tensor in state.items()}
-        tensors |= {} if usage is None else {"usage/last": usage}
+        tensors |= {f"method/{name}": tensor for name, tensor in self.method.tensors().items()}
         tensors |= {} if best.usage is None else {"usage/best": best.usage}
         return values, tensors
 
@@ -220,7 +230,7 @@ class Training:
             epoch, best_epoch = values["marked"]
             states = saved.part("marked_best"), saved.part("marked_last")
             self.marked = Marked(epoch, best_epoch, *states)
-        self.method.restore(values["method"], usage.get("last"))
+        self.method.restore(values["method"], saved.part("method"))
 
     @property
     def lr(self) -> float:

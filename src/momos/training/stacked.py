@@ -97,6 +97,7 @@ class _Group:
             if self.stack is not None:
                 self.stack.separate()
             self.stack = _Stack(active, self.pattern)
+        tied = self._is_tied()
         losses, hits = self.stack.steps(self._after_step)
         for (seed, run), *of_seed in zip(active.items(), losses, hits, strict=True):
             if seed not in self.failed:
@@ -104,7 +105,13 @@ class _Group:
                     # it is the stack's optimiser that makes the steps
                     warnings.filterwarnings("ignore", "Detected call of", UserWarning)
                     run.end_epoch(*of_seed)
+        if self._is_tied() != tied:
+            self.stack.step.begin_anew()
         return self.stack
+
+    def _is_tied(self) -> bool:
+        """Whether the method ties weights: for all active seeds at once, in step as they are."""
+        return any(run.method.is_tied for run in self._active().values())
 
     def _after_step(self, seed: int) -> None:
         if seed not in self.failed:
@@ -264,6 +271,10 @@ class _StackedStep(Step):
                 raise
             expected = "expected 1 for this model, whose layers torch can't stack"
             raise ValueError(f"train.stacked_seeds: {expected} ({error})") from error
+
+    def _tie(self, gradients: list[Tensor]) -> None:
+        for place, method in enumerate(self.methods):
+            method.before_update([gradient[place] for gradient in gradients])
 
     def _stacked_forward(self, model: nn.Module, images: Tensor) -> Tensor:
         weights: dict[str, Tensor] = dict(model.named_parameters())

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from momos import config
+from momos.methods.method import AppliedMethod
 from momos.models.evaluate import Forward
 
 WARM_UP_STEPS = 3  # before a CUDA graph is captured, as PyTorch's documentation asks
@@ -51,7 +52,7 @@ class Step:
     Called with (n, C, H, W) float32 and labels (n,) int64 it returns the mean loss and the number
     of hits, both on the device. Of the settings, `precision` is that of the forward pass, `compile`
     hands it to torch.compile, `cuda_graphs` records the whole update once and replays it for every
-    batch of `batch_size`.
+    batch of `batch_size`. method: what may change gradients before the optimiser's update.
     """
 
     def __init__(
@@ -61,8 +62,10 @@ class Step:
         forward: Forward,
         *,
         settings: config.Train,
+        method: AppliedMethod | None = None,
     ) -> None:
         self.model, self.optimizer, self.call_model = model, optimizer, forward
+        self.methods = [] if method is None else [method]
         self.bf16 = settings.precision == "bf16"
         compiled = settings.compile
         self.forward = torch.compile(self._forward, dynamic=False) if compiled else self._forward
@@ -83,8 +86,21 @@ class Step:
         loss = self._loss(output, labels)
         self.optimizer.zero_grad(set_to_none=True)
         self._backward(loss)
+        if any(method.is_tied for method in self.methods):
+            self._tie(gradients_of(self.optimizer))
         self.optimizer.step()
         return loss.detach(), (output.detach().argmax(-1) == labels).sum(-1)
+
+    def begin_anew(self) -> None:
+        """Forget the optimiser's moments, as before its first step, and record the graph again."""
+        for state in self.optimizer.state.values():
+            for value in state.values():
+                if torch.is_tensor(value):
+                    value.zero_()
+        self.graph = None
+
+    def _tie(self, gradients: list[Tensor]) -> None:
+        self.methods[0].before_update(gradients)
 
     def _precision(self, device: torch.device) -> contextlib.AbstractContextManager:
         if not self.bf16:
@@ -99,6 +115,16 @@ class Step:
 
     def _forward(self, images: Tensor) -> Tensor:
         return self.call_model(self.model, images)
+
+
+def gradients_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """Return the gradients of all its weights in order, zeros made for those that have none."""
+    gradients = []
+    for weight in (weight for group in optimizer.param_groups for weight in group["params"]):
+        if weight.grad is None:
+            weight.grad = torch.zeros_like(weight)
+        gradients.append(weight.grad)
+    return gradients
 
 
 class _Graph:

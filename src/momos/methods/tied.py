@@ -1,0 +1,108 @@
+"""Motifs that are trained, their mosaic fixed: all blocks of a motif move as one (method A13).
+
+The weights stay ordinary parameters, so that any network and optimiser goes on as it is. Two things
+make the motifs the parameters. Before the optimiser's update, each block's gradient becomes the
+mean over its motif's blocks: the sum, which is the motif's own gradient, divided by their number.
+That is the projection of the gradient onto the mosaic's subspace, in which the learning rate means
+what it meant before; weight decay and momentum act on copies alike. After the update, each block
+becomes its motif's first one, because a vectorised kernel rounds its last few weights otherwise.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from momos.methods.codebook import Codebook, grouped, sums_of
+from momos.weights.blocks import real_weights
+
+
+class Tied:
+    """Tensors of the weights' shapes that are held to a mosaic.
+
+    weights: all trainable ones, in model order. codebook: its motifs stay where no block uses them.
+    mosaic (num_blocks,) int64: the index of each block's motif. zeros: indices of motifs that stay
+    zero, whatever their blocks' gradients.
+    """
+
+    def __init__(
+        self,
+        weights: Sequence[Tensor],
+        codebook: Codebook,
+        mosaic: Tensor,
+        *,
+        slicing: str,
+        zeros: Sequence[int] = (),
+    ) -> None:
+        self.weights, device = list(weights), weights[0].device
+        # sums in float32 at least, whatever the weights are
+        dtypes = (weight.dtype for weight in weights)
+        dtype = functools.reduce(torch.promote_types, dtypes, torch.float32)
+        self.mosaic = mosaic.to(device)
+        self.codebook = Codebook(codebook.motifs.to(device, dtype, copy=True), codebook.usage)
+        sizes, block_size = [weight.numel() for weight in weights], codebook.motifs.shape[1]
+        real = real_weights(sizes, block_size, slicing, device=device)
+        self.padding = (~real).nonzero()[:, 0]
+        self.rows, self.starts = grouped(self.mosaic, codebook.usage)
+        counts = sums_of(real.double().view(-1, block_size), self.rows, self.starts)
+        shares = counts.clamp(min=1).reciprocal()
+        shares[list(zeros)] = 0
+        self.shares = shares.to(dtype)
+        # a block without padding stands for all of its motif, where there is one
+        is_ragged = ~real.view(-1, block_size).all(1)
+        by_motif = (2 * self.mosaic + is_ragged).argsort(stable=True)
+        self.used = codebook.usage.to(device).nonzero()[:, 0]
+        self.first = by_motif[self.starts[self.used]]
+        self.blocks = torch.zeros(len(self.mosaic), block_size, dtype=dtype, device=device)
+        self.parts = _parts(self.blocks, self.weights, slicing)
+
+    @torch.no_grad()
+    def average_(self, gradients: Sequence[Tensor]) -> None:
+        """Set each block of the gradients to the mean over the blocks of its motif, in place.
+
+        gradients: of the weights, in their order and shapes. Of a motif that stays zero: zero.
+        """
+        self._read(gradients)
+        means = sums_of(self.blocks, self.rows, self.starts).mul_(self.shares)
+        self._write(means, gradients)
+
+    @torch.no_grad()
+    def gather_(self) -> None:
+        """Set each block of the weights to the first one of its motif, and keep these motifs."""
+        self._read(self.weights)
+        self.codebook.motifs[self.used] = self.blocks.index_select(0, self.first)
+        self._write(self.codebook.motifs, self.weights)
+
+    def _read(self, tensors: Sequence[Tensor]) -> None:
+        torch._foreach_copy_(self.parts, list(tensors))
+        self.blocks.view(-1).index_fill_(0, self.padding, 0)
+
+    def _write(self, motifs: Tensor, tensors: Sequence[Tensor]) -> None:
+        _spread(motifs, self.mosaic, self.blocks)
+        torch._foreach_copy_(list(tensors), self.parts)
+
+
+def _parts(blocks: Tensor, tensors: Sequence[Tensor], slicing: str) -> list[Tensor]:
+    """Views of the blocks (num_blocks, block_size) in the tensors' shapes, without padding."""
+    unit = blocks.shape[1] if slicing == "tensor" else 1
+    parts, begin = [], 0
+    for tensor in tensors:
+        parts.append(blocks.view(-1)[begin : begin + tensor.numel()].view(tensor.shape))
+        begin += -(-tensor.numel() // unit) * unit
+    return parts
+
+
+def _spread(motifs: Tensor, mosaic: Tensor, blocks: Tensor) -> None:
+    """Write motifs (k, s) where the mosaic (n,) has them, into blocks (n, s).
+
+    A CPU copies rows of 8 and 16 bytes three times as fast as one number each.
+    """
+    as_number = {8: torch.float64, 16: torch.complex128}.get(motifs.shape[1] * motifs.itemsize)
+    if motifs.device.type != "cpu" or as_number is None:
+        torch.index_select(motifs, 0, mosaic, out=blocks)
+        return
+    one, other = (values.view(-1).view(as_number) for values in (motifs, blocks))
+    torch.index_select(one, 0, mosaic, out=other)
