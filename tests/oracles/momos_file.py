@@ -1,12 +1,14 @@
 """A second reader of the .momos file, written from its description with Python's integers and
-lists; no speed, no checks.
+lists; no speed, no checks. The library safetensors cuts the file into sections.
 """
 
+import base64
 import hashlib
 import json
 import math
 import struct
 
+import safetensors
 import zstandard
 
 # Bytes of an element by dtype
@@ -135,18 +137,47 @@ def ranks(data: bytes, n: int, width: int) -> list[int]:
 
 
 def directory(content: bytes) -> dict:
-    magic, version, length, total = struct.unpack("<8sIIQ", content[:24])
-    assert (magic, version, total) == (b"\x89MOMOS\r\n", 2, len(content))
-    assert hashlib.sha256(content[56:] + content[:24]).digest() == content[24:56]
-    return json.loads(zstandard.decompress(content[len(content) - length :]))
+    (length,) = struct.unpack("<Q", content[:8])
+    about = json.loads(content[8 : 8 + length])["__metadata__"]
+    text = about["directory"].encode()
+    assert about["momos"] == "3"
+    assert hashlib.sha256(text + content[8 + length :]).hexdigest() == about["sha256"]
+    return json.loads(zstandard.decompress(base64.b85decode(text)))
+
+
+def listed(about: dict) -> dict[str, dict]:
+    """The header's entries: a tensor for each section, those of large elements first."""
+    found, place = {}, 0
+    plain = {"float32": "F32", "int64": "I64", "bool": "BOOL"}
+    typed = [(s, plain.get(s[1], "U8") if s[2] == "raw" else "U8") for s in about["sections"]]
+    starts = {}
+    for (kind, dtype, _, size), _ in sorted(
+        typed, key=lambda pair: -1 if pair[1] == "U8" else -ITEM[pair[0][1]]
+    ):
+        starts[kind, dtype] = (place, place + size)
+        place += size
+    for (kind, dtype, _, size), name in typed:
+        shape = [size if name == "U8" else size // ITEM[dtype]]
+        if kind == "motifs" and name != "U8":
+            shape = [about["num_motifs"][dtype], about["block_size"]]
+        offsets = list(starts[kind, dtype])
+        found[f"{kind}.{dtype}"] = {"dtype": name, "shape": shape, "data_offsets": offsets}
+    return found
 
 
 def tensors(content: bytes) -> dict[str, bytes]:
     """Name -> the bytes of its values in logical order."""
-    about, position, sections = directory(content), 56, {}
+    about, stored = directory(content), dict(safetensors.deserialize(content))
+    sections = {
+        (kind, dtype): (coding, bytes(stored[f"{kind}.{dtype}"]["data"]))
+        for kind, dtype, coding, _ in about["sections"]
+    }
     for kind, dtype, coding, size in about["sections"]:
-        sections[kind, dtype] = (coding, content[position : position + size])
-        position += size
+        found = stored.pop(f"{kind}.{dtype}")
+        if kind == "motifs" and coding == "raw" and dtype in ("float32", "bfloat16"):
+            assert found["shape"] == [about["num_motifs"][dtype], about["block_size"]]
+        assert len(found["data"]) == size
+    assert not stored
     found = {}
     for weight in (True, False):
         for dtype in dict.fromkeys(entry[1] for entry in about["tensors"] if entry[3] is weight):

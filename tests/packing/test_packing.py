@@ -2,6 +2,7 @@
 unnoticed.
 """
 
+import base64
 import contextlib
 import copy
 import hashlib
@@ -23,6 +24,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import momos_file
+from safetensors.torch import load_file
 from torch import nn
 
 from momos import models, packing
@@ -179,6 +181,25 @@ def test_the_second_reader_agrees_on_a_whole_model(tmp_path):
     for level in packing.LEVELS:
         packing.pack(model, tmp_path / "a.momos", 3, level=level)
         assert momos_file.tensors((tmp_path / "a.momos").read_bytes()) == content(model)
+
+
+def test_any_reader_of_safetensors_lists_it(tmp_path, files):
+    """With motifs as a matrix of their own dtype, at a place that torch can look at."""
+    for kind, whole in files.items():
+        (tmp_path / "a.momos").write_bytes(whole)
+        listed, (group,) = (
+            load_file(tmp_path / "a.momos"),
+            packing.inspect(tmp_path / "a.momos").groups,
+        )
+        parts = {"motifs", "mosaic", "tails"} if group.num_motifs else {"weights"}
+        assert {f"{part}.float32" for part in parts} <= set(listed), kind
+        assert listed["other.bool"].dtype == torch.bool
+        if kind == "fixed":
+            motifs = listed["motifs.float32"]
+            assert motifs.dtype == torch.float32 and motifs.shape == (group.num_motifs, 2)
+            weights = packing.read_tensors(tmp_path / "a.momos")["embed.weight"]
+            blocks = weights.reshape(-1)[: weights.numel() // 2 * 2].reshape(-1, 2)
+            assert set(map(tuple, blocks.tolist())) <= set(map(tuple, motifs.tolist()))
 
 
 @pytest.mark.parametrize("level", packing.LEVELS)
@@ -732,16 +753,30 @@ def test_differences_are_found_to_the_bit(tmp_path):
 # damage
 
 
-def signed(head: bytes, body: bytes, about: object) -> bytes:
-    """A file whose checksum and sizes are right: what a writer with ill intent could make."""
+def signed(whole: bytes, body: bytes, about: object) -> bytes:
+    """A file whose checksum and sizes are right: what a writer with ill intent could make.
+
+    whole: a file with as many bytes of sections, whose list is taken where `about` gives no other.
+    """
     coded = about if isinstance(about, bytes) else zstandard.compress(json.dumps(about).encode())
-    preamble = struct.pack("<8sIIQ", head[:8], 2, len(coded), 56 + len(body) + len(coded))
-    return preamble + hashlib.sha256(body + coded + preamble).digest() + body + coded
+    text = base64.b85encode(coded).decode()
+    entries = json.loads(whole[8 : -len(split(whole)[0])])
+    del entries["__metadata__"]
+    with contextlib.suppress(Exception):  # of a directory that gives none
+        listed = momos_file.listed(about)
+        if max(entry["data_offsets"][1] for entry in listed.values()) == len(body):
+            entries = listed
+    digest = hashlib.sha256(text.encode() + body).hexdigest()
+    metadata = {"momos": "3", "sha256": digest, "directory": text}
+    header = json.dumps({"__metadata__": metadata} | entries, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return struct.pack("<Q", len(header)) + header + body
 
 
-def split(whole: bytes) -> tuple[bytes, bytes, dict]:
-    (length,) = struct.unpack("<I", whole[12:16])
-    return whole[:56], whole[56:-length], momos_file.directory(whole)
+def split(whole: bytes) -> tuple[bytes, dict]:
+    """The bytes behind the header, and the directory."""
+    (length,) = struct.unpack("<Q", whole[:8])
+    return whole[8 + length :], momos_file.directory(whole)
 
 
 @contextlib.contextmanager
@@ -798,13 +833,10 @@ def damaged(whole: bytes, random: np.random.Generator) -> tuple[str, bytes]:
     elif kind == "longer":
         data += random.bytes(random.integers(1, 5000))
     elif kind == "version":
-        data[8:12] = struct.pack("<I", random.choice([0, 1, 7, 2**31, 2**32 - 1]))
+        data = data.replace(b'"3"', random.choice([b'"2"', b'"33"', b"3", b"null", b"{}"]), 1)
     elif kind == "sizes":
-        data[12:24] = struct.pack(
-            "<IQ",
-            int(random.choice([0, 2**31, 2**32 - 1])),
-            int(random.choice([0, len(data), 2**40])),
-        )
+        sizes = [0, 2**31, 2**32 - 1, len(data), 2**40, 2**64 - 1]
+        data[:8] = struct.pack("<Q", sizes[random.integers(len(sizes))])
     else:
         start, size = random.integers(len(data) - 64), random.integers(16, 64)
         data[start : start + size] = (
@@ -851,11 +883,12 @@ def test_five_hundred_forged_files(tmp_path, files):
     before = content(model)
     with little_memory():
         for index in range(500):
-            head, body, about = split(list(files.values())[index % 4])
+            whole = list(files.values())[index % 4]
+            body, about = split(whole)
             data = bytearray(body)
             for position in random.integers(len(data), size=random.integers(1, 6)):
                 data[position] = random.integers(256)
-            path.write_bytes(signed(head, bytes(data), about))
+            path.write_bytes(signed(whole, bytes(data), about))
             try:
                 packing.unpack(path, model)
             except ValueError as error:
@@ -928,7 +961,7 @@ def test_forged_directories(tmp_path, files, level):
     """Sizes are held against the file and the model before anything of that size is made; read and
     inspect have no model.
     """
-    head, body, about = split(files[level])
+    body, about = split(files[level])
     path, model = tmp_path / "a.momos", small_model(1)
     before = content(model)
     bombs = [
@@ -944,7 +977,7 @@ def test_forged_directories(tmp_path, files, level):
     forged = [changed(about, where, value) for where, value in FORGED]
     with little_memory():
         for content_of in bombs + forged:
-            path.write_bytes(signed(head, body, content_of))
+            path.write_bytes(signed(files[level], body, content_of))
             for reader in (
                 packing.read_tensors,
                 packing.inspect,
@@ -961,7 +994,7 @@ def test_forged_directories(tmp_path, files, level):
 
 def test_frames_that_declare_too_much_are_not_decompressed(tmp_path, files):
     """A byte plane of 2^40 bytes by its own word."""
-    head, body, about = split(files["entropy"])
+    body, about = split(files["entropy"])
     frame = (
         bytes.fromhex("28b52ffd")
         + bytes([0b11000000, 0x58])
@@ -970,9 +1003,12 @@ def test_frames_that_declare_too_much_are_not_decompressed(tmp_path, files):
     )
     kind, _, coding, size = about["sections"][0]
     assert (kind, coding) == ("motifs", "motifs")
+    start, stop = momos_file.listed(about)["motifs.float32"]["data_offsets"]
+    assert stop - start == size
     about["sections"][0][3] = 4 + len(frame)
     path, model = tmp_path / "a.momos", small_model(1)
-    path.write_bytes(signed(head, struct.pack("<I", len(frame)) + frame + body[size:], about))
+    body = body[:start] + struct.pack("<I", len(frame)) + frame + body[stop:]
+    path.write_bytes(signed(files["entropy"], body, about))
     with pytest.raises(
         ValueError, match="a.momos: section motifs can't be decompressed: expected 6. bytes"
     ):
@@ -981,9 +1017,10 @@ def test_frames_that_declare_too_much_are_not_decompressed(tmp_path, files):
 
 def test_a_file_of_few_bytes_may_not_describe_terabytes(tmp_path):
     packing.pack(Holder({"weight": torch.zeros(4096)}, {}), tmp_path / "a.momos", 2)
-    head, body, about = split((tmp_path / "a.momos").read_bytes())
+    whole = (tmp_path / "a.momos").read_bytes()
+    body, about = split(whole)
     (tmp_path / "a.momos").write_bytes(
-        signed(head, body, changed(about, ["tensors", 0, 2], [2**40]))
+        signed(whole, body, changed(about, ["tensors", 0, 2], [2**40]))
     )
     for reader in (packing.read_tensors, packing.inspect):
         with pytest.raises(
@@ -991,7 +1028,7 @@ def test_a_file_of_few_bytes_may_not_describe_terabytes(tmp_path):
         ):
             reader(tmp_path / "a.momos")
     (tmp_path / "a.momos").write_bytes(
-        signed(head, body, changed(about, ["tensors", 0, 2], [2**16]))
+        signed(whole, body, changed(about, ["tensors", 0, 2], [2**16]))
     )
     assert packing.read_tensors(tmp_path / "a.momos")["weight"].shape == (2**16,)
     with pytest.raises(ValueError, match="declares 262144 bytes of tensors"):

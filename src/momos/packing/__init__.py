@@ -1,10 +1,16 @@
 """The .momos file: a model as motifs and a mosaic on disk, bit for bit (MoMos, Eq. 8, made real).
 
-    preamble    56 bytes: magic, version, bytes of the directory, bytes of the file, SHA-256 of
-                everything else
-    sections    in the order and with the sizes that the directory gives; integers are little-endian
-    directory   compressed JSON: names, shapes and dtypes of the tensors, which of them are tied,
-                and the sections
+It is a safetensors file, so that any tool for those lists it. Its tensors are sections, called
+kind.dtype: motifs.float32, mosaic.float32 .. Its metadata hold
+
+    momos       the version
+    sha256      of the directory as it stands there, and of all bytes behind the header
+    directory   base 85 of compressed JSON: names, shapes and dtypes of the state dict's tensors,
+                which of them are tied, and the sections
+
+A section that is coded `raw` has the dtype of what it holds, where safetensors in all its versions
+has that: motifs.float32 is (k, block_size). Every other section is bytes; integers are
+little-endian. Sections of larger elements come first, else they are in the directory's order.
 
 The weights are cut as `momos.weights.blocks` cuts them. The weights of one dtype are a table of
 distinct blocks (`motifs`), an index per whole block (`mosaic`), and the rest of each piece
@@ -160,8 +166,8 @@ def pack_tensors(
         num_motifs={},
         sections=[],
     )
-    with atomically(Path(path)) as file:
-        write(Writer(file), first, directory)
+    with atomically(Path(path)) as file, Writer(file) as writer:
+        write(writer, first, directory)
 
 
 def unpack(path: Path | str, model: nn.Module) -> None:

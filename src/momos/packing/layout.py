@@ -1,5 +1,6 @@
 """Contents of a .momos file: tensors, the directory that describes them, and its sections."""
 
+import json
 import math
 import struct
 from collections.abc import Mapping, Sequence
@@ -43,9 +44,25 @@ DTYPES: dict[str, torch.dtype] = {
         "complex64",
     )
 }
-MAGIC, VERSION = b"\x89MOMOS\r\n", 2
-PREAMBLE = struct.Struct("<8sIIQ")  # magic, version, bytes of directory and file; then the digest
-DIGEST = 32  # bytes of SHA-256
+# Of those, the ones that every reader of safetensors knows, by its names.
+PLAIN = {
+    "float64": "F64",
+    "float32": "F32",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "int64": "I64",
+    "int32": "I32",
+    "int16": "I16",
+    "int8": "I8",
+    "uint64": "U64",
+    "uint32": "U32",
+    "uint16": "U16",
+    "uint8": "U8",
+    "bool": "BOOL",
+}
+VERSION = "3"
+LENGTH = struct.Struct("<Q")  # before the header: its bytes
+MAX_HEADER = 100_000_000  # bytes: what readers of safetensors take
 MAX_DIRECTORY = 2**26  # bytes
 
 
@@ -56,6 +73,16 @@ class Section(NamedTuple):
     dtype: str
     coding: str  # of CODINGS[kind]
     num_bytes: int
+
+
+class Place(NamedTuple):
+    """A section as a tensor of the safetensors file."""
+
+    name: str
+    dtype: str  # as safetensors calls it; U8 where the section is coded
+    shape: list[int]
+    start: int  # byte behind the header
+    stop: int
 
 
 class Directory(NamedTuple):
@@ -280,6 +307,48 @@ def fixed_bytes(directory: Directory, section: Section) -> int:
         "tails": layout.tail_bytes,
         "weights": sum(map(sum, layout.pieces)),
     }[section.kind]
+
+
+def places(directory: Directory) -> list[Place]:
+    """The sections' places, in their order in the directory.
+
+    In the file sections of larger elements come first, so that each begins at a multiple of its
+    element's size.
+    """
+    kinds = [_tensor_of(directory, section) for section in directory.sections]
+    items = [DTYPES[section.dtype].itemsize for section in directory.sections]
+    sizes = [1 if dtype == "U8" else item for (dtype, _), item in zip(kinds, items, strict=True)]
+    starts, position = [0] * len(kinds), 0
+    for index in sorted(range(len(kinds)), key=lambda index: -sizes[index]):
+        starts[index] = position
+        position += directory.sections[index].num_bytes
+    return [
+        Place(f"{section.kind}.{section.dtype}", *kind, start, start + section.num_bytes)
+        for section, kind, start in zip(directory.sections, kinds, starts, strict=True)
+    ]
+
+
+def _tensor_of(directory: Directory, section: Section) -> tuple[str, list[int]]:
+    """dtype, as safetensors calls it, and shape of a section."""
+    if section.coding != "raw" or section.dtype not in PLAIN:
+        return "U8", [section.num_bytes]
+    shape = [section.num_bytes // DTYPES[section.dtype].itemsize]
+    if section.kind == "motifs":
+        shape = [directory.num_motifs[section.dtype], directory.block_size]
+    return PLAIN[section.dtype], shape
+
+
+def header(directory: Directory, coded: str, digest: str) -> bytes:
+    """The file's header with its length before it. coded: the directory as text."""
+    entries: dict[str, Any] = {
+        "__metadata__": {"momos": VERSION, "sha256": digest, "directory": coded}
+    }
+    for place in places(directory):
+        offsets = [place.start, place.stop]
+        entries[place.name] = {"dtype": place.dtype, "shape": place.shape, "data_offsets": offsets}
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return LENGTH.pack(len(text)) + text
 
 
 def some(names: Sequence[str]) -> str:

@@ -1,5 +1,6 @@
 """Read a .momos file in parts, after the whole of it has been checked."""
 
+import base64
 import contextlib
 import hashlib
 import json
@@ -8,7 +9,7 @@ import os
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -26,11 +27,10 @@ from momos.packing.coding import (
     unpack_bits,
 )
 from momos.packing.layout import (
-    DIGEST,
     DTYPES,
-    MAGIC,
+    LENGTH,
     MAX_DIRECTORY,
-    PREAMBLE,
+    MAX_HEADER,
     VERSION,
     BadFile,
     Directory,
@@ -42,7 +42,9 @@ from momos.packing.layout import (
     dtype_name,
     fixed_bytes,
     from_json,
+    header,
     layout_of,
+    places,
     some,
     word_of,
 )
@@ -84,69 +86,55 @@ class Opened:
 
     def __init__(self, file: BinaryIO):
         self.file, self.file_bytes = file, os.fstat(file.fileno()).st_size
-        directory_bytes = self._check_preamble()
-        self.directory = self._load_directory(directory_bytes)
-        self.starts: list[int] = []
-        position = PREAMBLE.size + DIGEST
-        for section in self.directory.sections:
-            self.starts.append(position)
-            position += section.num_bytes
-        if position != self.file_bytes - directory_bytes:
-            raise BadFile(
-                "its directory is inconsistent: "
-                "the sizes of its sections do not add up to the file's"
-            )
+        text = self._read_header()
+        entries = _entries(text)
+        about = _metadata(entries)
+        self._check_size(entries, LENGTH.size + len(text))
+        self._check_digest(about)
+        self.directory = _load_directory(about["directory"])
+        if header(self.directory, about["directory"], about["sha256"])[LENGTH.size :] != text:
+            raise BadFile("declares other sections in its header than in its directory")
+        data = LENGTH.size + len(text)
+        self.starts = [data + place.start for place in places(self.directory)]
 
-    def _check_preamble(self) -> int:
-        """Check preamble and digest, and return the number of bytes of the directory."""
-        start = self.file.read(PREAMBLE.size)
-        if not start.startswith(MAGIC):
-            raise BadFile(
-                "is no .momos file" if not MAGIC.startswith(start[: len(MAGIC)]) else "is cut short"
-            )
-        digest = self.file.read(DIGEST)
-        if len(digest) < DIGEST:
+    def _read_header(self) -> bytes:
+        start = self.file.read(LENGTH.size)
+        first = self.file.read(1)
+        if not first:
             raise BadFile("is cut short")
-        _, version, directory_bytes, file_bytes = PREAMBLE.unpack(start)
-        if version != VERSION:
-            raise BadFile(f"has version {version}, expected {VERSION}")
-        if file_bytes != self.file_bytes:
+        if first != b"{":
+            raise BadFile("is no .momos file")
+        (length,) = LENGTH.unpack(start)
+        if length > MAX_HEADER:
+            raise BadFile(f"declares a header of {length} bytes; up to {MAX_HEADER} are read")
+        if length > self.file_bytes - LENGTH.size:
+            raise BadFile("is cut short within its header")
+        return first + self.file.read(length - 1) if length else b""
+
+    def _check_size(self, entries: Mapping[str, Any], data: int) -> None:
+        """Hold the file's size against the end of the last section. data: where they begin."""
+        try:
+            ends = [
+                entry["data_offsets"][1]
+                for name, entry in entries.items()
+                if name != "__metadata__"
+            ]
+            expected = data + max(ends, default=0)
+        except (KeyError, IndexError, TypeError) as error:
+            raise BadFile("is damaged: its header lists no sections") from error
+        if expected != self.file_bytes:
             raise BadFile(
-                f"has {self.file_bytes} bytes and should have {file_bytes}: "
+                f"has {self.file_bytes} bytes and should have {expected}: "
                 "it is cut short or damaged"
             )
-        if directory_bytes > file_bytes - PREAMBLE.size - DIGEST:
-            raise BadFile(
-                f"declares a directory of {directory_bytes} bytes in a file of {file_bytes}"
-            )
-        self._check_digest(start, digest)
-        return directory_bytes
 
-    def _check_digest(self, preamble: bytes, expected: bytes) -> None:
-        total = hashlib.sha256()
+    def _check_digest(self, about: Mapping[str, str]) -> None:
+        """The file is read on from behind the header."""
+        total = hashlib.sha256(about["directory"].encode())
         while part := self.file.read(BUFFER):
             total.update(part)
-        total.update(preamble)
-        if total.digest() != expected:
+        if total.hexdigest() != about["sha256"]:
             raise BadFile("is damaged: its checksum does not match its content")
-
-    def _load_directory(self, num_bytes: int) -> Directory:
-        self.file.seek(self.file_bytes - num_bytes)
-        coded = self.file.read(num_bytes)
-        try:
-            size = zstandard.frame_content_size(coded)
-            if not 0 < size <= MAX_DIRECTORY:
-                raise ValueError(f"{size} bytes long")
-            return from_json(json.loads(decompress(coded, size)))
-        except (
-            ValueError,
-            KeyError,
-            TypeError,
-            AttributeError,
-            RecursionError,
-            zstandard.ZstdError,
-        ) as error:
-            raise BadFile(f"its directory is inconsistent: {error}") from error
 
     def check_fit(self, tensors: Mapping[str, Tensor], *, tied: bool = True) -> None:
         """Raise BadFile unless the file has the names, dtypes and shapes of these tensors.
@@ -320,6 +308,48 @@ class Opened:
                 raise BadFile(f"names motif {indices.max()} of {num_motifs}")
             yield indices
         cursor.end()
+
+
+def _entries(text: bytes) -> dict[str, Any]:
+    """The header's entries by name. Raises BadFile."""
+    try:
+        entries = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BadFile("is damaged: its header is no JSON") from error
+    if not isinstance(entries, dict):
+        raise BadFile("is no .momos file")
+    return entries
+
+
+def _metadata(entries: Mapping[str, Any]) -> dict[str, str]:
+    """The metadata: version, sha256 and directory, all of them text. Raises BadFile."""
+    about = entries.get("__metadata__")
+    if not isinstance(about, dict) or "momos" not in about:
+        raise BadFile("is no .momos file: its header has no version of one")
+    if about["momos"] != VERSION:
+        raise BadFile(f"has version {str(about['momos'])[:20]!r}, expected {VERSION!r}")
+    for name in ("sha256", "directory"):
+        if not isinstance(about.get(name), str) or not about[name].isascii():
+            raise BadFile(f"is damaged: its header has no {name}")
+    return about
+
+
+def _load_directory(text: str) -> Directory:
+    try:
+        coded = base64.b85decode(text)
+        size = zstandard.frame_content_size(coded)
+        if not 0 < size <= MAX_DIRECTORY:
+            raise ValueError(f"{size} bytes long")
+        return from_json(json.loads(decompress(coded, size)))
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        zstandard.ZstdError,
+    ) as error:
+        raise BadFile(f"its directory is inconsistent: {error}") from error
 
 
 class _Cursor:

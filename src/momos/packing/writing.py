@@ -1,13 +1,15 @@
 """Write a .momos file: distinct blocks, then section after section, with a digest of all."""
 
+import base64
 import contextlib
 import hashlib
 import json
 import os
 import struct
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Self
 
 import numpy as np
 from torch import Tensor
@@ -25,43 +27,66 @@ from momos.packing.coding import (
     rank_codes,
 )
 from momos.packing.layout import (
-    DIGEST,
-    MAGIC,
-    PREAMBLE,
-    VERSION,
     Directory,
     Layout,
     Section,
     as_bytes,
+    header,
     layout_of,
+    places,
     to_json,
     word_of,
 )
 
 TINY = 256  # fewer bytes are not worth coding
+BUFFER = 2**20  # bytes moved at a time
 
 
 class Writer:
-    """A file that counts and digests what is written to it."""
+    """A file whose sections are written beside it, since its header needs their sizes.
+
+    Context manager: what lies beside the file is gone when it ends.
+    """
 
     def __init__(self, file: BinaryIO):
-        self.file, self.digest, self.num_bytes = file, hashlib.sha256(), PREAMBLE.size + DIGEST
-        file.write(bytes(self.num_bytes))
+        self.file, self.num_bytes = file, 0
+        self.sections = tempfile.TemporaryFile(dir=Path(file.name).parent)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):  # of a full disk, which a write has told already
+            self.sections.close()
 
     def write(self, data: bytes | np.ndarray) -> None:
         """Write the next bytes of a section."""
-        content = data.data if isinstance(data, np.ndarray) else data
-        self.file.write(content)
-        self.digest.update(content)
+        self.sections.write(data.data if isinstance(data, np.ndarray) else data)
         self.num_bytes += len(data) if isinstance(data, bytes) else data.nbytes
 
-    def finish(self, directory: bytes) -> None:
-        """Write the directory at the end, and preamble and digest at the start."""
-        self.write(directory)
-        preamble = PREAMBLE.pack(MAGIC, VERSION, len(directory), self.num_bytes)
-        self.digest.update(preamble)
+    def finish(self, directory: Directory) -> None:
+        """Write the header and all sections to the file."""
+        content = json.dumps(to_json(directory), separators=(",", ":")).encode()
+        coded = base64.b85encode(compress(content, len(content))).decode()
+        digest = hashlib.sha256(coded.encode())
+        self.file.write(header(directory, coded, digest.hexdigest()))
+        starts = np.cumsum([0, *(section.num_bytes for section in directory.sections)])
+        for place, start in sorted(
+            zip(places(directory), starts, strict=False), key=lambda pair: pair[0].start
+        ):
+            self.sections.seek(start)
+            for size in _sizes(place.stop - place.start):
+                part = self.sections.read(size)
+                digest.update(part)
+                self.file.write(part)
         self.file.seek(0)
-        self.file.write(preamble + self.digest.digest())
+        self.file.write(header(directory, coded, digest.hexdigest()))
+
+
+def _sizes(num_bytes: int) -> Iterator[int]:
+    """Cut num_bytes into parts of at most BUFFER."""
+    for start in range(0, num_bytes, BUFFER):
+        yield min(BUFFER, num_bytes - start)
 
 
 @contextlib.contextmanager
@@ -99,8 +124,7 @@ def write(writer: Writer, tensors: Mapping[str, Tensor], directory: Directory) -
         members = [tensors[name] for name in rest if directory.dtypes[name] == dtype]
         num_bytes = sum(tensor.nbytes for tensor in members)
         _write_section(writer, directory, "other", dtype, map(as_bytes, members), num_bytes)
-    content = json.dumps(to_json(directory), separators=(",", ":")).encode()
-    writer.finish(compress(content, len(content)))
+    writer.finish(directory)
 
 
 def _write_weights(
