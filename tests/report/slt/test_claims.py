@@ -44,6 +44,7 @@ def knee_curve(eps: float, num: int = 30) -> pd.DataFrame:
             "strength": strengths,
             "cost": np.log2(strengths),
             "rise": np.exp(k * (np.log(20) - np.log(strengths)) + math.log(eps)),
+            "coarse": np.arange(num) % 2 == 0,
         }
     )
 
@@ -78,6 +79,7 @@ def results(*, noise: float = 0.0, knee: float = 0.1, **changes) -> SltResults:
                     "hessian_trace": trace,
                     "loss_rise": 0.1,
                     "init_loss": 3 - 0.1 * np.log(STEPS) ** 1.5,
+                    "l2_norm": np.log(STEPS) + 0.1 * seed,
                     "flags": np.nan,
                     "nbeta": 300.0,
                     "localization": 3000.0,
@@ -93,7 +95,9 @@ def results(*, noise: float = 0.0, knee: float = 0.1, **changes) -> SltResults:
                 )
                 critical.append(
                     pd.DataFrame(
-                        common | {"scheme": scheme, "eps": eps, "value": found, "status": "found"}
+                        common
+                        | {"scheme": scheme, "eps": eps, "value": found, "status": "found"}
+                        | {"refined": found - 2 * (np.arange(len(STEPS)) % 2)}
                     )
                 )
             for step in STEPS:
@@ -360,7 +364,8 @@ def write_tree(root: Path, found: SltResults) -> None:
     slt = root / "slt"
     for (model, seed), llc in found.llc.groupby(RUN):
         run = f"{model}/{seed}"
-        save(slt / "measures" / run / "llc" / "llc.csv", llc.drop(columns=RUN))
+        own = llc.drop(columns=[*RUN, "l2_norm"])
+        save(slt / "measures" / run / "llc" / "llc.csv", own)
         save(slt / "checkpoints" / run / "history.csv", llc[["step"]].assign(val_loss=1.0))
         for scheme in found.settings.schemes:
             for name, frame in (("critical", found.critical), ("curve", found.curve)):
@@ -371,6 +376,9 @@ def write_tree(root: Path, found: SltResults) -> None:
                     slt / "measures" / run / scheme / f"{name}.csv",
                     mine.drop(columns=[*RUN, "scheme"]),
                 )
+    rivals = found.llc[["model", "seed", "step", "l2_norm"]]
+    for model, mine in rivals.groupby("model"):
+        save(slt / "rivals" / f"{model}.csv", mine.drop(columns="model"))
     (slt / "text.json").write_text(
         json.dumps(
             {
@@ -443,6 +451,7 @@ def test_the_report_holds_all_that_it_links_to(tree):
         "critical_step",
         "eps",
         "controls",
+        "measures",
         "images",
     }
     assert (

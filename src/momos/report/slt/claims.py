@@ -16,7 +16,7 @@ import pandas as pd
 from momos.report.shared import verdicts
 from momos.report.shared.claims import Claim
 from momos.report.shared.verdicts import NOT_RUN, Judgement, Judges, Missing, judged
-from momos.report.slt.beside import llc_text, rivals_text
+from momos.report.slt.beside import bits_text, knee_text, llc_text, refined_text, rivals_text
 from momos.report.slt.fits import (
     RunValues,
     r2,
@@ -27,6 +27,7 @@ from momos.report.slt.fits import (
     statistic_by_run,
 )
 from momos.report.slt.results import RUN, SltResults
+from momos.report.slt.rivals import sentences
 
 PAPER = "singular_mdl"  # this paper's key in claims.yaml
 MIN_RUNS = 3  # on none of which a setting was chosen
@@ -74,7 +75,14 @@ def critical_n_q_is_linear_in_llc(claim: Claim, results: SltResults) -> Judgemen
         claim,
         measured,
         note.strip(),
-        also=f"{rivals_text(results, 'quantization', linear)} {llc_text(results)}",
+        also=" ".join(
+            (
+                rivals_text(results, "quantization", linear),
+                llc_text(results),
+                bits_text(in_bits, linear),
+                refined_text(results),
+            )
+        ),
         samples={"r2": {"": linear.of_run}, "slope": {"": slopes.of_run}},
         r2=linear.mean,
         slope=slopes.mean,
@@ -99,6 +107,7 @@ def knee_lies_near_the_tolerance(claim: Claim, results: SltResults) -> Judgement
         claim,
         f"rise at the knee {rise.text} nats",
         note,
+        also=knee_text(results),
         samples={"rise_at_knee": {"": rise.of_run}, "eps": eps},
         rise_at_knee=rise.mean,
         eps=eps,
@@ -218,7 +227,9 @@ def llc_predicts_better_than_controls(claim: Claim, results: SltResults) -> Judg
         claim,
         measured,
         note,
-        also=f"{rivals_text(results, 'quantization', llc)} {llc_text(results)}",
+        also=" ".join(
+            (*sentences(results), rivals_text(results, "quantization", llc), llc_text(results))
+        ),
         samples={
             "r2_on_llc": {"": llc.of_run},
             "r2_on_trace": {"": trace.of_run},

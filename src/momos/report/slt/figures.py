@@ -221,6 +221,31 @@ def llc_against_step(llc: pd.DataFrame, history: pd.DataFrame, runs: Runs) -> Fi
     return figure
 
 
+def measures(frame: pd.DataFrame, runs: Runs) -> Figure:
+    """Every measure along training: a row each, a column per model, a line per seed.
+
+    frame: model, seed, step, and a column per measure under its name for readers.
+    """
+    names = [name for name in frame if name not in ("model", "seed", "step")]
+    models = list(dict.fromkeys(model for model, _ in runs))
+    figure = Figure(figsize=(1.4 + 5.2 * len(models), 0.8 + 1.25 * len(names)))
+    axes = figure.subplots(len(names), len(models), squeeze=False, sharex="col")
+    for row, name in zip(axes, names, strict=True):
+        for ax, model in zip(row, models, strict=True):
+            seeds = [run for run in runs if run[0] == model]
+            for place, run in enumerate(seeds):
+                mine = _of(frame, run).dropna(subset=name)
+                _line(mine, ax, "step", name, place, f"seed {run[1]}")
+            ax.set(xscale="log", ylabel=name.replace(" of ", "\nof ") if ax is row[0] else "")
+            ax.yaxis.label.set(rotation=0, ha="right", va="center")
+    for ax, model in zip(axes[0], models, strict=True):
+        ax.set(title=model)
+    for ax in axes[-1]:
+        ax.set(xlabel=AXES["step"])
+    _legend(figure, axes[0, 0])
+    return figure
+
+
 def images(complexity: pd.DataFrame, n_q: str) -> Figure:
     """Image classifiers: critical n_q, RAC and 1-D BDM ratio against LLC, a marker per model."""
     measures = {n_q: "Critical n_q", "rac": "RAC (times)", "bdm_1d_ratio": "1-D BDM ratio"}

@@ -204,3 +204,18 @@ def rise_at_knee(curve: pd.DataFrame) -> float:
     first = np.gradient(y, x)
     bend = np.abs(np.gradient(first, x)) / (1 + first**2) ** 1.5
     return float(y[1:-1][bend[1:-1].argmax()])
+
+
+def power_law(curve: pd.DataFrame, *, least: float) -> tuple[float, pd.DataFrame]:
+    """The p of rise = c n_q^-p, fitted to the logarithms, and the curve with such rises.
+
+    Only rises of `least` or more are fitted: smaller ones are noise, or below zero. Raises Missing
+    for fewer than two of them.
+    """
+    rows = curve[curve["rise"].astype(float) >= least]
+    if rows.strength.nunique() < 2:
+        raise Missing(f"A curve has fewer than two rises of {least:g} or more: no power law.")
+    n_q = np.log(rows.strength.to_numpy(float))
+    falling, constant = np.polyfit(n_q, np.log(rows["rise"].to_numpy(float)), 1)
+    law = np.exp(constant + falling * np.log(curve.strength.to_numpy(float)))
+    return -float(falling), curve.assign(rise=law)

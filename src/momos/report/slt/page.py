@@ -10,6 +10,7 @@ from momos.files import atomic
 from momos.report.shared import figures, verdicts
 from momos.report.shared import tables as rendering
 from momos.report.shared.figures import Drawing
+from momos.report.slt import rivals
 from momos.report.slt.study import SltStudy, drawings, tables
 
 
@@ -61,6 +62,7 @@ def page(study: SltStudy, drawn: Mapping[str, Drawing], table_captions: Mapping[
         _data_text(study),
         f"## Claims\n\n{summary}\nEach with its numbers: [claims.md](claims.md).",
     ]
+    parts += _answer(study)
     if drawn:
         parts.append("## Figures\n\n" + figures.markdown(drawn))
     linked = [f"- [{name}](tables/{name}.md): {text}" for name, text in table_captions.items()]
@@ -70,6 +72,21 @@ def page(study: SltStudy, drawn: Mapping[str, Drawing], table_captions: Mapping[
         parts.append("## Tables\n\n" + "\n".join(linked))
     parts.append("## Settings\n\n" + rendering.markdown(_settings(study)))
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+
+
+def _answer(study: SltStudy) -> list[str]:
+    """The section that answers the question of the title; none without two seeds of a model."""
+    said = rivals.sentences(study.results)
+    if not said:
+        return []
+    text = (
+        "Differences of R^2, LLC less rival, for leave-one-seed-out predictions and for what is"
+        " left at equal loss; in brackets 95 % intervals of a bootstrap over runs and steps. `not told"
+        " apart`: the interval holds zero. Every predictor and critical value:"
+        " [rivals](tables/rivals.md), [answers](tables/answers.md)."
+    )
+    listed = "\n".join(f"- {sentence}" for sentence in said)
+    return [f"## Does the LLC predict compressibility better?\n\n{listed}\n\n{text}"]
 
 
 def _listed(values: tuple[int, ...]) -> str:

@@ -4,7 +4,7 @@ A run is one model and seed.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
@@ -21,11 +21,13 @@ RunKey: TypeAlias = tuple[str, int]
 class SltResults:
     """Every table of the study, for the runs and schemes that params.yaml lists."""
 
-    llc: pd.DataFrame  # a row per run and step
+    llc: pd.DataFrame  # a row per run and step: the LLC, and its rivals where they were measured
     critical: pd.DataFrame  # a row per run, step, scheme and eps
     curve: pd.DataFrame  # a row per run, step, scheme and strength
     history: pd.DataFrame  # a row per run and step of its training; empty without any training
     settings: config.Slt
+    sweep: pd.DataFrame = field(default_factory=pd.DataFrame)  # a row per swept step and setting
+    plateau: pd.DataFrame = field(default_factory=pd.DataFrame)  # a row per swept step
 
     @property
     def runs(self) -> list[RunKey]:
@@ -66,8 +68,12 @@ def read_results(folder: Path, settings: config.Slt) -> SltResults:
     Raises ValueError naming a missing file.
     """
     runs = [(model, seed) for model in settings.models for seed in settings.seeds]
+    llc = _joined(_llc(folder, run) for run in runs)
+    if runs:
+        rivals = _joined(_rivals(folder, model) for model in settings.models)
+        llc = llc.merge(rivals, on=[*RUN, "step"], how="left", validate="one_to_one")
     return SltResults(
-        llc=_joined(_llc(folder, run) for run in runs),
+        llc=llc,
         critical=_joined(
             _of_scheme(folder, run, scheme, "critical")
             for run in runs
@@ -80,6 +86,8 @@ def read_results(folder: Path, settings: config.Slt) -> SltResults:
             _history(folder, run) for run in runs if _history_path(folder, run).is_file()
         ),
         settings=settings,
+        sweep=_swept(folder, runs, "sweep"),
+        plateau=_swept(folder, runs, "plateau"),
     )
 
 
@@ -90,6 +98,16 @@ def read_complexity(folder: Path, models: Sequence[str]) -> pd.DataFrame:
 
 def _llc(folder: Path, run: RunKey) -> pd.DataFrame:
     return _table(folder / "measures" / _place(run) / "llc" / "llc.csv", _key(run))
+
+
+def _swept(folder: Path, runs: Sequence[RunKey], name: str) -> pd.DataFrame:
+    """A table of stage `llc` that only the swept runs have."""
+    paths = {run: folder / "measures" / _place(run) / "llc" / f"{name}.csv" for run in runs}
+    return _joined(_table(path, _key(run)) for run, path in paths.items() if path.is_file())
+
+
+def _rivals(folder: Path, model: str) -> pd.DataFrame:
+    return _table(folder / "rivals" / f"{model}.csv", {"model": model})
 
 
 def _of_scheme(folder: Path, run: RunKey, scheme: str, name: str) -> pd.DataFrame:

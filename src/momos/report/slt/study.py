@@ -3,7 +3,7 @@
 A new figure is one function of `figures` and one entry of `drawings`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from momos import config
 from momos.config.images import compressor_names
 from momos.report.shared.figures import Drawing
 from momos.report.shared.statistics import spearman
-from momos.report.slt import figures
+from momos.report.slt import figures, rivals
 from momos.report.slt.fits import fits
 from momos.report.slt.results import RUN, SltResults
 
@@ -27,7 +27,13 @@ FITTED = (
     "noise_relative",
 )
 LLC_COLUMNS = [
-    *RUN, "step", "init_loss", "llc_mean", "llc_std", "loss_rise", "hessian_trace", "flags",
+    *RUN, "step", "init_loss", "llc_mean", "llc_std", "llc_corrected", "llc_quadratic",
+    "llc_gradient", "llc_variance", "rhat", "ess", "gradient_norm", "loss_rise", "hessian_trace",
+    "hessian_max", "flags",
+]  # fmt: skip
+SWEEP_COLUMNS = [
+    *RUN, "step", "nbeta", "localization", "llc_mean", "llc_std", "llc_corrected",
+    "llc_quadratic", "llc_gradient", "llc_variance", "rhat", "ess", "loss_rise", "flags",
 ]  # fmt: skip
 
 
@@ -95,6 +101,10 @@ def _run_drawings(study: SltStudy) -> dict[str, Drawing]:
             " and the critical sigma of plain noise.",
             lambda: figures.controls(_control_points(study), runs, slt.fit_steps),
         ),
+        "measures": Drawing(
+            "Both papers' measures on the same checkpoints, along training.",
+            lambda: figures.measures(rivals.measures(rivals.with_rivals(results)), runs),
+        ),
     }
 
 
@@ -147,6 +157,7 @@ def tables(study: SltStudy) -> dict[str, tuple[pd.DataFrame, str]]:
             _step_table(study.results),
             f"Every checkpoint: LLC, controls, critical values at eps = {study.slt.main_eps:g}.",
         )
+        listed |= {name: (frame, text) for name, frame, text in _rival_tables(study) if len(frame)}
     if len(study.complexity):
         listed["images"] = (
             study.complexity,
@@ -159,13 +170,54 @@ def tables(study: SltStudy) -> dict[str, tuple[pd.DataFrame, str]]:
     return listed
 
 
+def _rival_tables(study: SltStudy) -> Iterator[tuple[str, pd.DataFrame, str]]:
+    """What the LLC is compared with: name, numbers, caption."""
+    results = study.results
+    first, last = study.slt.fit_steps
+    yield (
+        "answers",
+        rivals.answers(results),
+        "R^2 of the LLC less that of each rival for critical n_q: leave-one-seed-out (difference),"
+        " and partial at equal loss; with 95 % intervals of a bootstrap over runs and steps.",
+    )
+    yield (
+        "rivals",
+        rivals.table(results),
+        "R^2 of every predictor for every critical value, and for differences between consecutive"
+        " checkpoints: in sample, leave-one-checkpoint-out, leave-one-seed-out; partial at equal"
+        f" step and at equal loss. Steps {first} to {last}; 95 % intervals of a bootstrap over runs"
+        " and steps, each drawn with replacement, without fitting again.",
+    )
+    yield (
+        "correlation_equal_step",
+        rivals.correlations(results),
+        "Pearson's correlation of all measures, each less its mean over the runs at that step.",
+    )
+    yield (
+        "sweep",
+        _known(results.sweep, SWEEP_COLUMNS),
+        "The LLC at other settings of the sampler, beside its quadratic prediction.",
+    )
+    yield (
+        "plateau",
+        results.plateau,
+        "Slope of log LLC against log localization: 0 on a plateau, -1 where the estimate is the"
+        " trace of the Hessian.",
+    )
+
+
 def _step_table(results: SltResults) -> pd.DataFrame:
     """A row per run and step: the LLC, and a column of critical values for each scheme."""
-    frame = results.llc[LLC_COLUMNS]
+    frame = _known(results.llc, LLC_COLUMNS)
     for scheme in results.settings.schemes:
         values = results.values(scheme, config.CRITICAL[scheme])
         frame = frame.merge(values, on=[*RUN, "step"], how="left")
     return frame
+
+
+def _known(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """The columns that the frame has."""
+    return frame[[name for name in columns if name in frame]]
 
 
 def _correlation_table(study: SltStudy) -> pd.DataFrame:
