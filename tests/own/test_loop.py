@@ -17,7 +17,7 @@ from momos.compute.seeds import generator_for
 from momos.methods import nearest
 from momos.methods.method import NotFinite, parse
 from momos.methods.quantize import fake_quantize, quantize, quantized_names
-from momos.weights.blocks import num_blocks, num_motifs, trainable
+from momos.weights.blocks import from_blocks, num_blocks, num_motifs, real_weights, trainable
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 DEVICES = [
@@ -26,6 +26,10 @@ DEVICES = [
         "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
     ),
 ]
+
+
+# the second of four epochs trains motifs, so that a stop after it comes in the middle of that
+PHASES = {"block_size": 2, "num_motifs": 4, "motifs": [["kmeans", 0.3], ["trained", 1.0]]}
 
 
 def network(seed=0, dtype=torch.float32, device="cpu"):
@@ -293,22 +297,27 @@ def test_a_compiled_model_sees_the_projected_weights(bits):
 @pytest.mark.parametrize(
     "settings",
     [{"block_size": 2, "capacity": 0.1}, {"block_size": 2, "num_motifs": 5, "bits": 8,
-                                          "projection_every": 2}],
+                                          "projection_every": 2},
+     {"recipe": "best", "block_size": 2, "num_motifs": 5, "epochs": 4}, {"recipe": PHASES}],
 )  # fmt: skip
 def test_a_resumed_training_ends_with_the_same_bytes(settings):
+    settings = {"epochs": 4} | settings
     whole = network()
-    mosaic = MoMos(whole, **settings, seed=5)
-    train(whole, mosaic, optimizer_of(whole), range(4))
+    optimizer = optimizer_of(whole)
+    mosaic = MoMos(whole, **settings, seed=5, optimizer=optimizer)
+    train(whole, mosaic, optimizer, range(4))
 
     first = network()
-    begun, optimizer = MoMos(first, **settings, seed=5), optimizer_of(first)
+    optimizer = optimizer_of(first)
+    begun = MoMos(first, **settings, seed=5, optimizer=optimizer)
     train(first, begun, optimizer, range(2))
     file = io.BytesIO()
     torch.save([first.state_dict(), optimizer.state_dict(), begun.state_dict()], file)
     saved = torch.load(io.BytesIO(file.getvalue()), weights_only=True)
 
     model = network(seed=9)
-    again, optimizer = MoMos(model, **settings, seed=6), optimizer_of(model)
+    optimizer = optimizer_of(model)
+    again = MoMos(model, **settings, seed=6, optimizer=optimizer)
     model.load_state_dict(saved[0])
     optimizer.load_state_dict(saved[1])
     again.load_state_dict(saved[2])
@@ -318,6 +327,48 @@ def test_a_resumed_training_ends_with_the_same_bytes(settings):
     train(model, again, optimizer, range(2, 4))
     assert same(model.state_dict(), whole.state_dict())
     assert again.report().numbers == mosaic.report().numbers
+
+
+def test_trained_motifs_are_what_the_optimiser_trains():
+    """In the second epoch of two; beside a loop that trains motifs alone, in float64."""
+    model = network(dtype=torch.float64)
+    optimizer = optimizer_of(model)
+    mosaic = MoMos(model, recipe=PHASES, epochs=3, optimizer=optimizer)
+    train(model, mosaic, optimizer, range(1))
+    projection = mosaic.applied.parts[0].projection
+    motifs, like = projection.motifs.clone().requires_grad_(), list(trainable(model).values())
+    keep = real_weights([weight.numel() for weight in like], 2)
+    counts = torch.zeros_like(motifs).index_add(0, projection.mosaic, keep.view(-1, 2).double())
+    theirs = torch.optim.SGD([motifs], lr=0.1, momentum=0.9)
+    for number in range(3, 6):
+        inputs, labels = batch(number, torch.float64)
+        flat = motifs[projection.mosaic].reshape(-1)[keep]
+        parts = zip(trainable(model), flat.split([w.numel() for w in like]), like, strict=True)
+        current = {name: part.view(weight.shape) for name, part, weight in parts}
+        theirs.zero_grad()
+        F.cross_entropy(functional_call(model, current, (inputs,)).float(), labels).backward()
+        motifs.grad /= counts.clamp(min=1)
+        motifs.grad[0] = 0  # the zero block
+        theirs.step()
+    train(model, mosaic, optimizer, range(1, 2))
+    expected = from_blocks(motifs.detach()[projection.mosaic], like)
+    for weight, other in zip(like, expected, strict=True):
+        assert torch.allclose(weight, other, rtol=1e-9, atol=1e-12)
+    report = mosaic.report()
+    assert report.distortion == report.num_changed == 0 and report.motifs_used > 1
+
+
+def test_what_phases_need_is_asked_for_before_training():
+    model = network()
+    with pytest.raises(ValueError, match="epochs must be given: motifs are .*, got None"):
+        MoMos(model, recipe="best")
+    with pytest.raises(ValueError, match="MoMos.recipe must be one of best, or an entry of meth"):
+        MoMos(model, recipe="worst")
+    mosaic = MoMos(model, recipe="best", num_motifs=5, epochs=10)
+    with pytest.raises(ValueError, match=r"optimizer must be given \(optimizer=.., or follow\)"):
+        mosaic.step()
+    assert mosaic.about["block_size"] == 4 and mosaic.about["num_motifs"] == 5
+    MoMos(model, recipe={"block_size": 2, "num_motifs": 4}).step()
 
 
 def test_the_state_of_another_mosaic_is_refused():

@@ -171,6 +171,11 @@ class Ingredient(Settings):
         """Whether the weights as deployed differ from the stored ones behind them (latent)."""
         return False
 
+    @property
+    def ties_weights(self) -> bool:
+        """Whether weights are tied to others at some time in a training (`Applied.is_tied`)."""
+        return False
+
     def describe(self, model: nn.Module) -> dict[str, Any]:
         """What run.json says of this ingredient on this model, before training.
 

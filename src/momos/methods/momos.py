@@ -23,6 +23,14 @@ if TYPE_CHECKING:
     from momos.methods.mosaic import Projection
     from momos.methods.tied import Tied
 
+# What to use instead of the paper's method (docs/mosaics.md), by name
+RECIPES: dict[str, dict[str, Any]] = {
+    "best": {
+        "block_size": 4,
+        "capacity": 0.01,
+        "motifs": [["redrawn", 0.5], ["kmeans", 0.7], ["trained", 1.0]],
+    }
+}
 CHOICES = {"kmeans++": "k-means++", "usage": "usage"}
 
 
@@ -62,9 +70,13 @@ class MosaicOfMotifs(Ingredient):
         whole = self.codebook != "tensor" or self.slicing != "model"
         require(whole, f"{where}.codebook", "model where mosaic.slicing is model", self.codebook)
         schedule.check(self.motifs, f"{where}.motifs")
-        timed = "trained" not in self.kinds or self.projection_every in (None, "epoch")
+        timed = not self.ties_weights or self.projection_every in (None, "epoch")
         expected = "epoch where motifs are trained"
         require(timed, f"{where}.projection_every", expected, self.projection_every)
+
+    @property
+    def ties_weights(self) -> bool:
+        return "trained" in self.kinds
 
     @property
     def is_published(self) -> bool:

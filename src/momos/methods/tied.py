@@ -11,7 +11,7 @@ becomes its motif's first one, because a vectorised kernel rounds its last few w
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -106,3 +106,13 @@ def _spread(motifs: Tensor, mosaic: Tensor, blocks: Tensor) -> None:
         return
     one, other = (values.view(-1).view(as_number) for values in (motifs, blocks))
     torch.index_select(one, 0, mosaic, out=other)
+
+
+def gradients_of(weights: Iterable[Tensor]) -> list[Tensor]:
+    """Return the weights' gradients in order, zeros made for those that have none."""
+    gradients = []
+    for weight in weights:
+        if weight.grad is None:
+            weight.grad = torch.zeros_like(weight)
+        gradients.append(weight.grad)
+    return gradients

@@ -28,8 +28,10 @@ from torch import Tensor, nn
 from momos.complexity.code_length import describe_stored
 from momos.methods.batch_norm import RemeasuredBatchNorm
 from momos.methods.method import FULL_PRECISION, Applied, Method, NotFinite, parse
+from momos.methods.momos import RECIPES
 from momos.methods.mosaic import Projection
 from momos.methods.qat import Quantization
+from momos.methods.tied import gradients_of
 from momos.own import forward, weights
 from momos.own.ranks import Ranks
 from momos.settings import require
@@ -67,13 +69,21 @@ class Report(NamedTuple):
 class OwnLoop:
     """A method of the study at work on one model in anybody's training loop.
 
-    model: may be wrapped. method: with all of its settings. seed: of the draws. distributed: False
-    for ranks of torch.distributed that train models of their own. Raises ValueError for settings
-    that do not fit the model, and naming weights that can't take part (`momos.own.weights`).
+    model: may be wrapped. method: with all of its settings. seed: of the draws. epochs: of the
+    training, for a method in phases. optimizer: as of `follow`. distributed: False for ranks of
+    torch.distributed that train models of their own. Raises ValueError for settings that do not fit
+    the model or the epochs, and naming weights that can't take part (`momos.own.weights`).
     """
 
     def __init__(
-        self, model: nn.Module, method: Method, *, seed: int = 0, distributed: bool = True
+        self,
+        model: nn.Module,
+        method: Method,
+        *,
+        seed: int = 0,
+        epochs: int | None = None,
+        optimizer: torch.optim.Optimizer | None = None,
+        distributed: bool = True,
     ) -> None:
         self.model, self.method = weights.unwrapped(model), method
         self.arch = type(self.model).__name__.lower()  # for quantize.exclude: names
@@ -83,10 +93,30 @@ class OwnLoop:
         self.about = method.describe(self.model)
         self.about["num_weights"] = sum(shape.numel() for shape in self.shapes.values())
         self.applied = method.apply(self.model, arch=self.arch, seed=seed)
+        self.applied.begin(epochs)
+        self.optimizers: list[torch.optim.Optimizer] = []
+        if optimizer is not None:
+            self.follow(optimizer)
         self.num_steps = 0
         self._history = self.applied.history()
         self._follows_first = False
         self._let_see()
+
+    def follow(self, optimizer: torch.optim.Optimizer) -> None:
+        """Let the method act on gradients before each update of this optimiser.
+
+        Motifs that are trained need it, before the first step. Where their training begins or ends,
+        the optimiser forgets its moments: those are of other parameters.
+        """
+        optimizer.register_step_pre_hook(lambda *about: self.before_update())
+        self.optimizers.append(optimizer)
+
+    def before_update(self) -> None:
+        """Let the method act on the gradients. An optimiser that is followed does that itself,
+        unless it computes them in a closure: then call this in the closure, at its end.
+        """
+        if self.applied.is_tied:
+            self.applied.before_update(gradients_of(weights.trainable(self.model).values()))
 
     def step(self) -> Projection | None:
         """Take note of an optimiser step, to be called after each; project where that is due.
@@ -104,9 +134,12 @@ class OwnLoop:
     def epoch(self) -> Projection | None:
         """End an epoch, to be called before validation. Returns and raises as `step`."""
         self._begin()
-        return self._act(
-            self.applied.after_epoch, f"at an epoch's end, after step {self.num_steps}"
-        )
+        tied, when = self.applied.is_tied, f"at an epoch's end, after step {self.num_steps}"
+        projection = self._act(self.applied.after_epoch, when)
+        if self.applied.is_tied != tied:
+            for optimizer in self.optimizers:
+                optimizer.state.clear()
+        return projection
 
     def report(self) -> Report:
         """Return distortion and usage of the last projection, and the description length."""
@@ -195,6 +228,9 @@ class OwnLoop:
                 raise ValueError(f"{part.name} changes what the forward pass sees: expected QAT")
 
     def _begin(self) -> None:
+        followed = self.optimizers or not any(p.ties_weights for p in self.method.ingredients)
+        text = "given (optimizer=.., or follow) where motifs are trained"
+        require(followed, "optimizer", text, None)
         if not self._follows_first:
             self.ranks.follow_first(self.applied.generators(), at=self._device)
             self._follows_first = True
@@ -242,7 +278,9 @@ class MoMos(OwnLoop):
 
     block_size: weights per block (s). capacity: number of motifs as a share of that of blocks (C),
     or num_motifs (k). bits: below 32 the forward pass sees quantised weights, too. recipe: instead
-    of these an entry of `methods` in params.yaml, or a method or recipe of this library.
+    of these an entry of `methods` in params.yaml, or a method or recipe of this library; or "best",
+    motifs in phases as docs/mosaics.md recommends them, which needs epochs, of the whole training,
+    and the optimizer, and takes a size beside it.
     projection_every: "epoch" as the authors' code, "step" as the paper, or a number of steps.
     force_zero, slicing: as of `momos.project_`. exclude: what is not quantised beside biases, as of
     `momos.methods.quantize.quantized_names`. seed, distributed, errors: as of `OwnLoop`.
@@ -262,10 +300,16 @@ class MoMos(OwnLoop):
         slicing: str = "tensor",
         exclude: str = "type",
         seed: int = 0,
+        epochs: int | None = None,
+        optimizer: torch.optim.Optimizer | None = None,
         distributed: bool = True,
     ) -> None:
         entry = {"block_size": block_size, "capacity": capacity, "num_motifs": num_motifs}
-        if recipe is None:
+        if isinstance(recipe, str):
+            expected = f"one of {', '.join(RECIPES)}, or an entry of methods"
+            require(recipe in RECIPES, "MoMos.recipe", expected, recipe)
+            entry, recipe = _resized(RECIPES[recipe], entry), None
+        elif recipe is None:
             require(block_size is not None, "MoMos.block_size", "given, or a recipe", block_size)
         else:
             given = {name: value for name, value in entry.items() if value is not None}
@@ -279,7 +323,9 @@ class MoMos(OwnLoop):
         mosaic |= {"force_zero": force_zero}
         shared: dict[str, dict[str, Any]] = {"mosaic": mosaic, "quantize": {"exclude": exclude}}
         method = _method({"bits": bits, **entry} if recipe is None else recipe, "MoMos", shared)
-        super().__init__(model, method, seed=seed, distributed=distributed)
+        super().__init__(
+            model, method, seed=seed, epochs=epochs, optimizer=optimizer, distributed=distributed
+        )
 
 
 class QAT(OwnLoop):
@@ -306,6 +352,14 @@ def _method(recipe: Any, where: str, shared: Mapping[str, Mapping[str, Any]]) ->
             text = f"a value: parse {method.label} with the settings that methods share"
             require(value is not None or key in part.optional, f"{where}.{key}", text, value)
     return method
+
+
+def _resized(recipe: Mapping[str, Any], size: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe with those of block_size, capacity and num_motifs that are given."""
+    given = {name: value for name, value in size.items() if value is not None}
+    counted = given.keys() & {"capacity", "num_motifs"}
+    own = {name: value for name, value in recipe.items() if name != "capacity" or not counted}
+    return own | given
 
 
 def _first_difference(

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from momos import config
 from momos.methods.method import AppliedMethod
+from momos.methods.tied import gradients_of
 from momos.models.evaluate import Forward
 
 WARM_UP_STEPS = 3  # before a CUDA graph is captured, as PyTorch's documentation asks
@@ -87,7 +88,8 @@ class Step:
         self.optimizer.zero_grad(set_to_none=True)
         self._backward(loss)
         if any(method.is_tied for method in self.methods):
-            self._tie(gradients_of(self.optimizer))
+            groups = self.optimizer.param_groups
+            self._tie(gradients_of(weight for group in groups for weight in group["params"]))
         self.optimizer.step()
         return loss.detach(), (output.detach().argmax(-1) == labels).sum(-1)
 
@@ -115,16 +117,6 @@ class Step:
 
     def _forward(self, images: Tensor) -> Tensor:
         return self.call_model(self.model, images)
-
-
-def gradients_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    """Return the gradients of all its weights in order, zeros made for those that have none."""
-    gradients = []
-    for weight in (weight for group in optimizer.param_groups for weight in group["params"]):
-        if weight.grad is None:
-            weight.grad = torch.zeros_like(weight)
-        gradients.append(weight.grad)
-    return gradients
 
 
 class _Graph:
