@@ -38,6 +38,18 @@ LLC = settings(
     num_batches=3,
     num_probes=2,
     num_probe_batches=2,
+    num_lanczos_steps=2,
+    sweep=[
+        {
+            "nbeta": 300.0,
+            "localization": 1e4,
+            "lr": 1e-6,
+            "num_burnin_steps": 1,
+            "num_draws": 5,
+        }
+    ],
+    sweep_steps=[7],
+    sweep_chains=3,
 )
 SEARCH = settings(
     config.Compressibility,
@@ -68,7 +80,7 @@ def test_llc_at_steps_is_each_steps_estimate(folder):
     batches = language_models.llc_batches(tokens(), CORPUS, LLC, torch.device("cpu"))
     assert [batch.shape for batch in batches] == [(2, 13)] * 3
     with Scratch("llc", {}, *steps.described_by(folder)) as finished:
-        rows, traces = language_models.llc_at_steps(
+        rows, traces, sweep, slopes = language_models.llc_at_steps(
             folder, RECIPE, batches, LLC, finished, name="small", seed=1
         )
     assert [row["step"] for row in rows] == list(STEPS)
@@ -77,6 +89,7 @@ def test_llc_at_steps_is_each_steps_estimate(folder):
     ]
     for step, row in zip(STEPS, rows, strict=True):
         model = steps.load(folder, step)
+        fixed = {"nbeta": LLC.nbeta, "sampler": LLC.sampler, "baseline": LLC.baseline, "seed": 1}
         expected = estimate_llc(
             model,
             neox.loss,
@@ -85,12 +98,9 @@ def test_llc_at_steps_is_each_steps_estimate(folder):
             num_draws=4,
             num_chains=2,
             num_burnin_steps=2,
-            seed=1,
-            nbeta=LLC.nbeta,
             localization=LLC.localization,
-            sampler=LLC.sampler,
-            baseline=LLC.baseline,
             max_loss_rise=LLC.max_loss_rise,
+            **fixed,
         )
         trace = hessian_trace(model, neox.loss, batches[:2], num_probes=2, seed=1)
         assert row["llc_mean"] == expected.mean and row["hessian_trace"] == trace.mean
@@ -99,6 +109,20 @@ def test_llc_at_steps_is_each_steps_estimate(folder):
             *expected.burnin_trace[1],
             *expected.loss_trace[1],
         ]
+    other = estimate_llc(
+        model,
+        neox.loss,
+        batches,
+        lr=1e-6,
+        num_draws=5,
+        num_chains=3,
+        num_burnin_steps=1,
+        localization=1e4,
+        **fixed,
+    )
+    assert [(row["step"], row["localization"]) for row in sweep] == [(7, 3000.0), (7, 1e4)]
+    assert [row["llc_mean"] for row in sweep] == [rows[-1]["llc_mean"], other.mean]
+    assert [slope["step"] for slope in slopes] == [7]
 
 
 @pytest.mark.parametrize("scheme", ["quantization_max", "pruning"])

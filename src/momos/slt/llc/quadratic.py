@@ -29,7 +29,8 @@ class Quadratic(NamedTuple):
     std: float  # sample standard deviation over probes; NaN for a single probe
     gradient_term: float  # what the gradient adds to it, at most 0
     variance: float  # of the variance-based estimate, its gradient's part included
-    step_bias: float  # by which the sampler's steps multiply the first sum; NaN if they diverge
+    # By which the sampler's steps multiply the first sum. NaN if they diverge, or if it is 0.
+    step_bias: float
 
     @property
     def indefinite(self) -> bool:
@@ -66,7 +67,7 @@ def predict(
     rises = spectrum.traces(rise)
     variance = spectrum.traces(lambda h: 2 * rise(h) ** 2).mean()
     slope = spectrum.along_gradient(lambda h: (nbeta * localization) ** 2 / pull(h) ** 3)
-    stable = step * (nbeta * spectrum.largest + localization) < 4
+    stable = step * (nbeta * spectrum.largest + localization) < 4 and rises.sum() != 0
     return Quadratic(
         mean=float(rises.mean()),
         std=float(rises.std(ddof=1)) if len(rises) > 1 else math.nan,

@@ -4,6 +4,7 @@ Lanczos steps from a vector v give the nodes and weights of a Gauss quadrature o
 random signs v, its mean is tr f(H). From the gradient it gives what depends on the gradient.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from momos.slt.llc.sampling import (
 
 # Below this share of the largest coefficient, float32 has no new Lanczos vector
 EXHAUSTED = 1e-5
+TINY = np.finfo(float).tiny
 Function = Callable[[np.ndarray], np.ndarray]  # of eigenvalues, elementwise
 
 
@@ -58,12 +60,12 @@ class Spectrum:
     @property
     def largest(self) -> float:
         """The largest eigenvalue, or less where there were too few Lanczos steps."""
-        return max(max(nodes) for nodes in [*self.nodes, self.gradient_nodes])
+        return max(itertools.chain(*self.nodes, self.gradient_nodes))
 
     @property
     def smallest(self) -> float:
         """The smallest eigenvalue, or more where there were too few Lanczos steps."""
-        return min(min(nodes) for nodes in [*self.nodes, self.gradient_nodes])
+        return min(itertools.chain(*self.nodes, self.gradient_nodes))
 
     @property
     def gradient_norm(self) -> float:
@@ -131,14 +133,13 @@ def hessian_spectrum(
                 )
         gradient, square = hessian.gradient(batches[:num_gradient_batches])
         nodes, weights = lanczos(hessian.times, gradient, num_lanczos_steps)
-    seen = weights.sum()
     trace_of_probes(np.array(probes))  # raises what is not finite
     return Spectrum(
         probes=probes,
         nodes=[nodes.tolist() for nodes, _ in quadratures],
         weights=[weights.tolist() for _, weights in quadratures],
         gradient_nodes=nodes.tolist(),
-        gradient_weights=(weights * (square / seen if seen > 0 else 0.0)).tolist(),
+        gradient_weights=(weights * (square / max(weights.sum(), TINY))).tolist(),
     )
 
 
@@ -158,13 +159,13 @@ def lanczos(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Nodes and weights, (n,) float64 each: sum(weights f(nodes)) = start' f(H) start.
 
-    n is num_steps, or less where the vectors are exhausted. Exact for polynomials of degree up to
-    2 n - 1. product: v -> H v, of a symmetric H. start: (d,). image: H start, where it is known.
-    Each vector is made orthogonal to all before, twice.
+    n is num_steps, or less where the vectors are exhausted; 0 for a start of zeros. Exact for
+    polynomials of degree up to 2 n - 1. product: v -> H v, of a symmetric H. start: (d,).
+    image: H start, where it is known. Each vector is made orthogonal to all before, twice.
     """
     norm = start.double().norm().item()
     if norm == 0:
-        return np.zeros(1), np.zeros(1)
+        return np.empty(0), np.empty(0)
     basis = [start / norm]
     image = product(basis[0]) if image is None else image / norm
     diagonal: list[float] = []
