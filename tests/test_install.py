@@ -18,8 +18,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 # What a package's module is called where that is not the package's own name.
 MODULES = {"pyyaml": "yaml"}
-# Imported where asked for: networks of timm and of transformers; triton, torch's own on a GPU.
-WHERE_ASKED_FOR = {"timm", "transformers", "triton"}
+# Imported where asked for: networks of timm and of transformers, its hub; triton, torch's on a GPU.
+WHERE_ASKED_FOR = {"huggingface_hub", "timm", "transformers", "triton"}
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from momos.cli import compare, measure, pack, report
+from momos.cli import compare, measure, pack, report, singular
 from momos.weights.files import one_line
 
 BAD_INPUT = 2
@@ -48,5 +48,6 @@ def _parser() -> _Parser:
     measure.add_commands(commands)
     compare.add_commands(commands)
     pack.add_commands(commands)
+    singular.add_commands(commands)
     report.add_commands(commands)
     return parser

@@ -1,0 +1,401 @@
+"""`momos compressibility` and `momos llc`: the second paper's measures of a model of one's own."""
+
+import argparse
+import itertools
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from momos.cli.arguments import non_negative, positive, positive_number
+from momos.cli.kept import FILE, INTERRUPTED, Kept, key_of
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from momos.own.subject import Subject
+
+MODEL_HELP = "a Hugging Face folder, or a name in the local cache (nothing is downloaded)"
+MODULE_HELP = (
+    "in place of MODEL and --text: a function that returns model, batches and loss(model, batch); "
+    "the file is run"
+)
+COMPRESSIBILITY = (
+    "How far a model can be compressed before its loss rises by eps (singular MDL, Sec. 4.1)."
+)
+LLC = "The local learning coefficient at the model's weights (singular MDL, Eq. 10)."
+# Scheme -> what its cost is, for readers
+COSTS = {
+    "quantization": "Bits a weight (log2 n_q)",
+    "quantization_max": "Bits a weight (log2 n_q)",
+    "factorization": "Parameters after / before",
+    "noise_absolute": "||noise|| / ||w||",
+    "noise_relative": "||noise|| / ||w||",
+}
+NUM_BEYOND = 2  # coarse points of a curve beyond the first one outside eps
+GIGABYTE = 1e9
+
+
+def add_commands(commands: "argparse._SubParsersAction") -> None:
+    """Add `compressibility` and `llc` to the parser of the command."""
+    add = commands.add_parser
+    _add_compressibility(
+        add("compressibility", help="how far a model compresses", description=COMPRESSIBILITY)
+    )
+    _add_llc(add("llc", help="the local learning coefficient", description=LLC))
+
+
+def _add_compressibility(parser: argparse.ArgumentParser) -> None:
+    _add_subject(parser, out="compressibility", num_batches=4)
+    parser.add_argument("--scheme", default="quantization", choices=list(COSTS), help="how")
+    parser.add_argument(
+        "--eps",
+        type=positive_number,
+        nargs="+",
+        default=[0.1],
+        metavar="E",
+        help="tolerances, in nats (default 0.1)",
+    )
+    parser.set_defaults(run=_run_compressibility)
+
+
+def _add_llc(parser: argparse.ArgumentParser) -> None:
+    _add_subject(parser, out="llc", num_batches=32)
+    add = parser.add_argument
+    add("--nbeta", type=positive_number, default=300.0, metavar="B", help="default 300")
+    add("--localization", type=positive_number, default=3000.0, metavar="G", help="default 3000")
+    add(
+        "--lr", type=positive_number, metavar="LR", help="default: where chains forget in ten steps"
+    )
+    add("--chains", type=positive, default=4, metavar="N", help="default 4")
+    add("--draws", type=positive, default=100, metavar="N", help="of a chain (default 100)")
+    add("--burnin", type=non_negative, default=20, metavar="N", help="steps before (default 20)")
+    add("--sampler", default="psgld", choices=["psgld", "sgld"], help="default psgld")
+    add("--seed", type=non_negative, default=0, metavar="N", help="of the noise (default 0)")
+    parser.set_defaults(run=_run_llc)
+
+
+def _add_subject(parser: argparse.ArgumentParser, *, out: str, num_batches: int) -> None:
+    """What both commands measure, on what, and where results go."""
+    add = parser.add_argument
+    add("model", nargs="?", metavar="MODEL", help=MODEL_HELP)
+    add("--text", type=Path, metavar="FILE", help="that the loss is measured on")
+    add("--module", metavar="FILE.py:FUNCTION", help=MODULE_HELP)
+    add("--tokenizer", metavar="NAME", help="a folder or name, or bytes (default: the model's)")
+    add("--context", type=positive, default=256, metavar="N", help="tokens a sequence (256)")
+    add("--batch-size", type=positive, default=8, metavar="N", help="sequences together (8)")
+    add(
+        "--batches",
+        type=positive,
+        default=num_batches,
+        metavar="N",
+        help=f"of them ({num_batches})",
+    )
+    add("--no-fold", action="store_true", help="leave the layer norms' scales and shifts")
+    add("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1, mps")
+    add("--threads", type=positive, metavar="N", help="of the CPU (default: as torch takes)")
+    add("--out", type=Path, default=Path(out), metavar="FOLDER", help=f"default {out}")
+
+
+def _subject(arguments: argparse.Namespace) -> "tuple[Subject, torch.device]":
+    """The model with its batches. Raises ValueError naming what is missing, or one too many."""
+    if (arguments.module is None) == (arguments.model is None):
+        raise ValueError("expected MODEL with --text FILE, or --module FILE.py:FUNCTION")
+    if arguments.model is not None and arguments.text is None:
+        raise ValueError(f"{arguments.model}: expected a text to measure the loss on (--text FILE)")
+    if arguments.out.is_file():
+        raise ValueError(f"--out {arguments.out} is a file, expected a folder")
+    from momos.own import subject
+
+    device = _device(arguments)
+    if arguments.module is not None:
+        return subject.own_module(arguments.module, device), device
+    found = subject.language_model(
+        arguments.model,
+        arguments.text,
+        tokenizer=arguments.tokenizer,
+        context=arguments.context,
+        batch_size=arguments.batch_size,
+        num_batches=arguments.batches,
+        fold=not arguments.no_fold,
+        device=device,
+    )
+    return found, device
+
+
+def _device(arguments: argparse.Namespace) -> "torch.device":
+    import torch
+
+    from momos.compute.device import prepare_device
+
+    try:
+        return prepare_device(arguments.device, arguments.threads or torch.get_num_threads())
+    except (ValueError, RuntimeError, KeyError) as error:
+        message = f"--device {arguments.device}: expected auto, or a device of this machine"
+        raise ValueError(f"{message} ({error})") from error
+
+
+# --- compressibility
+
+
+def _run_compressibility(arguments: argparse.Namespace) -> int:
+    from momos.config.language import CRITICAL
+    from momos.page.curves import loss_by_cost
+    from momos.page.drawing import write_png
+    from momos.slt.compressibility import schemes
+
+    subject, device = _subject(arguments)
+    search = _search(arguments.scheme)
+    about = {"scheme": arguments.scheme, "eps": arguments.eps, "notes": subject.notes}
+    _say_before(subject, device, _expected_losses(search), _seconds_of_loss(subject), copies=2)
+    kept = Kept(
+        arguments.out, key_of(subject.model, about | {"loss": subject.mean_loss(subject.model)})
+    )
+    try:
+        with kept.until_done():
+            points = _searched(search, subject, arguments.eps, kept)
+    except KeyboardInterrupt:
+        return _interrupted(kept, "losses")
+    tables = schemes.rows(points)
+    _write_tables(arguments.out, tables)
+    title = f"{Path(subject.name).name}: {arguments.scheme}"
+    cost = COSTS[arguments.scheme]
+    write_png(
+        lambda: loss_by_cost(tables["curve"], tables["critical"], title=title, cost=cost),
+        arguments.out / "curve.png",
+    )
+    for row in tables["critical"]:
+        print(_critical_text(row, CRITICAL[arguments.scheme], cost))
+    print(f"curve.csv, critical.csv and curve.png are in {arguments.out}")
+    return 0
+
+
+def _search(scheme: str) -> Callable[..., Any]:
+    """(model, loss_fn, eps) -> the critical points of a scheme."""
+    from functools import partial
+
+    from momos.slt import compressibility as slt
+
+    searches: dict[str, Callable[..., Any]] = {
+        "quantization": partial(slt.critical_n_q, theta="loss", follow=True),
+        "quantization_max": partial(slt.critical_n_q, theta="max"),
+        "factorization": slt.critical_fraction,
+        "noise_absolute": partial(slt.critical_sigma, kind="absolute"),
+        "noise_relative": partial(slt.critical_sigma, kind="relative"),
+    }
+    return partial(searches[scheme], num_beyond=NUM_BEYOND)
+
+
+def _searched(
+    search: Callable[..., Any], subject: "Subject", eps: list[float], kept: Kept
+) -> list[Any]:
+    """Search, with a progress bar; losses that are kept from before are not measured again."""
+    from tqdm import tqdm
+
+    bar = tqdm(total=_expected_losses(search), disable=None, desc="losses")
+    calls = itertools.count(1)
+
+    def loss_of(model: "nn.Module") -> float:
+        number = next(calls)
+        loss = kept(str(number), lambda: subject.mean_loss(model))
+        bar.total = max(bar.total or 0, number)
+        bar.update()
+        return loss
+
+    with bar:
+        return search(subject.model, loss_of, eps)
+
+
+def _expected_losses(search: Callable[..., Any]) -> int:
+    """How many losses such a search measures, counted on a small network.
+
+    Its loss is the relative change of its outputs. A model's own number is another, of that order.
+    """
+    import torch
+    from torch import nn
+
+    generator = torch.Generator().manual_seed(0)
+    network = nn.Sequential(*(nn.Linear(16, 16, bias=False) for _ in range(4)))
+    inputs = torch.eye(16)
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.copy_(torch.randn(16, 16, generator=generator))
+        before = network(inputs)
+    losses = []
+
+    def loss_of(model: nn.Module) -> float:
+        losses.append(float((model(inputs) - before).norm() / before.norm()))
+        return losses[-1]
+
+    search(network, loss_of, [0.1])
+    return len(losses)
+
+
+def _critical_text(row: dict[str, Any], name: str, cost: str) -> str:
+    """One line a tolerance."""
+    start = f"eps {row['eps']:g}: "
+    if row["status"] == "none":
+        return f"{start}even the weakest compression raises the loss by more"
+    loss = f"loss {row['init_loss']:.4f} -> {row['loss']:.4f}"
+    text = f"{name} {row['value']:.6g}, {cost} {row['cost']:.4g}, {loss}"
+    return f"{start}{text}" + (" (a bound: all is within)" if row["status"] == "all" else "")
+
+
+# --- llc
+
+
+def _run_llc(arguments: argparse.Namespace) -> int:
+    from momos.complexity.llc import suggested_lr
+    from momos.page.curves import losses_along_chains
+    from momos.page.drawing import write_png
+
+    subject, device = _subject(arguments)
+    lr = arguments.lr or suggested_lr(arguments.localization, sampler=arguments.sampler)
+    settings = {
+        "lr": lr,
+        "nbeta": arguments.nbeta,
+        "localization": arguments.localization,
+        "num_chains": arguments.chains,
+        "num_draws": arguments.draws,
+        "num_burnin_steps": arguments.burnin,
+        "sampler": arguments.sampler,
+        "seed": arguments.seed,
+    }
+    num_steps = arguments.chains * (arguments.draws + arguments.burnin)
+    _say_before(subject, device, num_steps, _seconds_of_step(subject), copies=6)
+    about = settings | {"notes": subject.notes, "loss": subject.mean_loss(subject.model)}
+    kept = Kept(arguments.out, key_of(subject.model, about))
+    try:
+        with kept.until_done():
+            llc = _estimated(subject, settings, num_steps, kept)
+    except KeyboardInterrupt:
+        return _interrupted(kept, "chains")
+    traces = _traces(llc)
+    _write_tables(arguments.out, {"llc": [_llc_row(llc)], "traces": traces})
+    title = f"{Path(subject.name).name}: llc {llc.mean:.4g}"
+    write_png(
+        lambda: losses_along_chains(traces, init_loss=llc.init_loss, title=title),
+        arguments.out / "traces.png",
+    )
+    each = ", ".join(f"{value:.4g}" for value in llc.per_chain)
+    print(f"llc {llc.mean:.4g}, deviation over chains {llc.std:.2g} ({each})")
+    print(f"flags: {', '.join(llc.flags) or 'none'}")
+    print(f"llc.csv, traces.csv and traces.png are in {arguments.out}")
+    return 0
+
+
+def _estimated(subject: "Subject", settings: dict[str, Any], num_steps: int, kept: Kept) -> Any:
+    """Estimate, with a progress bar of steps. Raises ValueError where a chain diverges."""
+    from tqdm import tqdm
+
+    from momos.complexity.llc import LlcDiverged, estimate_llc
+
+    bar = tqdm(total=num_steps, disable=None, desc="steps")
+
+    def loss_of(model: "nn.Module", batch: Any) -> "torch.Tensor":
+        loss = subject.loss(model, batch)
+        if loss.requires_grad:
+            bar.update()
+        return loss
+
+    with bar:
+        try:
+            return estimate_llc(subject.model, loss_of, subject.batches, keep=kept, **settings)
+        except LlcDiverged as error:
+            raise ValueError(f"{subject.name}: {error} (--lr, --localization)") from error
+
+
+def _llc_row(llc: Any) -> dict[str, Any]:
+    """The estimate, and the settings without which it means nothing."""
+    return {
+        "llc_mean": llc.mean,
+        "llc_std": llc.std,
+        "init_loss": llc.init_loss,
+        "loss_rise": llc.loss_rise,
+        "flags": " ".join(llc.flags),
+        "num_weights": llc.num_weights,
+        **llc.settings,
+    }
+
+
+def _traces(llc: Any) -> list[dict[str, Any]]:
+    """A row a chain and draw; those of the burn-in have numbers below zero."""
+    num_burnin = llc.burnin_trace.shape[1]
+    return [
+        {"chain": chain, "draw": draw, "loss": float(loss)}
+        for chain, parts in enumerate(zip(llc.burnin_trace, llc.loss_trace, strict=True))
+        for draw, loss in enumerate([*parts[0], *parts[1]], -num_burnin)
+    ]
+
+
+# --- both
+
+
+def _say_before(
+    subject: "Subject", device: "torch.device", times: int, seconds: float, *, copies: int
+) -> None:
+    """Tell what is measured, and what it will cost. copies: of the weights, at the same time."""
+    sizes = [tensor.numel() for tensor in subject.model.parameters()]
+    notes = "; ".join(subject.notes)
+    print(f"{subject.name}: {sum(sizes):,} weights on {device}; {notes}")
+    weights = sum(tensor.nbytes for tensor in subject.model.parameters())
+    # one tensor at a time is widened to float64, twice
+    memory = copies * weights + 16 * max(sizes, default=0) + subject.batch_bytes
+    expected = f"about {times} evaluations of {seconds:.2g} s, {_duration(times * seconds)} in all"
+    print(f"{expected}; about {memory / GIGABYTE:.1f} GB of memory beside activations", flush=True)
+
+
+def _duration(seconds: float) -> str:
+    whole = round(seconds)
+    parts = [(whole // 3600, "h"), (whole // 60 % 60, "min"), (whole % 60, "s")]
+    return " ".join(f"{count} {unit}" for count, unit in parts if count) or "less than 1 s"
+
+
+def _seconds_of_loss(subject: "Subject") -> float:
+    """Of a copy and its loss on all batches. Raises ValueError for a loss that is no number."""
+    from momos.slt.copies import eval_copy
+
+    start = time.perf_counter()
+    loss = _number(subject, lambda: subject.mean_loss(eval_copy(subject.model)))
+    return time.perf_counter() - start if loss == loss else 0.0
+
+
+def _seconds_of_step(subject: "Subject") -> float:
+    """Of a loss on one batch and its gradient."""
+    import torch
+
+    def step() -> float:
+        loss = subject.loss(subject.model, subject.batches[0])
+        parameters = [weight for weight in subject.model.parameters() if weight.requires_grad]
+        torch.autograd.grad(loss, parameters, allow_unused=True)
+        return loss.item()
+
+    start = time.perf_counter()
+    _number(subject, step)
+    return time.perf_counter() - start
+
+
+def _number(subject: "Subject", measure: Callable[[], Any]) -> float:
+    """What `measure` gives. Raises ValueError naming the model whose loss can't be measured."""
+    try:
+        return float(measure())
+    except (RuntimeError, TypeError, IndexError, AttributeError) as error:
+        raise ValueError(f"{subject.name}: its loss can't be measured: {error}") from error
+
+
+def _interrupted(kept: Kept, parts: str) -> int:
+    where = kept.path.parent / FILE
+    print(
+        f"\ninterrupted: {len(kept.parts)} {parts} are in {where}, the same command goes on there"
+    )
+    return INTERRUPTED
+
+
+def _write_tables(folder: Path, tables: dict[str, list[dict[str, Any]]]) -> None:
+    import pandas as pd
+
+    from momos.files import atomic
+
+    for name, rows in tables.items():
+        atomic.write_text(folder / f"{name}.csv", pd.DataFrame(rows).to_csv(index=False))

@@ -1,0 +1,147 @@
+"""A model of one's own, as the second paper's measures take it: with batches and a loss.
+
+It is a causal language model of Hugging Face with a text, or what a function of one's own returns.
+"""
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from momos.compute.seeds import generator_for
+from momos.language import neox, text
+from momos.own.folding import fold_norms_
+
+BYTES = text.BYTES  # the tokenizer that needs no file
+# What transformers raises for folders and names that hold no model, or one that it can't build.
+LOAD_ERRORS = (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError)
+
+
+class Subject(NamedTuple):
+    """A model with what its loss is measured on."""
+
+    name: str  # for readers
+    model: nn.Module
+    batches: Sequence[Any]  # whatever `loss` takes
+    loss: Callable[[nn.Module, Any], Tensor]  # (model, batch) -> scalar mean loss in nats
+    notes: tuple[str, ...]  # what was done to the model, for readers
+    batch_bytes: int  # what a batch's outputs take, where that is known
+
+    @torch.no_grad()
+    def mean_loss(self, model: nn.Module) -> float:
+        """The loss of the model or of a copy of it, a mean over the batches."""
+        losses = [self.loss(model, batch).item() for batch in self.batches]
+        return sum(losses) / len(losses)
+
+
+def language_model(
+    name: str,
+    file: Path,
+    *,
+    tokenizer: str | None,
+    context: int,
+    batch_size: int,
+    num_batches: int,
+    fold: bool,
+    device: torch.device,
+) -> Subject:
+    """A causal language model, with random sequences of a text, the same each time.
+
+    name: a folder, or a name in the local cache of the hub; nothing is downloaded, and no code of
+    the folder is run. tokenizer: as `name`, or BYTES; None: the model's own. context: tokens per
+    sequence, at most. Raises ValueError naming the folder or the file, and what was expected.
+    """
+    tokens, vocabulary = _tokens(file, tokenizer or name)
+    model = _load(name)
+    longest = getattr(model.config, "max_position_embeddings", None) or context
+    length = min(context, longest, len(tokens) - 1)
+    size = model.get_input_embeddings().num_embeddings
+    if vocabulary > size and int(tokens.max()) >= size:
+        raise ValueError(
+            f"{name} knows {size} tokens, {file} has token {int(tokens.max())}: expected the "
+            "tokenizer that the model was trained with (--tokenizer)"
+        )
+    if length < 1:
+        expected = "expected two or more, by the model's tokenizer (--tokenizer NAME or bytes)"
+        raise ValueError(f"{file} has {len(tokens)} tokens: {expected}")
+    note = fold_norms_(model) if fold else "layer norms are not folded, as asked"
+    generator = generator_for("own:sequences", 0)
+    batches = text.draw_batches(tokens, length, batch_size, num_batches, generator)
+    return Subject(
+        name,
+        model.to(device).eval(),
+        [batch.to(device) for batch in batches],
+        neox.loss,
+        (note, f"{batch_size * num_batches} sequences of {length} tokens of {file}"),
+        2 * 4 * batch_size * length * size,  # logits, and their gradient or logarithm
+    )
+
+
+def _tokens(file: Path, tokenizer: str) -> tuple[Tensor, int]:
+    if not file.is_file():
+        raise ValueError(f"{file} is missing: expected a text file (--text)")
+    content = file.read_bytes()
+    if not content.strip():
+        raise ValueError(f"{file} is empty: expected text")
+    if tokenizer == BYTES:
+        pieces, vocabulary = text.tokenize([content], BYTES)
+        return pieces[0], vocabulary
+    known = _from_pretrained("AutoTokenizer", tokenizer, "a tokenizer (--tokenizer NAME or bytes)")
+    written = content.decode(errors="replace")
+    encoded = known(written, add_special_tokens=False, verbose=False)["input_ids"]
+    return torch.tensor(encoded, dtype=torch.int32), len(known)
+
+
+def _load(name: str) -> Any:
+    """The model in float32, on the CPU."""
+    expected = "a causal language model"
+    return _from_pretrained("AutoModelForCausalLM", name, expected, dtype=torch.float32)
+
+
+def _from_pretrained(kind: str, name: str, expected: str, **options: Any) -> Any:
+    import transformers
+    from transformers.utils import logging
+
+    loader, is_shown = getattr(transformers, kind), logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        return loader.from_pretrained(name, local_files_only=True, **options)
+    except LOAD_ERRORS as error:
+        where = "folder" if Path(name).is_dir() else "name in the local cache"
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(f"{name}: expected {expected} in this {where}: {reason}") from error
+    finally:
+        if is_shown:
+            logging.enable_progress_bar()
+
+
+def own_module(place: str, device: torch.device) -> Subject:
+    """What a function of one's own returns: (model, batches, loss).
+
+    place: FILE.py:FUNCTION. The file is run as a program of one's own is. The model is moved to the
+    device, batches are left as they are. loss(model, batch) -> scalar Tensor. Raises ValueError
+    naming the file, the function, and what was expected; what its own code raises passes.
+    """
+    path, _, function = place.rpartition(":")
+    if not path.endswith(".py") or not Path(path).is_file() or not function:
+        raise ValueError(f"--module {place}: expected FILE.py:FUNCTION of a file that is there")
+    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    assert spec is not None and spec.loader is not None  # for it ends in .py
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not callable(made := getattr(module, function, None)):
+        raise ValueError(f"--module {place}: {path} has no function {function}")
+    returned = made()
+    if not (isinstance(returned, tuple | list) and len(returned) == 3):
+        raise ValueError(f"--module {place}: expected (model, batches, loss), got {returned!r}")
+    model, batches, loss = returned
+    if not isinstance(model, nn.Module) or not callable(loss):
+        kinds = f"{type(model).__name__}, .., {type(loss).__name__}"
+        raise ValueError(f"--module {place}: expected (nn.Module, batches, function), got {kinds}")
+    if not hasattr(batches, "__getitem__") or not len(batches):
+        raise ValueError(f"--module {place}: expected a sequence of one or more batches")
+    notes = (f"{len(batches)} batches of {place}",)
+    return Subject(place, model.to(device).eval(), batches, loss, notes, 0)

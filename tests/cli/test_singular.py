@@ -1,0 +1,291 @@
+"""`momos compressibility` and `momos llc`: of a module of one's own and of language models."""
+
+import csv
+import json
+import math
+import sys
+
+import pytest
+import torch
+from command import refused
+from torch import nn
+from torch.nn import functional as F
+
+from momos import cli
+from momos.complexity.compressibility import critical_n_q
+from momos.own.folding import FOLDS, fold_norms_
+from momos.own.subject import Subject, language_model
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+OWN = '''
+import torch
+from torch import nn
+
+def regression():
+    """A layer that fits its batches exactly, and its loss."""
+    generator = torch.Generator().manual_seed(0)
+    model = nn.Linear(6, 3)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.copy_(torch.randn(weight.shape, generator=generator))
+    inputs = [torch.randn(16, 6, generator=generator) for _ in range(3)]
+    batches = [(x, model(x).detach()) for x in inputs]
+    return model, batches, lambda model, batch: (model(batch[0]) - batch[1]).square().mean()
+
+def deep():
+    """The same with four layers."""
+    model, batches, loss = regression()
+    torch.manual_seed(0)
+    model = nn.Sequential(*(nn.Linear(6, 6) for _ in range(3)), model)
+    for layer in model[:3]:
+        nn.init.orthogonal_(layer.weight)
+    return model, [(x, model(x).detach()) for x, _ in batches], loss
+
+def quadratic():
+    """loss = 2 (w1^2 + w2^2), whose coefficient is known."""
+    model = nn.Linear(2, 1, bias=False)
+    nn.init.zeros_(model.weight)
+    return model, [0], lambda model, batch: 2 * model.weight.square().sum()
+
+def wrong():
+    return nn.Linear(2, 2)
+'''
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A folder with a file of one's own, which `--module own.py:regression` names."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text(OWN)
+    return tmp_path
+
+
+def ran(capsys, *arguments):
+    assert cli.main([*map(str, arguments), "--device", "cpu", "--threads", "1"]) == 0
+    return capsys.readouterr().out
+
+
+def table(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_critical_points_of_a_module_are_those_of_the_library(own, capsys):
+    out = ran(capsys, "compressibility", "--module", "own.py:regression", "--eps", "0.01", "0.1")
+    names: dict = {}
+    exec(OWN, names)
+    model, batches, loss = names["regression"]()
+
+    def mean_loss(one):
+        return sum(loss(one, batch).item() for batch in batches) / 3
+
+    expected = critical_n_q(model, mean_loss, [0.01, 0.1])
+    rows = table(own / "compressibility" / "critical.csv")
+    assert [float(row["value"]) for row in rows] == [point.value for point in expected]
+    for row, point in zip(rows, expected, strict=True):
+        assert f"eps {point.eps:g}: critical_n_q {point.value}, " in out
+        assert float(row["loss"]) == pytest.approx(point.loss) and float(row["cost"]) > 1.58
+    curve = {
+        row["strength"]: float(row["rise"]) for row in table(own / "compressibility/curve.csv")
+    }
+    assert curve["3"] > 0.1 > curve[rows[1]["strength"]]
+    assert (own / "compressibility" / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert "21 weights on cpu; 3 batches of own.py:regression" in out and "evaluations of" in out
+    assert not (own / "compressibility" / "unfinished.json").exists()
+
+
+@pytest.mark.parametrize("scheme", ["quantization_max", "factorization", "noise_relative"])
+def test_each_scheme_has_a_curve(own, capsys, scheme):
+    arguments = ("--module", "own.py:deep", "--scheme", scheme, "--out", scheme)
+    out = ran(capsys, "compressibility", *arguments, "--eps", 0.05)
+    (row,) = table(own / scheme / "critical.csv")
+    assert row["status"] == "found" and "eps 0.05: critical_" in out
+    rises = [float(one["rise"]) for one in table(own / scheme / "curve.csv")]
+    assert min(rises) <= 0.05 < max(rises)
+
+
+def test_llc_of_a_quadratic_loss_is_the_known_one(own, capsys):
+    """E = d/2 * nbeta h / (a (1 - lr a / 4)) with a = nbeta h + localization; here h = 4, d = 2."""
+    settings = {"--nbeta": 10, "--localization": 5, "--lr": 0.004, "--draws": 1500}
+    words = [str(word) for pair in settings.items() for word in pair]
+    arguments = ("--module", "own.py:quadratic", "--sampler", "sgld", "--burnin", 100, *words)
+    out = ran(capsys, "llc", *arguments)
+    (row,) = table(own / "llc" / "llc.csv")
+    scale = 10 * 4 + 5
+    expected = 10 * 4 / (scale * (1 - 0.004 * scale / 4))
+    spread = float(row["llc_std"]) / math.sqrt(4)
+    assert float(row["llc_mean"]) == pytest.approx(expected, abs=4 * spread) and spread < 0.1
+    assert (row["lr"], row["nbeta"], row["num_draws"]) == ("0.004", "10.0", "1500")
+    assert len(table(own / "llc" / "traces.csv")) == 4 * 1600
+    assert (
+        f"llc {float(row['llc_mean']):.4g}, deviation" in out and (own / "llc/traces.png").exists()
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "after", "kept"), [("compressibility", 20, 20 - 3), ("llc", 80, 1)]
+)
+def test_what_is_done_is_kept_after_ctrl_c(own, capsys, monkeypatch, command, after, kept):
+    """The losses, or the whole chains, of before; then the end is as without the stop."""
+    arguments = [command, "--module", "own.py:regression", "--device", "cpu", "--threads", "1"]
+    arguments += ["--chains", "3", "--draws", "40", "--burnin", "5"] if command == "llc" else []
+    ran(capsys, *arguments, "--out", "whole")
+    method, calls = ("loss", [0]) if command == "llc" else ("mean_loss", [0])
+    plain = Subject.mean_loss
+
+    def interrupted(model, batch):
+        calls[0] += 1
+        if calls[0] == after:
+            raise KeyboardInterrupt
+        return (model(batch[0]) - batch[1]).square().mean()
+
+    def stopped(self, model):
+        calls[0] += 1
+        if calls[0] == after:
+            raise KeyboardInterrupt
+        return plain(self, model)
+
+    with monkeypatch.context() as patch:
+        if method == "mean_loss":
+            patch.setattr(Subject, "mean_loss", stopped)
+        else:
+            patch.setattr(Subject, "loss", property(lambda self: interrupted))
+        assert cli.main([*arguments, "--out", "parts"]) == 130
+    out = capsys.readouterr().out
+    assert "the same command goes on there" in out
+    parts = json.loads((own / "parts" / "unfinished.json").read_text())["parts"]
+    assert len(parts) == kept
+    ran(capsys, *arguments, "--out", "parts")
+    for path in (own / "whole").glob("*.csv"):
+        assert (own / "parts" / path.name).read_bytes() == path.read_bytes()
+    assert not (own / "parts" / "unfinished.json").exists()
+
+
+def test_bad_input_is_named(own, capsys):
+    (own / "a.txt").write_text("some text")
+    (own / "empty.txt").write_text(" ")
+    (own / "folder").mkdir()
+    for arguments, message in (
+        ([], "expected MODEL with --text FILE, or --module"),
+        (["folder", "--module", "own.py:wrong"], "expected MODEL with --text FILE, or --module"),
+        (["folder"], "folder: expected a text to measure the loss on"),
+        (["folder", "--text", "gone.txt"], "gone.txt is missing: expected a text file"),
+        (["folder", "--text", "empty.txt"], "empty.txt is empty"),
+        (["--module", "own.py"], "own.py: expected FILE.py:FUNCTION"),
+        (["--module", "gone.py:f"], "gone.py:f: expected FILE.py:FUNCTION of a file"),
+        (["--module", "own.py:gone"], "own.py has no function gone"),
+        (["--module", "own.py:wrong"], "own.py:wrong: expected (model, batches, loss), got Linear"),
+        (["--module", "own.py:regression", "--device", "abacus"], "--device abacus: expected auto"),
+        (["--module", "own.py:regression", "--out", "a.txt"], "--out a.txt is a file"),
+    ):
+        for command in ("compressibility", "llc"):
+            assert message in refused(capsys, command, *arguments), arguments
+    assert "--eps: expected a number above 0" in refused(capsys, "compressibility", "--eps", "-1")
+    assert "invalid choice: 'pruning'" in refused(capsys, "compressibility", "--scheme", "pruning")
+    message = "--module own.py:regression --lr 100 --draws 40 --device cpu --sampler sgld".split()
+    cli.main(["llc", *message])
+    _, err = capsys.readouterr()
+    assert err.startswith("momos: own.py:regression: the loss is ") and err.count("\n") == 1
+
+
+def test_neither_command_needs_transformers_for_a_module(own, capsys, monkeypatch):
+    """The base install has none."""
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    assert "critical_n_q" in ran(capsys, "compressibility", "--module", "own.py:regression")
+    message = refused(capsys, "llc", "folder", "--text", "own.py")
+    assert "transformers" in message and "pip install '.[language]'" in message
+
+
+# --- language models
+
+SHAPE = {"vocab_size": 256, "bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+TEXT = b"the cat sat on the mat, and the dog lay by the log. " * 40
+
+
+def built(kind: str) -> nn.Module:
+    import transformers as hf
+
+    wide = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    wide |= {"intermediate_size": 32, "max_position_embeddings": 48}
+    narrow = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 48}
+    configs = {
+        "gpt2": lambda: hf.GPT2Config(**narrow, **SHAPE),
+        "gpt_neox": lambda: hf.GPTNeoXConfig(**wide, **SHAPE),
+        "llama": lambda: hf.LlamaConfig(**wide, **SHAPE),
+        "opt": lambda: hf.OPTConfig(**wide, ffn_dim=32, word_embed_proj_dim=16, **SHAPE),
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = hf.AutoModelForCausalLM.from_config(configs[kind]())
+        with torch.no_grad():
+            for weight in model.parameters():  # norms too, which begin at one and zero
+                weight += 0.2 * torch.randn_like(weight)
+    return model.eval()
+
+
+@pytest.mark.parametrize("kind", [*("gpt2", "gpt_neox", "llama"), "opt"])
+def test_folding_changes_no_output(kind):
+    model, tokens = built(kind), torch.arange(40).reshape(2, 20)
+    count = sum(weight.numel() for weight in model.parameters())
+    with torch.no_grad():
+        before = model(tokens).logits
+        note = fold_norms_(model)
+        torch.testing.assert_close(model(tokens).logits, before, rtol=1e-4, atol=2e-5)
+    after = sum(weight.numel() for weight in model.parameters())
+    if kind not in FOLDS:
+        assert note.startswith("layer norms are not folded: unknown for opt") and after == count
+    else:
+        assert note.startswith("layer norms are folded")
+        assert ("but the last one" in note) == (kind == "gpt2")
+        norms = [m for m in model.modules() if "Norm" in type(m).__name__]
+        kept = [m for m in norms if list(m.parameters())]
+        assert len(norms) == 5 and len(kept) == (kind == "gpt2")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A GPT-2 that has learnt a text of bytes a little."""
+    root = tmp_path_factory.mktemp("language")
+    (root / "text.txt").write_bytes(TEXT)
+    model, tokens = built("gpt2"), torch.tensor(list(TEXT))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for step in range(60):
+        batch = torch.stack([tokens[at : at + 33] for at in range(step, step + 160, 10)])
+        logits = model(batch[:, :-1]).logits
+        loss = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    model.save_pretrained(root / "gpt2")
+    return root
+
+
+FEW = ("--tokenizer", "bytes", "--context", 32, "--batches", 2, "--batch-size", 4)
+
+
+def test_a_language_model_has_a_curve_and_a_coefficient(folder, capsys, monkeypatch):
+    monkeypatch.chdir(folder)
+    out = ran(capsys, "compressibility", "gpt2", "--text", "text.txt", *FEW, "--eps", 0.3)
+    assert "but the last one" in out and "8 sequences of 32 tokens of text.txt" in out
+    subject = language_model(
+        "gpt2", folder / "text.txt", tokenizer="bytes", context=32, batch_size=4, num_batches=2,
+        fold=True, device=torch.device("cpu"),
+    )  # fmt: skip
+    (row,) = table(folder / "compressibility" / "critical.csv")
+    assert float(row["init_loss"]) == pytest.approx(subject.mean_loss(subject.model))
+    assert row["status"] == "found" and float(row["loss"]) <= float(row["init_loss"]) + 0.3
+    arguments = ("--chains", 2, "--draws", 6, "--burnin", 2, "--no-fold")
+    out = ran(capsys, "llc", "gpt2", "--text", "text.txt", *FEW, *arguments)
+    assert "layer norms are not folded, as asked" in out and "llc " in out
+
+
+def test_bad_models_and_texts_are_named(folder, capsys, monkeypatch):
+    monkeypatch.chdir(folder)
+    (folder / "none").mkdir(exist_ok=True)
+    text = ("--text", "text.txt")
+    for arguments, message in (
+        (["none", *text, *FEW], "none: expected a causal language model in this folder"),
+        (["no/such", *text, *FEW], "no/such: expected a causal language model in this name"),
+        (["gpt2", *text], "text.txt has 0 tokens: expected two or more, by the model's tokenizer"),
+    ):
+        assert message in refused(capsys, "compressibility", *arguments), arguments
