@@ -81,6 +81,7 @@ def page(moved: pd.DataFrame, *, everything: bool) -> str:
     order = [
         regression.REGRESSION,
         regression.MISSING,
+        regression.NOT_RUN,
         regression.NEW,
         regression.MOVED,
         regression.SAME,
@@ -94,7 +95,10 @@ def page(moved: pd.DataFrame, *, everything: bool) -> str:
         if len(shown)
         else ""
     )
-    counts = ", ".join(f"{(moved.verdict == verdict).sum()} {verdict}" for verdict in order)
+    numbers = {verdict: int((moved.verdict == verdict).sum()) for verdict in order}
+    if not numbers[regression.NOT_RUN]:  # as a rule every weight file is within reach
+        del numbers[regression.NOT_RUN]
+    counts = ", ".join(f"{number} {verdict}" for verdict, number in numbers.items())
     verdict = "REGRESSION" if regression.failed(moved) else "no regression"
     return f"{table}\n\n{counts}: {verdict}.".lstrip()
 

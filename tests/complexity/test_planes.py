@@ -1,6 +1,7 @@
 """Bit planes against pybdm on codes that are written out here, and what a model's planes say."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -203,7 +204,7 @@ def test_a_model_without_matrices_has_planes_of_nothing():
 # --- the authors' own code, which was run outside this repository (qubd.json)
 
 AUTHORS = json.loads(Path(__file__).with_name("qubd.json").read_text())
-ZOO = Path(__file__).parents[3] / "shared" / "zoo" / "weights"
+ZOO = Path(os.environ.get("MOMOS_ZOO", Path(__file__).parents[3] / "shared" / "zoo"))
 
 
 def in_float32(tensor, percentile):
@@ -219,7 +220,7 @@ def in_float32(tensor, percentile):
 @pytest.mark.parametrize("percentile", [None, 99.9])
 @pytest.mark.parametrize("network", AUTHORS["percentiles"]["none"])
 def test_planes_equal_the_authors_numbers_but_for_their_rounding(network, percentile):
-    path = ZOO / f"{network}.pth"
+    path = ZOO / "weights" / f"{network}.pth"
     if not path.is_file():
         pytest.skip(f"{path} is not there")
     stored = torch.load(path, weights_only=True)

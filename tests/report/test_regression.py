@@ -277,6 +277,22 @@ def test_cells_come_and_go():
     }
 
 
+def test_weights_that_are_out_of_reach_are_no_failure_and_broken_ones_are():
+    known = cell("zoo/elsewhere/net/bdm", "bdm", 0.9, num_seeds=0)
+    absent = cell("zoo/elsewhere/net/bdm", "bdm", None, num_seeds=0, not_fetched="no registry")
+    with_it, without = results(known), results(absent)
+    assert verdicts(with_it, without) == {
+        "zoo/elsewhere/net/bdm": regression.NOT_RUN, "claims/M1": "same", "data/sha256": "same",
+    }  # fmt: skip
+    table = regression.compare(regression.bless(with_it), regression.bless(without))
+    assert not regression.failed(table)
+    assert verdicts(without, with_it)["zoo/elsewhere/net/bdm"] == regression.NEW
+    assert verdicts(without, without)["zoo/elsewhere/net/bdm"] == regression.SAME
+    broken = results(cell("zoo/elsewhere/net/bdm", "bdm", None, num_seeds=0))
+    for lost in (broken, results()):
+        assert verdicts(with_it, lost)["zoo/elsewhere/net/bdm"] == regression.MISSING
+
+
 def test_other_data_is_a_regression_and_another_verdict_is_not():
     before = results(claims=[("M1", "SUPPORTED"), ("M2", "NOT RUN")])
     after = results(claims=[("M1", "NOT SUPPORTED")], data=[("sha256", "xyz")])

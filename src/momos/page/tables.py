@@ -19,6 +19,8 @@ COMPLEXITY = (
     ("bdm_2d_z", "2-D z", 1),
     ("bdm_2d_normalized", "2-D normalised", 3),
     ("bdm_2d_against_shuffled", "2-D / shuffled", 3),
+    ("planes_ratio", "Planes ratio", 3),
+    ("planes_z", "Planes z", 1),
     ("sparsity", "Zeros (%)", 1),
     ("l2_norm", "L2 norm", 1),
     ("distinct_blocks", "Distinct blocks", 0),

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 SAME, MOVED, REGRESSION, MISSING, NEW = "same", "moved", "REGRESSION", "MISSING", "NEW"
+NOT_RUN = "NOT RUN"  # its weights were not to be fetched from here, which is no failure
 FAILURES = (REGRESSION, MISSING)
 SPREADS = 4  # standard deviations over seeds that a mean may move
 PRINTED = 1e-9  # relative: two writings of the same number
@@ -87,7 +88,9 @@ def bless(results: Mapping[str, Any], rounding: str | None = None) -> dict[str, 
 
 def _bless_cell(cell: Mapping[str, Any]) -> dict[str, Any]:
     kept = {
-        name: cell[name] for name in ("kind", "value", "std", "num_seeds", "status") if name in cell
+        name: cell[name]
+        for name in ("kind", "value", "std", "num_seeds", "status", "not_fetched")
+        if name in cell
     }
     # A bootstrap is over models and seeds: its interval alone shows their spread.
     if cell.get("interval_method") == "bootstrap" and cell["interval"]:
@@ -107,8 +110,9 @@ def compare(expected: Mapping[str, Any], fresh: Mapping[str, Any]) -> pd.DataFra
 
     The columns are id, kind, expected, now, difference, allowed, verdict. A cell without a value
     (not run) counts as same while it stays so, MISSING when it loses its value, NEW when it gains
-    one. A claim whose verdict changes has `moved`: the numbers behind it decide whether that is a
-    regression. Raises ValueError for a kind without a tolerance and for results of another profile.
+    one. It is NOT RUN, and no failure, if its weights were not to be fetched. A claim whose verdict
+    changes has `moved`: the numbers behind it decide whether that is a regression. Raises
+    ValueError for a kind without a tolerance and for results of another profile.
     """
     if expected["profile"] != fresh["profile"]:
         profiles = f"{expected['profile']!r}, got those of {fresh['profile']!r}"
@@ -230,6 +234,8 @@ def _unvalued_verdict(old: Mapping | None, new: Mapping | None) -> str:
     before, now = (None if cell is None else cell["value"] for cell in (old, new))
     if old is not None and new is not None and before is None and now is None:
         return SAME
+    if new is not None and "not_fetched" in new:
+        return NOT_RUN
     return NEW if before is None and new is not None else MISSING
 
 

@@ -38,7 +38,10 @@ def run_stage(tree, monkeypatch, *, reports):
     runpy.run_path(str(STAGE))["main"](*tree.arguments[:-1], reports)
 
 
-PLAIN = ("claims.csv", "runs.csv", "training.csv", "distortion.csv", "survey.csv")
+PLAIN = (
+    "claims.csv", "runs.csv", "training.csv", "distortion.csv", "survey.csv", "packing_runs.csv",
+    "distortion_runs.csv", "singular.csv",
+)  # fmt: skip
 
 
 def test_every_output_is_there(built):
@@ -51,6 +54,7 @@ def test_every_output_is_there(built):
         "capacity",
         "zoo",
         "zoo_agreement",
+        "zoo_networks",
     }
     stems |= {"packing", "packing_lossy"}
     expected = {f"{stem}.{kind}" for stem in stems for kind in ("md", "html", "tex", "csv")} | set(

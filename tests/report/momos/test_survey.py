@@ -6,6 +6,7 @@ from synthetic import survey
 
 from momos.report.momos import survey as survey_statistics
 from momos.report.shared import results
+from momos.report.shared.statistics import clopper_pearson
 
 
 def zoo(num_models: int = 40) -> pd.DataFrame:
@@ -233,3 +234,53 @@ def test_other_peoples_networks_are_one_source_by_family_task_and_size():
     assert text["Below chance"][0] == "2 of 4"
     matrix = survey_statistics.agreement(frame)
     assert set(matrix.num_models) == {5} and "bit planes" in set(matrix.measure)
+
+
+# --- networks of other people
+
+
+def other_people() -> pd.DataFrame:
+    """Three networks with the survey's columns, two of them checkpoints of one training."""
+    frame = survey([0.8, 0.9, 0.95], source="PyPI: net==1").assign(series=["", "s", "s"])
+    numbers = {"bdm_1d": 80.0, "bdm_1d_initial": 100.0, "bdm_1d_shuffled": 97.0}
+    numbers |= {"bdm_1d_permuted": 85.0, "planes_ratio": [0.5, 0.7, 1.1], "planes_z": -9.0}
+    return frame.assign(**numbers, bdm_1d_z=[-20.0, -1.0, -2.0], num_initial=20)
+
+
+UNREACHED = pd.DataFrame({
+    "name": ["away", "broken"], "family": "f", "source": "PyPI: other==1",
+    "error": ["NotFetched: other==1: No matching distribution", "ValueError: tensor w is empty"],
+})  # fmt: skip
+
+
+def test_what_a_ratio_below_1_is_made_of_adds_up():
+    shares = survey_statistics.shares(other_people()).iloc[0]
+    assert tuple(shares) == (3.0, 12.0, 5.0) and shares.sum() == 20.0
+
+
+def test_networks_are_a_row_each_and_those_out_of_reach_are_not_run():
+    models = survey_statistics.networks(
+        pd.concat([survey([0.7]), other_people()], ignore_index=True), UNREACHED
+    )
+    table = survey_statistics.network_table(models).set_index("Network")
+    assert list(table.index) == ["m0", "m1", "m2", "away", "broken"], "no own run"
+    assert list(table.State) == ["measured"] * 3 + ["NOT RUN", "ValueError: tensor w is empty"]
+    assert table.loc["m0", "Within rows"] == "12.00" and table.loc["away", "1-D ratio"] == "–"
+    assert list(survey_statistics.not_fetched(UNREACHED).name) == ["away"]
+
+
+def test_other_peoples_networks_are_counted_apart_from_own_ones_and_timms():
+    rows = [survey([0.7, 1.2]), survey([0.5], source="timm"), other_people()]
+    text = survey_statistics.elsewhere_text(pd.concat(rows, ignore_index=True))
+    low, high = clopper_pearson(2, 2)
+    assert f"2 of 2 below 1 (95 % interval {low:.3f} to {high:.3f}), 1 of 2 below chance" in text
+    assert text.endswith("by bit planes 2 of 2 below 1."), "0.5, and 0.7 with 1.1"
+    assert survey_statistics.elsewhere_text(survey([0.7])) == ""
+
+
+def test_groups_have_medians_of_bit_planes_where_they_were_measured():
+    rows = pd.concat([survey([0.7, 0.9]), other_people()], ignore_index=True)
+    groups = survey_statistics.group_statistics(rows, seed=0).set_index(["source", "by"])
+    assert groups.loc[("elsewhere", "all"), "ratio_planes"] == pytest.approx((0.5 + 0.9) / 2)
+    table = survey_statistics.group_table(groups.reset_index())
+    assert list(table["Planes ratio"])[0] == "–"

@@ -209,6 +209,17 @@ def test_the_survey_figure_has_a_panel_for_models_from_elsewhere():
     assert figures.survey(control).axes[0].get_title() == "models that nobody trained"
 
 
+def test_the_survey_figure_has_bit_planes_and_trainings_where_there_are_any():
+    ratios = {f"plane_{plane}_ratio": [0.1 * plane, 0.2 * plane, 0.9] for plane in range(8)}
+    steps = {"series": ["a", "a", None], "step": [500.0, 250.0, np.nan]}
+    rows = SURVEY.head(3).assign(source="hub", group=["x", "x", "y"], **ratios, **steps)
+    _, planes, training = (ax for ax in figures.survey(rows).axes if ax.axison)
+    assert lines(planes)["x"][1] == pytest.approx(0.15 * np.arange(7, -1, -1)), "medians"
+    assert [text.get_text() for text in planes.get_xticklabels()] == list("76543210")
+    x, y = lines(training)["a"]
+    assert list(x) == [50, 100] and list(y) == list(rows.bdm_1d_ratio[[1, 0]]), "by step"
+
+
 def test_nothing_of_matplotlib_is_changed():
     before = dict(matplotlib.rcParams)
     with figures.style():

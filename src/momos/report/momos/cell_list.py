@@ -67,6 +67,9 @@ MEASURES = {
     "bdm_2d_z": Measure("complexity", "score"),
     "bdm_2d_normalized": Measure("complexity", "bdm"),
     "bdm_2d_against_shuffled": Measure("complexity", "bdm"),
+    "planes": Measure("complexity", "bdm", "bits"),
+    "planes_ratio": Measure("complexity", "bdm"),
+    "planes_z": Measure("complexity", "score"),
     "sparsity": Measure("complexity", "other", "percent", 100),
     "l2_norm": Measure("complexity", "norm"),
     "distinct_blocks": Measure("complexity", "other"),
@@ -223,11 +226,17 @@ class CellList:
                 yield self._by_seed(name, values, values.index, file=file, stage=stage)
 
     def zoo(self) -> Iterator[Cell]:
-        """Figure 2: the share of pairs below 1 by source, and each model from elsewhere."""
+        """Figure 2: the share of pairs below 1 by source, and each model from elsewhere.
+
+        While one of these is out of reach, their share is not run either.
+        """
         surveyed = self.study.results.survey
+        absent = survey.not_fetched(self.study.results.not_surveyed)
         own: Origin = {"source": f"{self.results_dir}/*/evaluation.csv", "stage": "evaluate"}
         elsewhere: Origin = {"source": f"{self.results_dir}/zoo.csv", "stage": "survey"}
         for source, rows in surveyed.groupby(survey.origins(surveyed), sort=False):
+            if len(absent) and source == survey.ELSEWHERE:
+                continue
             place = str(source).replace(" ", "_")
             origin = own if source == results.OWN_SOURCE else elsewhere
             pairs = survey.pairs(rows)
@@ -241,8 +250,10 @@ class CellList:
         others = surveyed.assign(origin=survey.origins(surveyed))
         for row in others[others.source != results.OWN_SOURCE].itertuples():
             place = row.origin.replace(" ", "_")
-            name = Name("zoo", place, row.name, "bdm_1d_ratio", "bdm")
-            yield make_cell(name, one_number(row.bdm_1d_ratio), elsewhere)
+            for measure in ("bdm_1d_ratio", "planes_ratio"):
+                name = Name("zoo", place, row.name, measure, "bdm")
+                yield make_cell(name, one_number(getattr(row, measure, None)), elsewhere)
+        yield from _not_fetched(absent, elsewhere)
 
     def rac_check(self) -> Iterator[Cell]:
         """What Eq. 21 gives for the published models, beside what the paper prints."""
@@ -297,6 +308,22 @@ class CellList:
     def singular(self) -> Iterator[Cell]:
         """The second paper's numbers, as `slt_report` wrote them (`momos.report.slt.cells`)."""
         yield from singular_cells(self.study.results.singular)
+
+
+def _not_fetched(absent: pd.DataFrame, origin: Origin) -> Iterator[Cell]:
+    """Cells of models whose weights are out of reach, and of the shares that they belong to."""
+    if absent.empty:
+        return
+    reason = f"{len(absent)} models are out of reach"
+    names = [
+        (Name("zoo", survey.ELSEWHERE, "all", "num_pairs", "count"), reason),
+        (Name("zoo", survey.ELSEWHERE, "all", "share_below_1", "other", "percent"), reason),
+    ]
+    for row in absent.itertuples():
+        for measure in ("bdm_1d_ratio", "planes_ratio"):
+            names.append((Name("zoo", survey.ELSEWHERE, row.name, measure, "bdm"), row.error))
+    for name, why in names:
+        yield {**make_cell(name, one_number(None), origin), "not_fetched": why}
 
 
 def singular_cells(rows: pd.DataFrame) -> Iterator[Cell]:

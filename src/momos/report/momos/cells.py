@@ -15,6 +15,8 @@
     source, stage the file that the number was computed from, and the stage that wrote it; for what
                   was not run, the file of the published value
 
+not_fetched   why there is no value, where weights from elsewhere are out of reach
+
 and where the paper has the same cell
 
     published, published_std, difference, tolerance, reason
@@ -88,6 +90,7 @@ class Cell(TypedDict):
     models: NotRequired[list[str]]
     source: str
     stage: str
+    not_fetched: NotRequired[str]
     published: NotRequired[float]
     published_std: NotRequired[float | None]
     difference: NotRequired[float | None]

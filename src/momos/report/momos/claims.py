@@ -155,7 +155,7 @@ def zoo_models_become_simpler(claim: Claim, evidence: Evidence) -> Judgement:
         f"Needs {num_models} {source} models; the share is of {len(pairs)} other pairs,"
         " one an initialisation (of own runs the baseline's)."
     )
-    return Judgement(NOT_RUN, measured, note)
+    return Judgement(NOT_RUN, measured, note, also=survey.elsewhere_text(trained))
 
 
 @JUDGES.judges("M2")

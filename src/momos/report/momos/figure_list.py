@@ -17,7 +17,8 @@ FIGURE1 = (
 FIGURE2 = (
     "Figure 2. 1-D BDM of trained weights relative to the same architecture at initialisation:"
     " the runs of this pipeline by model, models from elsewhere against their number of weights;"
-    " untrained ones are the control."
+    " untrained ones are the control. Below: medians of the same ratio by bit plane, and"
+    " checkpoints along a training, where any were surveyed."
 )
 FIGURE3 = (
     "Figure 3 ({}). Relative distortion of the projection (solid, left) and validation loss"

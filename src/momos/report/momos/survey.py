@@ -15,9 +15,11 @@ import pandas as pd
 from momos.report.shared import tables
 from momos.report.shared.results import CONTROL, OWN_SOURCE
 from momos.report.shared.statistics import clopper_pearson, prediction_bound
+from momos.report.shared.verdicts import NOT_RUN
 
 # The survey's word for timm's own weights, and the report's for all the other people's.
 TIMM, ELSEWHERE = "timm", "elsewhere"
+OUT_OF_REACH = "NotFetched"  # beginning of what `momos.survey` says of weights that are
 RARE = 0.001  # probability that an initialisation lies below the bound of z (method A11)
 TASK = re.compile(r"\((.+)\)$")  # at the end of a family: carn (super-resolution)
 BASELINE = "Baseline"  # the group of methods that neither quantise nor share weights
@@ -34,6 +36,7 @@ ABOUT = ("source", "num_models", "measure")  # the first columns of `agreement`
 VALUES = {
     "ratio_1d": "bdm_1d_ratio",
     "ratio_2d": "bdm_2d_ratio",
+    "ratio_planes": "planes_ratio",
     "shuffled_1d": "against_shuffled_1d",
     "shuffled_2d": "against_shuffled_2d",
 }
@@ -90,21 +93,41 @@ def is_below_chance(models: pd.DataFrame) -> pd.Series:
     return pd.Series(told, index=models.index, dtype=object)
 
 
+def elsewhere_text(trained: pd.DataFrame) -> str:
+    """How many networks of other people, timm's apart, lie below 1; nothing without any.
+
+    trained: rows of `survey` that somebody trained.
+    """
+    others = pairs(trained[origins(trained) == ELSEWHERE])
+    if others.empty:
+        return ""
+    below, total = int((others.bdm_1d_ratio < 1).sum()), len(others)
+    low, high = clopper_pearson(below, total)
+    told = [state for state in is_below_chance(others) if state is not None]
+    planes = _column(others, "planes_ratio").dropna()
+    return (
+        f"Networks that other people trained, not {TIMM}'s: {below} of {total} below 1 (95 %"
+        f" interval {low:.3f} to {high:.3f}), {sum(told)} of {len(told)} below chance;"
+        f" by bit planes {int((planes < 1).sum())} of {len(planes)} below 1."
+    )
+
+
 def group_statistics(survey: pd.DataFrame, *, seed: int) -> pd.DataFrame:
     """Summarise the survey: a row per source and group of its models.
 
-    A row has num_models; medians of the BDM ratios and of BDM against the shuffled control, each
-    with a 95 % interval (<name>_low, <name>_high; percentile bootstrap, seeded); and the share of
-    models below 1 in 1-D with Clopper-Pearson's interval; num_below_chance of num_with_z. Runs that
-    started from the same initialisation count as one model, with their mean. Own runs are grouped
-    by model and method, other people's by family, task, size, training recipe and the data of that,
-    each where something is known of it.
+    A row has num_models; medians of the BDM ratios, of bit planes too, and of BDM against the
+    shuffled control, each with a 95 % interval (<name>_low, <name>_high; percentile bootstrap,
+    seeded); and the share of models below 1 in 1-D with Clopper-Pearson's interval;
+    num_below_chance of num_with_z. Runs that started from the same initialisation count as one
+    model, with their mean. Own runs are grouped by model and method, other people's by family,
+    task, size, training recipe and the data of that, each where something is known of it.
     """
     against = {
         f"against_shuffled_{n}d": survey[f"bdm_{n}d"] / survey[f"bdm_{n}d_shuffled"] for n in (1, 2)
     }
     rows = []
-    for source, models in survey.assign(**against).groupby(origins(survey), sort=False):
+    whole = survey.assign(planes_ratio=_column(survey, "planes_ratio"), **against)
+    for source, models in whole.groupby(origins(survey), sort=False):
         for by, names in _groupings(str(source), models):
             parts = models.groupby(names.to_numpy(), sort=True)
             rows += [
@@ -225,6 +248,66 @@ def proxies(survey: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(columns | {f"{name}, weights": 1 / survey[name] for name in names})
 
 
+def not_fetched(not_surveyed: pd.DataFrame) -> pd.DataFrame:
+    """Models whose weights were out of reach. not_surveyed: that of `results.Results`."""
+    if "error" not in not_surveyed:  # nothing was surveyed
+        return not_surveyed
+    return not_surveyed[not_surveyed.error.astype(str).str.startswith(OUT_OF_REACH)]
+
+
+def shares(models: pd.DataFrame) -> pd.DataFrame:
+    """What a 1-D BDM ratio below 1 is made of, in percent of initial BDM; the three add up.
+
+    ones: the share of positive signs, which bits shuffled within each tensor keep. within_rows: the
+    order that a tensor with permuted rows keeps beyond that. among_rows: the rest, which the order
+    of rows makes. Negative where a control is simpler than what has more order.
+    """
+    initial = _column(models, "bdm_1d_initial")
+    steps = [initial, *(_column(models, f"bdm_1d_{name}") for name in ("shuffled", "permuted"))]
+    steps.append(_column(models, "bdm_1d"))
+    names = ("ones", "within_rows", "among_rows")
+    pairs = zip(names, steps[:-1], steps[1:], strict=True)
+    return pd.DataFrame({name: 100 * (before - after) / initial for name, before, after in pairs})
+
+
+def _column(models: pd.DataFrame, name: str) -> pd.Series:
+    """A column of numbers, NaN where the table has none."""
+    return pd.Series(models.get(name), index=models.index, dtype=float)
+
+
+def networks(survey: pd.DataFrame, not_surveyed: pd.DataFrame) -> pd.DataFrame:
+    """Models of other people, a row each, those that were not measured last with their `error`."""
+    others = survey[~survey.source.isin((OWN_SOURCE, CONTROL))]
+    measured = pd.concat([others, shares(others)], axis=1)
+    return pd.concat([measured, not_surveyed], ignore_index=True)
+
+
+def network_table(models: pd.DataFrame) -> pd.DataFrame:
+    """`networks` for readers. A model out of reach is NOT RUN; of a broken one it says why."""
+    numbers = {
+        "1-D ratio": ("bdm_1d_ratio", 3), "1-D z": ("bdm_1d_z", 1),
+        "2-D ratio": ("bdm_2d_ratio", 3), "2-D z": ("bdm_2d_z", 1),
+        "Planes ratio": ("planes_ratio", 3), "Planes z": ("planes_z", 1),
+        "Ones": ("ones", 2), "Within rows": ("within_rows", 2), "Among rows": ("among_rows", 2),
+    }  # fmt: skip
+    texts = {
+        title: [tables.number(value, digits) for value in _column(models, column)]
+        for title, (column, digits) in numbers.items()
+    }
+    absent = set(not_fetched(models).index)
+    states = ["measured" if pd.isna(one) else str(one) for one in models.error]
+    states = [NOT_RUN if place in absent else state for place, state in enumerate(states)]
+    about = {
+        "Network": models.name,
+        "Family": models.family,
+        "Source": models.source,
+        "Licence": models.get("licence", pd.Series(tables.EMPTY, index=models.index)),
+        "State": states,
+        "Weights": [tables.thousands(value) for value in _column(models, "num_weights")],
+    }
+    return pd.DataFrame(about | texts).fillna(tables.EMPTY)
+
+
 def group_table(groups: pd.DataFrame) -> pd.DataFrame:
     """`group_statistics` for readers."""
 
@@ -239,6 +322,7 @@ def group_table(groups: pd.DataFrame) -> pd.DataFrame:
         "Models": groups.num_models,
         "1-D ratio": interval("ratio_1d"),
         "2-D ratio": interval("ratio_2d"),
+        "Planes ratio": interval("ratio_planes"),
         "Share below 1": interval("share_below", 2),
         "Below chance": [
             f"{row.num_below_chance} of {row.num_with_z}" if row.num_with_z else tables.EMPTY

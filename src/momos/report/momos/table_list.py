@@ -20,14 +20,14 @@ TABLE1 = (
     " algorithmic compression (RAC) by Eq. 21 and as the weights' bytes in an entropy-coded .momos"
     " file have it, and 1-D BDM ratio of the deployed weights to initial ones (the mean of"
     " several initialisations, where they were measured; in brackets: of the latent weights behind"
-    " quantised ones)."
+    " quantised ones). Planes: the same ratio for the eight bit planes of the weights."
 )
 TABLE2 = "Table 2. As Table 1, for MobileViT."
 COMPLEXITY = (
     "Algorithmic complexity of the weights' signs: BDM against the mean of several initialisations,"
     " its distance from that in their standard deviations (z), against the run's own initialisation"
     " (MoMos, Eq. 22), on pybdm's scale of 0 to 1, and against the same bits shuffled within each"
-    " tensor. Means over seeds."
+    " tensor. Planes: BDM of the weights' eight bit planes. Means over seeds."
 )
 COMPRESSORS = (
     "Raw / compressed bytes of the float32 weights and of their packed signs. Means over seeds."
@@ -47,7 +47,12 @@ ZOO = (
     " Below chance: models whose z lies where one of a thousand initialisations does."
     " Against the shuffled control (signs permuted within each tensor) what lies below 1 is order"
     " among the signs, not a share of positive ones other than one half. `untrained`:"
-    " initialisations alone."
+    " initialisations alone. Planes: BDM of the eight bit planes of weights quantised uniformly."
+)
+ZOO_NETWORKS = (
+    "Networks that other people trained. Below 1 because of (percent of the initial 1-D BDM, which"
+    " add up to what the ratio lacks to 1): the share of ones, order within rows, order among rows."
+    f" {survey.NOT_RUN}: the weights were out of reach."
 )
 ZOO_AGREEMENT = (
     "Which measures agree: Spearman's rank correlation over the models of a source. BDM against"
@@ -96,6 +101,7 @@ def tables(study: Study) -> dict[str, Table]:
     compressors = study.settings["evaluate"]["compressors"]
     zoo = survey.group_statistics(measured.survey, seed=study.settings["survey"]["seed"])
     agreement = survey.agreement(measured.survey)
+    networks = survey.networks(measured.survey, measured.not_surveyed)
     return {
         **_main_tables(cells),
         "complexity": Table(rendering.complexity_table(cells), cells, COMPLEXITY),
@@ -105,6 +111,11 @@ def tables(study: Study) -> dict[str, Table]:
             rendering.comparison_table(study.comparison), study.comparison, COMPARISON
         ),
         "zoo": Table(survey.group_table(zoo), zoo, ZOO),
+        **(
+            {"zoo_networks": Table(survey.network_table(networks), networks, ZOO_NETWORKS)}
+            if len(networks)
+            else {}
+        ),
         "zoo_agreement": Table(survey.agreement_table(agreement), agreement, ZOO_AGREEMENT),
         **_reading_tables(study),
         **_packing_tables(measured.packing),

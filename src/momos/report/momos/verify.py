@@ -105,7 +105,7 @@ def read_study(
         distortion=there["distortion"],
         history=none,
         survey=zoo if "zoo" in absent else zoo[zoo.error.isna()],
-        not_surveyed=none,
+        not_surveyed=none if "zoo" in absent else zoo[zoo.error.notna()],
         singular=there["slt"],
         packing=there["packing"],
         methods={},

@@ -23,6 +23,7 @@ from momos.files import atomic
 from momos.report.shared import imported, plots
 
 FORMATS = ("png", "svg", "pdf")
+OTHER_PEOPLE = "other people's"  # networks, where their families are too many
 STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib
     "font.size": 11,
@@ -134,19 +135,37 @@ def _colorbar(figure: Figure, axes, norm: Normalize, name: str, label: str):
 def survey(rows: pd.DataFrame) -> Figure:
     """Figure 2: own runs by model, and models from elsewhere against their size.
 
-    rows: num_weights, bdm_1d_ratio, group, title, source.
+    Below, where they were measured: bit planes, and checkpoints along a training.
+    rows: num_weights, bdm_1d_ratio, group, title, source; plane_<i>_ratio; series, step.
     """
     own = rows.source == imported.OWN_SOURCE
     both = ((plots.ratio_by_model, rows[own]), (plots.ratio_against_size, rows[~own]))
-    panels = [(draw, part) for draw, part in both if len(part)]
-    figure = Figure(figsize=(7.5 if len(panels) == 1 else 12, 5.4))
-    axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
-    for ax, (draw, part) in zip(axes, panels, strict=True):
-        draw(_few_groups(part), ax)
-        ax.set_title(_share_below(part.bdm_1d_ratio[part.source != imported.CONTROL]))
-        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=3, columnspacing=1)
-    axes[-1].set(ylabel=axes[-1].get_ylabel() if len(panels) == 1 else "")
+    panels = [(draw, _few_groups(part)) for draw, part in both if len(part)]
+    drawn = [*panels, *_further_panels(rows)]
+    wide, high = min(len(drawn), 2), math.ceil(len(drawn) / 2)
+    figure = Figure(figsize=(7.5 if wide == 1 else 12, 5.4 * high))
+    axes = figure.subplots(high, wide, squeeze=False, sharey=high == 1).flat
+    for place, (draw, part) in enumerate(drawn):
+        draw(part, axes[place])
+        axes[place].legend(
+            loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=3, columnspacing=1
+        )
+    for place, (_, part) in enumerate(panels):
+        ratios = part.bdm_1d_ratio[part.source != imported.CONTROL]
+        axes[place].set_title(_share_below(ratios))
+    for ax in axes[len(drawn) :]:
+        ax.set_axis_off()
     return figure
+
+
+def _further_panels(rows: pd.DataFrame) -> list[tuple[Callable, pd.DataFrame]]:
+    """Panels on what some surveys lack: bit planes, and series of checkpoints."""
+    panels: list[tuple[Callable, pd.DataFrame]] = []
+    if "plane_7_ratio" in rows and rows.plane_7_ratio.notna().any():
+        panels.append((plots.ratio_by_plane, _few_groups(rows[rows.plane_7_ratio.notna()])))
+    if "series" in rows and rows.series.notna().any():
+        panels.append((plots.ratio_along_training, rows[rows.series.notna()]))
+    return panels
 
 
 def _share_below(ratios: pd.Series) -> str:
@@ -157,8 +176,16 @@ def _share_below(ratios: pd.Series) -> str:
 
 
 def _few_groups(rows: pd.DataFrame) -> pd.DataFrame:
-    """Group families by their source where there are more of them than markers."""
-    return rows if rows.group.nunique() <= len(plots.MARKERS) else rows.assign(group=rows.source)
+    """Group models by where they are from where there are more families than markers.
+
+    First other people's by source, then all of these as one group, last the own runs too.
+    """
+    others = ~rows.source.isin((imported.OWN_SOURCE, imported.CONTROL))
+    for name in (rows.group, rows.source, OTHER_PEOPLE):
+        groups = rows.group.mask(others, name)
+        if groups.nunique() <= len(plots.MARKERS):
+            return rows.assign(group=groups)
+    return rows.assign(group=rows.source.mask(others, OTHER_PEOPLE))
 
 
 def distortion(curves: pd.DataFrame, *, columns: int) -> Figure:

@@ -4,6 +4,7 @@ Nothing is read, computed or saved here. Every series has its own marker and lin
 colour, so that all of it can be told apart in greyscale.
 """
 
+import re
 from typing import Any
 
 import numpy as np
@@ -86,6 +87,35 @@ def ratio_by_model(survey: pd.DataFrame, ax: Axes) -> Axes:
         range(len(models)), [f"{row.title}\n{row.num_weights:,}" for row in models.itertuples()]
     )
     ax.set(xlabel="Model and its number of weights", xlim=(-0.5, len(models) - 0.5))
+    return _ratio_axis(ax)
+
+
+def ratio_by_plane(survey: pd.DataFrame, ax: Axes) -> Axes:
+    """BDM of each bit plane relative to initial weights, the most significant plane first.
+
+    survey: group, plane_<i>_ratio. A line is the median over a group.
+    """
+    columns = [name for name in survey if re.fullmatch(r"plane_\d+_ratio", name)]
+    places = sorted((int(name.split("_")[1]) for name in columns), reverse=True)
+    for index, (name, rows) in enumerate(survey.groupby("group", sort=False)):
+        medians = [rows[f"plane_{place}_ratio"].median() for place in places]
+        ax.plot([str(place) for place in places], medians, label=name, **_line(index, len(places)))
+    ax.axhline(1, label="no change", **REFERENCE)
+    ax.set(xlabel=f"Bit plane ({places[0]}: most significant)")
+    ax.set_ylabel("BDM trained / BDM initial (planes)")
+    return ax
+
+
+def ratio_along_training(survey: pd.DataFrame, ax: Axes) -> Axes:
+    """A line for each training of which there are checkpoints.
+
+    survey: series, step, bdm_1d_ratio. The last checkpoint of a training lies at 100 %.
+    """
+    for index, (name, rows) in enumerate(survey.groupby("series", sort=False)):
+        own = rows.sort_values("step")
+        percent = 100 * own.step / own.step.max()
+        ax.plot(percent, own.bdm_1d_ratio, label=name, **_line(index, len(own)))
+    ax.set(xlabel="Steps (% of the last checkpoint's)")
     return _ratio_axis(ax)
 
 

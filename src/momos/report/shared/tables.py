@@ -48,7 +48,7 @@ def main_table(cells: pd.DataFrame) -> pd.DataFrame:
 
     Accuracy is that of the last weights (as published) and of those with the lowest validation
     loss. Compression is RAC by Eq. 21 and on disk. Complexity is the 1-D BDM ratio of the deployed
-    weights, with that of the latent ones beside it.
+    weights and that of their bit planes, with those of the latent ones beside them.
     """
     measures = {
         "Acc. last": lambda row, _: mean_std(row, "test_accuracy_last"),
@@ -57,6 +57,10 @@ def main_table(cells: pd.DataFrame) -> pd.DataFrame:
         "RAC (measured bytes)": lambda row, _: number(row["rac_measured"], 1),
         "BDM": lambda row, latent: number(row["bdm_1d_ratio"], 2) + _beside(latent, "bdm_1d_ratio"),
     }
+    if "planes_ratio" in cells:
+        measures["Planes"] = lambda row, latent: (
+            number(row["planes_ratio"], 2) + _beside(latent, "planes_ratio")
+        )
     return _by_model(cells, measures)
 
 
@@ -64,7 +68,8 @@ def complexity_table(cells: pd.DataFrame) -> pd.DataFrame:
     """Measures beside the 1-D BDM ratio, which saturates.
 
     They are z and the ratio to the run's own initialisation, the normalised value and the shuffled
-    control, all of it in 2-D, and simple counts.
+    control, all of it in 2-D, bit planes, and simple counts. Runs from before bit planes were
+    measured leave those out.
     """
     columns = {
         "1-D ratio": ("bdm_1d_ratio", 3),
@@ -77,10 +82,14 @@ def complexity_table(cells: pd.DataFrame) -> pd.DataFrame:
         "2-D to own": ("bdm_2d_ratio_own", 3),
         "2-D normalised": ("bdm_2d_normalized", 3),
         "2-D / shuffled": ("bdm_2d_against_shuffled", 3),
+        "Planes ratio": ("planes_ratio", 3),
+        "Planes z": ("planes_z", 1),
         "Zeros (%)": ("zeros_percent", 1),
         "L2 norm": ("l2_norm", 1),
         "Distinct blocks": ("distinct_blocks", 0),
     }
+    if "planes_ratio" not in cells:
+        columns = {name: one for name, one in columns.items() if not name.startswith("Planes")}
     return _per_cell(cells.assign(zeros_percent=100 * cells.sparsity), columns)
 
 
