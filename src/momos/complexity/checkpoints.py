@@ -116,7 +116,11 @@ def _of_untrained(folder: Path, step: int, settings: Rivals) -> dict[str, np.nda
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    return {name: weight.detach() for name, weight in model.named_parameters()}
+    tensors = {name: weight.detach() for name, weight in model.named_parameters()}
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"tensor {name} holds NaN or infinite weights")
+    return tensors
 
 
 def _flat(tensors: Iterable[Tensor]) -> Tensor:

@@ -14,7 +14,7 @@ from momos.files import run_folder
 from momos.images.dataset import Dataset
 from momos.images.inputs import Batches
 from momos.methods.method import Method
-from momos.slt.compressibility import schemes
+from momos.slt.compressibility import own_n_q, schemes
 from momos.slt.llc.rows import Target, llc_rows, spectrum_of
 
 Batch = tuple[Tensor, Tensor]  # network inputs (n, C, H, W) float32, labels (n,) int64
@@ -38,7 +38,9 @@ def measure_classifier(
     """Measure the last weights of a run as deployed, on training images as validation has them.
 
     folder: the run's. eps: tolerances in nats. keep: as `estimate_llc` takes it. Returns columns of
-    the LLC's row, critical_n_q_eps<eps> and critical_status_eps<eps>.
+    the LLC's row, critical_n_q_eps<eps> and critical_status_eps<eps>. own_n_q is the grid on which
+    quantised weights lie already, which the scan's grid may pass over: critical_n_q_own_eps<eps>
+    is it where it is smaller.
     """
     about = run_folder.load_run(folder)
     model = models.restore(about, run_folder.load_weights(folder, "last"))
@@ -53,6 +55,11 @@ def measure_classifier(
     points = schemes.search("quantization", search, seed=0)(model, mean_loss, eps)
     critical: dict[str, Any] = {f"critical_n_q_eps{p.eps:g}": p.value for p in points}
     critical |= {f"critical_status_eps{p.eps:g}": p.status for p in points}
+    own = own_n_q(model, search.max_n_q)
+    critical["own_n_q"] = own
+    for p in points:
+        both = [n_q for n_q in (p.value, own) if n_q is not None]
+        critical[f"critical_n_q_own_eps{p.eps:g}"] = min(both, default=None)
     target = Target(model, classifier_loss, batches[: settings.num_batches], about["seed"])
     estimate = llc_rows(
         target,

@@ -347,6 +347,47 @@ def test_critical_n_q_against_every_n_q_up_to_257(models, name, theta, record_pr
     assert len({one.value for one in found}) > 1, "and they should differ"
 
 
+def test_a_finer_theta_against_every_n_q(models):
+    """Thetas half-way to the neighbours of each n_q's best one, by brute force."""
+    model, loss_fn = models["mlp"]
+    fractions = [1.0, 0.7, 0.5, 0.35]
+    found = c.critical_n_q(model, loss_fn, EPS, max_n_q=65, fractions=fractions, refine=True)
+    plain = c.critical_n_q(model, loss_fn, EPS, max_n_q=65, fractions=fractions)
+    assert [one._replace(refined=None) for one in found] == plain
+
+    def finest(n_q: int) -> float:
+        losses = [loss_fn(c.quantized(model, n_q, theta).model) for theta in fractions]
+        best = min(range(len(fractions)), key=losses.__getitem__)
+        around = fractions[max(best - 1, 0)], fractions[min(best + 1, len(fractions) - 1)]
+        halfway = [math.sqrt(fractions[best] * theta) for theta in around]
+        return min(losses[best], *(loss_fn(c.quantized(model, n_q, t).model) for t in halfway))
+
+    for one in found:
+        if one.found:
+            n_q = int(one.value)
+            while n_q > 3 and finest(n_q - 2) <= one.init_loss + one.eps:
+                n_q -= 2
+            assert one.refined == n_q
+    assert any(one.refined < one.value for one in found if one.found)
+
+
+@pytest.mark.parametrize(("bits", "expected"), [(2, 3), (4, 15), (8, 255), (9, None)])
+def test_a_quantised_models_own_grid_is_found(bits, expected):
+    draws = torch.Generator().manual_seed(0)
+    model = nn.Sequential(nn.Linear(30, 40), nn.Linear(40, 5))
+    num_levels = 2 ** (bits - 1) - 1
+    for layer, scale in zip(model, (0.013, 2.7), strict=True):
+        codes = torch.randint(-num_levels, num_levels + 1, layer.weight.shape, generator=draws)
+        codes[0, :2] = torch.tensor([num_levels, -num_levels])
+        layer.weight.data = scale * codes
+    assert c.own_n_q(model) == expected
+    if expected:
+        same = c.quantized(model, expected, 1.0).model
+        torch.testing.assert_close(same[0].weight, model[0].weight)
+        assert c.own_n_q(model, max_n_q=expected - 2) is None
+    assert c.own_n_q(nn.Linear(20, 20)) is None
+
+
 def test_the_theta_of_lowest_loss(models):
     model, loss_fn = models["mlp"]
     by_loss, by_max = (c.critical_n_q(model, loss_fn, 0.1, theta=theta) for theta in c.THETAS)

@@ -81,8 +81,8 @@ def _answer(study: SltStudy) -> list[str]:
         return []
     text = (
         "Differences of R^2, LLC less rival, for leave-one-seed-out predictions and for what is"
-        " left at equal loss; in brackets 95 % intervals of a bootstrap over runs and steps. `not told"
-        " apart`: the interval holds zero. Every predictor and critical value:"
+        " left at equal loss; in brackets 95 % intervals of a bootstrap over runs and steps."
+        " `Not told apart`: the interval holds zero. Every predictor and critical value:"
         " [rivals](tables/rivals.md), [answers](tables/answers.md)."
     )
     listed = "\n".join(f"- {sentence}" for sentence in said)
