@@ -33,6 +33,7 @@ BLOCK = re.compile(r"(?P<start><!-- numbers: (?P<name>[\w-]+) -->\n).*?(?P<end><
 PROFILE = "digits"  # the embedded one
 COPIES = "cifar10"  # the MLP's column, on JPEG copies of CIFAR-10
 MODELS = ("mlp", "resnet20", "tiny_vit")
+ANSWERS = Path("reports") / PROFILE / "slt" / "tables" / "answers.csv"  # of the second paper
 FIRST_RUN = "model == 'resnet20' and method == 'momos_s4_c1' and seed == 0"
 SHOWN = ("baseline", "qat8", "qat4", "momos_s2_c10", "momos_s2_c1", "momos_s4_c10", "momos_s4_c1")
 MEASURES = ("test_accuracy_last", "rac", "bdm_1d_ratio", "bdm_1d_ratio_latent")
@@ -126,10 +127,43 @@ def claims_table() -> str:
     rows = [
         {
             "Claim": f"{claim}: {words}",
-            "Small digits": embedded[claim],
+            "Small digits": embedded[claim] + (_against_loss() if claim == "S8" else ""),
             "CIFAR-10 copies, one network": copies[claim],
         }
         for claim, words in CLAIMS.items()
+    ]
+    return tables.markdown(pd.DataFrame(rows))
+
+
+def _against_loss() -> str:
+    """How the LLC compares with the loss out of sample; empty before the report says so."""
+    if not ANSWERS.is_file():
+        return ""
+    row = pd.read_csv(ANSWERS).query("rival == 'loss'").iloc[0]
+    values = f"{row.difference:.2f} ({row.difference_low:.2f} to {row.difference_high:.2f})"
+    return f"; out of sample, R² less the loss's: {values}, {row.difference_verdict}"
+
+
+def llc_answers() -> str:
+    """Whether the LLC predicts compressibility better than its rivals, a row per rival."""
+    if not ANSWERS.is_file():
+        return NOT_RUN
+    rows = [
+        {
+            "Model": row["model"],
+            "Rival": row["rival"],
+            "R² of the LLC": f"{row['r2']:.2f}",
+            "of the rival": f"{row['r2_rival']:.2f}",
+        }
+        | {
+            words: f"{row[key]:.2f} ({row[f'{key}_low']:.2f} to {row[f'{key}_high']:.2f}):"
+            f" {row[f'{key}_verdict']}"
+            for key, words in (
+                ("difference", "Difference out of sample"),
+                ("at_equal_loss", "at equal loss"),
+            )
+        }
+        for row in pd.read_csv(ANSWERS).to_dict("records")
     ]
     return tables.markdown(pd.DataFrame(rows))
 
@@ -354,6 +388,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "claim_by_claim": claim_by_claim,
     "accuracies": accuracies,
     "rac": rac,
+    "llc_answers": llc_answers,
     "packing": packing,
     "codecs": codecs,
     "speed": speed,
