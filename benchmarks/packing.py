@@ -4,11 +4,12 @@ usage: python -m benchmarks.packing PROFILE_ROOT OUT.csv [--other PYTHON]
 
 PROFILE_ROOT: a folder where the `digits` profile was run (data/prepared, runs). PYTHON: an
 interpreter that has the other codecs (other_codecs.py); without it their rows stay as OUT.csv has
-them. OUT has a row per model, method, codec and setting: bytes of the whole model, and test
-accuracy after decoding. Both lossy codecs get a ladder of settings: nncodec its quantisation
-parameter; ours motifs at 2 to 8 bits, as they were trained and refitted on the training images, as
-stage `pack` does it. Printed is, for each model, the smallest file of each codec whose accuracy is
-at most half a point below that of the model as it was.
+them. OUT has a row per model, method, codec and setting: bytes of the whole model, and accuracy
+after decoding, on validation and on test images. Both lossy codecs get a ladder of settings:
+nncodec its quantisation parameter; ours motifs at 2 to 8 bits, as they were trained and refitted on
+the training images, as stage `pack` does it. Printed is, for each model, the smallest file of each
+codec whose accuracy on validation images is at most half a point below that of the model as it was,
+and what it reaches on test images.
 """
 
 import argparse
@@ -21,13 +22,15 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from torch import nn
 
 from momos import config, models, packing
 from momos.files import atomic, run_folder
 from momos.images.dataset import Dataset, load_dataset
 from momos.images.inputs import Batches
-from momos.models.evaluate import test_accuracy
 from momos.packing import levels, lossy
+from momos.packing.runs import accuracies
+from momos.report.momos.packing import SLACK
 
 METHODS = (
     "baseline",
@@ -41,7 +44,7 @@ METHODS = (
 )
 QPS = tuple(range(-32, -7, 4))
 BITS = (8, 7, 6, 5, 4, 3, 2)
-SLACK = 0.005
+ACCURACIES = ("val_accuracy", "test_accuracy")
 COMPRESSORS = ("gzip", "lzma", "zstd")
 OTHERS = ("nncodec", "zipnn")
 OTHER = Path(__file__).with_name("other_codecs.py")
@@ -78,32 +81,28 @@ def measured(
     model = config.load_method(about["method"]).deployed(model, arch=about["arch"])
     batches = Batches.of_run(about, 64, torch.device("cpu"))
 
-    def accuracy(module) -> float:
-        return test_accuracy(module, dataset, batches)
+    def reached(module: nn.Module) -> dict[str, float]:
+        return accuracies(module, dataset, batches)
 
-    for row in levels.ordinary(model, accuracy, COMPRESSORS):
-        yield {
-            "codec": row["coding"],
-            "setting": "",
-            "bytes": row["file_bytes"],
-            "test_accuracy": row["test_accuracy"],
-        }
-    yield from others(model, about, accuracy, python) if theirs is None else theirs
+    for row in levels.ordinary(model, reached, COMPRESSORS):
+        yield described(row["coding"], "", row)
+    yield from others(model, about, reached, python) if theirs is None else theirs
     block_size, slicing = about["block_size"] or 2, "tensor"
-    for row in levels.lossless(model, accuracy, block_size=block_size, slicing=slicing):
-        yield {
-            "codec": "momos",
-            "setting": row["coding"],
-            "bytes": row["file_bytes"],
-            "test_accuracy": row["test_accuracy"],
-        }
+    for row in levels.lossless(model, reached, block_size=block_size, slicing=slicing):
+        yield described("momos", row["coding"], row)
     if about["block_size"]:
         yield from ladder(
-            model, about, dataset, batches, accuracy, block_size=block_size, slicing=slicing
+            model, about, dataset, batches, reached, block_size=block_size, slicing=slicing
         )
 
 
-def others(model, about: dict, accuracy, python: str | None) -> Iterator[dict]:
+def described(codec: str, setting: str, row: dict) -> dict:
+    """A row of OUT from one of `levels`."""
+    reached = {name: row[name] for name in ACCURACIES}
+    return {"codec": codec, "setting": setting, "bytes": row["file_bytes"]} | reached
+
+
+def others(model, about: dict, reached, python: str | None) -> Iterator[dict]:
     if python is None:
         raise ValueError("the other codecs need an interpreter that has them: --other PYTHON")
     with tempfile.TemporaryDirectory() as folder:
@@ -124,11 +123,11 @@ def others(model, about: dict, accuracy, python: str | None) -> Iterator[dict]:
             module = (
                 models.restore(about, atomic.load_tensors(decoded)) if decoded.exists() else model
             )
-            yield row | {"test_accuracy": accuracy(module)}
+            yield row | reached(module)
 
 
 def ladder(
-    model, about: dict, dataset, batches, accuracy, *, block_size: int, slicing: str
+    model, about: dict, dataset, batches, reached, *, block_size: int, slicing: str
 ) -> Iterator[dict]:
     settings, augmentation = config.load(config.Pack), config.load(config.Augment)
     start = lossy.mosaic_of(model, block_size, slicing)
@@ -142,36 +141,35 @@ def ladder(
             row = levels.measure_file(
                 f"{name}{bits}",
                 model,
-                accuracy,
+                reached,
                 level="entropy",
                 block_size=block_size,
                 slicing=slicing,
             )
-            yield {
-                "codec": "momos",
-                "setting": row["coding"],
-                "bytes": row["file_bytes"],
-                "test_accuracy": row["test_accuracy"],
-            }
+            yield described("momos", row["coding"], row)
 
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
-    """A row per model: file sizes in kB, and ours over nncodec's.
+    """A row per model: file sizes in kB, test accuracies in percent, and ours over nncodec's.
 
-    Of a lossy codec it is the smallest file within SLACK of the model's own accuracy.
+    Of a lossy codec it is the smallest file that is within SLACK of the model's own accuracy on
+    validation images.
     """
     rows = []
     for (model, method), part in frame.groupby(["model", "method"], sort=False):
-        reached = part[part.codec == "safetensors"].test_accuracy.iloc[0]
-        row = {"model": model, "method": method, "accuracy": round(100 * reached, 2)}
+        own = part[part.codec == "safetensors"].iloc[0]
+        row = {"model": model, "method": method, "accuracy": 100 * own.test_accuracy}
         for codec in ("lzma", "zipnn"):
             row[codec] = part[part.codec == codec].bytes.iloc[0] / 1000
         row["momos, lossless"] = part[part.setting == packing.LEVELS[1]].bytes.iloc[0] / 1000
-        good = part[part.test_accuracy >= reached - SLACK]
+        good = part[part.val_accuracy >= own.val_accuracy - SLACK]
         for codec in ("nncodec", "momos"):
             mine = good[good.codec == codec].sort_values("bytes")
-            best = (mine.bytes.iloc[0] / 1000, mine.setting.iloc[0]) if len(mine) else (None, "")
-            row |= {codec: best[0], f"{codec} at": best[1]}
+            best = (None, "", None)
+            if len(mine):
+                chosen = mine.iloc[0]
+                best = (chosen.bytes / 1000, chosen.setting, 100 * chosen.test_accuracy)
+            row |= dict(zip((codec, f"{codec} at", f"{codec} accuracy"), best, strict=True))
         rows.append(
             row | {"ratio": None if row["nncodec"] is None else row["momos"] / row["nncodec"]}
         )
