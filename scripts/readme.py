@@ -320,8 +320,10 @@ def codecs() -> str:
             ".momos, lossless": tables.number(row["momos, lossless"], 1),
             "nncodec": tables.number(row["nncodec"], 1),
             "at QP": str(row["nncodec at"]),
+            "nncodec (%)": tables.number(row["nncodec accuracy"], 2),
             ".momos": tables.number(row["momos"], 1),
             "at": str(row["momos at"]),
+            ".momos (%)": tables.number(row["momos accuracy"], 2),
             "ours / nncodec": tables.number(row["ratio"], 2),
         }
         for row in frame.to_dict("records")
