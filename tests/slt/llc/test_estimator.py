@@ -17,8 +17,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from momos.slt.llc import estimator as llc
-from momos.slt.llc import hessian, langevin
+from momos.slt.llc import hessian, hessian_spectrum, langevin, predict
 from momos.slt.llc.estimator import estimate_llc
+from momos.slt.llc.spectrum import Spectrum
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -39,6 +40,13 @@ def quadratic(model, curvature):
     return 0.5 * (curvature * model.w[0].square()).sum()
 
 
+ONE_OF_EACH = {
+    "num_probes": 1,
+    "num_probe_batches": 1,
+    "num_lanczos_probes": 1,
+    "num_lanczos_steps": 10,
+    "num_gradient_batches": 1,
+}
 SETTINGS = {"lr": 1e-3, "nbeta": 50.0, "localization": 10.0, "num_chains": 2, "num_draws": 6}
 
 
@@ -52,6 +60,25 @@ def estimate(model=None, loss_fn=quadratic, batches=(1.0,), **changes):
 
 
 # --- exact values
+
+
+def recorded(each_of):
+    """A loss, the sum over replicas of each_of(model, batch), and the list of what it was."""
+    seen = []
+
+    def loss(model, batch):
+        each = each_of(model, batch)
+        seen.append(each.detach())
+        return each.sum()
+
+    return loss, seen
+
+
+def variance_of_each(seen, result, nbeta):
+    """nbeta^2 Var[L] of one replica: the sum's variance has too few independent draws."""
+    each = torch.stack(seen[-result.loss_trace.size :]).double().numpy()
+    assert result.variance == pytest.approx(nbeta**2 * each.sum(1).var(ddof=1), rel=1e-3)
+    return nbeta**2 * each.var()
 
 
 def sgld_mean(curvature, lr, nbeta, localization):
@@ -75,6 +102,9 @@ def test_sgld_on_a_quadratic_is_biased_by_the_step_as_the_closed_form_says(curva
         sampler="sgld",
     )
     assert result.mean / 2000 == pytest.approx(sgld_mean(curvature, lr, 100, 20), rel=0.02)
+    spectrum = Spectrum([0.0], [[curvature]], [[2000.0]], [], [])
+    predicted = predict(spectrum, nbeta=100, localization=20, step=lr * result.diagnostics.scale)
+    assert result.mean / predicted.step_bias == pytest.approx(predicted.mean, rel=0.02)
 
 
 def test_psgld_with_frozen_scale_is_sgld_at_the_scaled_step():
@@ -98,6 +128,7 @@ def test_psgld_with_frozen_scale_is_sgld_at_the_scaled_step():
     assert result.mean / 2000 == pytest.approx(
         sgld_mean(1.0, lr * scale, nbeta, localization), rel=0.03
     )
+    assert result.diagnostics.scale == pytest.approx(scale, rel=0.02)
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +174,9 @@ def test_regression_equals_the_exact_sum(regression):
     )
     assert result.mean / replicas == pytest.approx(exact, abs=0.3)
     assert result.flags == ()
+    spectrum = hessian_spectrum(model, half_mse, [data], **(ONE_OF_EACH | {"num_probes": 20}))
+    predicted = predict(spectrum, nbeta=145.0, localization=1.0)
+    assert predicted.mean == pytest.approx(exact, rel=0.001) and not predicted.no_minimum
 
 
 def test_pairing_keeps_the_noise_of_the_initial_loss_out(regression):
@@ -205,9 +239,10 @@ def test_two_crossing_valleys_equal_quadrature(nbeta, rounded, step):
     """w1^2 w2^2 at 0: the value at this nbeta, not 1/2, which is reached only logarithmically."""
     replicas, exact = 2000, crossing_exact(nbeta)
     assert exact == pytest.approx(rounded, abs=0.001)
+    loss, seen = recorded(lambda model, _: (model.w[0] * model.w[1]).square())
     result = estimate(
         Weights(torch.zeros(replicas), torch.zeros(replicas)),
-        lambda model, _: (model.w[0] * model.w[1]).square().sum(),
+        loss,
         [None],
         lr=step / nbeta,
         nbeta=float(nbeta),
@@ -218,6 +253,17 @@ def test_two_crossing_valleys_equal_quadrature(nbeta, rounded, step):
         sampler="sgld",
     )
     assert result.mean / replicas == pytest.approx(exact, abs=0.02)
+    by_variance = exact - nbeta * (crossing_exact(nbeta * 1.01) - crossing_exact(nbeta * 0.99)) / (
+        0.02 * nbeta
+    )
+    assert variance_of_each(seen, result, nbeta) == pytest.approx(by_variance, abs=0.05)
+    flat = hessian_spectrum(
+        Weights(torch.zeros(1), torch.zeros(1)),
+        lambda model, _: (model.w[0] * model.w[1]).square().sum(),
+        [None],
+        **ONE_OF_EACH,
+    )
+    assert predict(flat, nbeta=nbeta, localization=1.0).mean == 0 < exact
 
 
 def deep_linear(widths, rank, replicas):
@@ -231,27 +277,45 @@ def deep_linear(widths, rank, replicas):
 
 
 def population_loss(model, target):
-    """Half the expected squared error on standard normal inputs, summed over replicas."""
+    """Half the expected squared error on standard normal inputs, (replicas,)."""
     product = model.w[0]
     for matrix in model.w[1:]:
         product = torch.bmm(matrix, product)
-    return 0.5 * (product - target).square().sum()
+    return 0.5 * (product - target).square().sum((1, 2))
+
+
+def quadratic_of_deep_linear(widths, rank, target):
+    """Half the rank of the Hessian, nearly, from its dense matrix in float64."""
+    weights = [w.detach()[0].double() for w in deep_linear(widths, rank, 1).w]
+
+    def loss(flat):
+        pieces = zip(flat.split([w.numel() for w in weights]), weights, strict=True)
+        model = SimpleNamespace(w=[piece.view(1, *w.shape) for piece, w in pieces])
+        return population_loss(model, target.double()).sum()
+
+    at = torch.cat([w.flatten() for w in weights])
+    spectrum = np.linalg.eigvalsh(torch.autograd.functional.hessian(loss, at).numpy()).tolist()
+    exact = Spectrum([sum(spectrum)], [spectrum], [[1.0] * len(spectrum)], [], [])
+    return predict(exact, nbeta=1000.0, localization=1.0).mean
 
 
 @pytest.mark.parametrize(
-    ("widths", "rank", "exact", "stated_error", "replicas", "steps"),
+    ("widths", "rank", "exact", "predicted", "stated_error", "replicas", "steps"),
     [
-        ((5, 3, 5), 3, 10.5, 0.17, 256, 2000),
-        ((5, 3, 5), 1, 8.0, 0.31, 32, 8000),
-        ((6, 4, 4, 6), 2, 12.0, 0.46, 32, 5000),
+        ((5, 3, 5), 3, 10.5, 10.5, 0.17, 256, 2000),  # regular but for its symmetries
+        ((5, 3, 5), 1, 8.0, 4.5, 0.31, 32, 8000),
+        ((6, 4, 4, 6), 2, 12.0, 10.0, 0.46, 32, 5000),
     ],
 )
-def test_deep_linear_networks_equal_aoyagi(widths, rank, exact, stated_error, replicas, steps):
+def test_deep_linear_networks_equal_aoyagi(
+    widths, rank, exact, predicted, stated_error, replicas, steps
+):
     target = torch.zeros(widths[-1], widths[0])
     target[range(rank), range(rank)] = 1.0
+    loss, seen = recorded(population_loss)
     result = estimate(
         deep_linear(widths, rank, replicas),
-        population_loss,
+        loss,
         [target],
         lr=0.025 / 1000,
         nbeta=1000.0,
@@ -262,6 +326,10 @@ def test_deep_linear_networks_equal_aoyagi(widths, rank, exact, stated_error, re
         sampler="sgld",
     )
     assert result.mean / replicas == pytest.approx(exact, abs=stated_error)
+    by_variance = variance_of_each(seen, result, 1000)
+    assert by_variance == pytest.approx(exact, abs=2 * stated_error)
+    assert quadratic_of_deep_linear(widths, rank, target) == pytest.approx(predicted, abs=0.02)
+    assert abs(result.mean / replicas - predicted) > 3 * stated_error or predicted == exact
 
 
 # --- one step
