@@ -156,6 +156,21 @@ def test_the_knee_of_a_known_curve(eps):
 HOLD = results()
 
 
+def test_the_knee_is_judged_without_a_power_law_too():
+    flat = results()
+    flat.curve["rise"] = flat.curve["rise"].clip(upper=0.009)
+    found = verdict("S2", flat)
+    assert found.verdict == verdicts.NOT_SUPPORTED and "no power law" in found.also
+    assert "A power law through its rises" in verdict("S2", HOLD).also
+
+
+def test_a_finer_theta_stands_beside_the_fit_on_the_llc():
+    found = verdict("S1", HOLD).also
+    assert "lower at 12 of 21 checkpoints, by at most 2" in found
+    assert "Eq. 9 predicts linearity in bits" in found and "n_q itself is the more linear" in found
+    assert "predict critical n_q better?" in verdict("S8", HOLD).also
+
+
 @pytest.mark.parametrize("name", claims.JUDGES.functions)
 def test_a_claim_that_holds(name):
     found = verdict(name, HOLD)

@@ -9,6 +9,7 @@ from statistics import median
 
 import pandas as pd
 
+from momos.report.shared.verdicts import Missing
 from momos.report.slt.fits import (
     PointStatistic,
     RunValues,
@@ -94,7 +95,17 @@ def refined_text(results: SltResults) -> str:
 
 
 def knee_text(results: SltResults) -> str:
-    """S2's knee on the coarse grid alone, and what a power law gives, which has no knee."""
+    """S2's knee on the coarse grid alone, and what a power law gives, which has no knee.
+
+    Where a curve has too few points for that, the text says so: the verdict stands without it.
+    """
+    try:
+        return _knee_on_coarse_grid(results)
+    except Missing as missing:
+        return f"On the coarse grid alone: {missing}"
+
+
+def _knee_on_coarse_grid(results: SltResults) -> str:
     curves = results.in_range(results.curve[results.curve.scheme == "quantization"])
     coarse, exponents, laws = {}, {}, {}
     for run, mine in curves[curves.coarse].groupby(RUN, sort=False):
