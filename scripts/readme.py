@@ -139,7 +139,8 @@ def _against_loss() -> str:
     """How the LLC compares with the loss out of sample; empty before the report says so."""
     if not ANSWERS.is_file():
         return ""
-    row = pd.read_csv(ANSWERS).query("rival == 'loss'").iloc[0]
+    rows = pd.read_csv(ANSWERS)
+    row = rows.query("critical == 'critical n_q' and rival == 'loss'").iloc[0]
     values = f"{row.difference:.2f} ({row.difference_low:.2f} to {row.difference_high:.2f})"
     return f"; out of sample, R² less the loss's: {values}, {row.difference_verdict}"
 
@@ -151,6 +152,7 @@ def llc_answers() -> str:
     rows = [
         {
             "Model": row["model"],
+            "Of": row["critical"],
             "Rival": row["rival"],
             "R² of the LLC": f"{row['r2']:.2f}",
             "of the rival": f"{row['r2_rival']:.2f}",

@@ -1,5 +1,7 @@
 """Predictors of compressibility against scikit-learn, and answers that are known beforehand."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -128,6 +130,18 @@ def test_an_llc_worse_than_a_rival_is_said_to_be():
     worse.llc["hessian_trace"] = worse.critical.value * 2
     (sentence,) = rivals.sentences(worse)
     assert "better? No. Than tr(H)" in sentence and "worse, -" in sentence
+
+
+def test_what_is_decided_for_another_critical_value_is_said_too():
+    found = results(lambda hidden, step, noise: 50 + noise)
+    falls = -found.llc.init_loss
+    other = found.critical.assign(scheme="noise_relative", value=falls)
+    critical = pd.concat([found.critical, other], ignore_index=True)
+    slt = dataclasses.replace(found.settings, schemes=("quantization", "noise_relative"))
+    (sentence,) = rivals.sentences(dataclasses.replace(found, critical=critical, settings=slt))
+    assert "elsewhere: critical relative sigma, than log step: worse, -" in sentence
+    assert "critical relative sigma, than loss: worse, -" in sentence
+    assert "critical relative sigma, than tr(H)" not in sentence
 
 
 def test_one_seed_gives_no_answer_and_no_correlation():

@@ -138,7 +138,7 @@ def _row(points: pd.DataFrame, x: str, draws: np.ndarray, of: str) -> dict[str, 
 
 
 def answers(results: SltResults) -> pd.DataFrame:
-    """How the LLC compares with the rivals of ASKED for critical n_q: a row per model and rival.
+    """How the LLC compares with the rivals of ASKED: a row per model, critical value and rival.
 
     r2, r2_rival: leave-one-seed-out. difference: LLC less rival, out of sample; at_equal_loss:
     the same of the partial R^2 at equal loss, where the loss itself explains nothing. Both have
@@ -146,11 +146,12 @@ def answers(results: SltResults) -> pd.DataFrame:
     """
     rows = []
     for model, target, points in _targets(with_rivals(results)):
-        if target != MAIN or points.seed.nunique() < 2:
+        if target[1] != "value" or points.seed.nunique() < 2:
             continue
         draws = weights(points)
         for rival in ASKED:
-            row: dict[str, Any] = {"model": model, "rival": PREDICTORS[rival]}
+            row: dict[str, Any] = {"model": model, "critical": TARGETS[target]}
+            row["rival"] = PREDICTORS[rival]
             for key, name in (("difference", "seed_out"), ("at_equal_loss", "at_equal_loss")):
                 ours, theirs = errors(points, "llc_mean", name), errors(points, rival, name)
                 found = compared(ours, theirs, draws)
@@ -171,7 +172,11 @@ def sentences(results: SltResults) -> list[str]:
     return [_sentence(str(model), rows) for model, rows in found.groupby("model", sort=False)]
 
 
-def _sentence(model: str, rows: pd.DataFrame) -> str:
+def _sentence(model: str, found: pd.DataFrame) -> str:
+    is_main = found.critical == TARGETS[MAIN]
+    rows, others = found[is_main], found[~is_main & (found.difference_verdict != OPEN)]
+    if rows.empty:
+        return f"{model}: no two seeds have critical n_q at {MIN_POINTS} checkpoints."
     verdicts = [*rows.difference_verdict, *rows.at_equal_loss_verdict]
     answer = "can't be told" if set(verdicts) == {OPEN} else "no"
     if BETTER in verdicts:
@@ -183,8 +188,17 @@ def _sentence(model: str, rows: pd.DataFrame) -> str:
     ]
     return (
         f"{model}: does the LLC (leave-one-seed-out R^2 {rows.r2.iloc[0]:.2f}) predict critical"
-        f" n_q better? {_capital(answer)}. {'. '.join(map(_capital, parts))}."
+        f" n_q better? {_capital(answer)}. {'. '.join(map(_capital, parts))}.{_elsewhere(others)}"
     )
+
+
+def _elsewhere(others: pd.DataFrame) -> str:
+    """What is decided out of sample of the other critical values; empty without any."""
+    parts = [
+        f"{row['critical']}, than {row['rival']}: {_against(row, 'difference')}"
+        for row in others.to_dict("records")
+    ]
+    return f" Decided out of sample elsewhere: {'; '.join(parts)}." if parts else ""
 
 
 def _against(row: dict[str, Any], key: str) -> str:

@@ -177,8 +177,8 @@ def _rival_tables(study: SltStudy) -> Iterator[tuple[str, pd.DataFrame, str]]:
     yield (
         "answers",
         rivals.answers(results),
-        "R^2 of the LLC less that of each rival for critical n_q: leave-one-seed-out (difference),"
-        " and partial at equal loss; with 95 % intervals of a bootstrap over runs and steps.",
+        "R^2 of the LLC less that of each rival: leave-one-seed-out (difference), and partial at"
+        " equal loss; with 95 % intervals of a bootstrap over runs and steps.",
     )
     yield (
         "rivals",
