@@ -68,6 +68,7 @@ def families(quick: bool) -> list[Family]:
         *planes(quick),
         *assign(quick),
         *projection(quick),
+        *codebooks(quick),
         *augmentation(quick),
     ]
     listed += [
@@ -196,7 +197,8 @@ def sampling(quick: bool) -> list[Family]:
             points=points,
             jobs=jobs,
             rounds=3,
-        )
+        ),
+        _language_draws(),
     ]
     if has_devinterp(whole=True) and not quick:
         sides = {"ours": Side("sampling.llc"), "devinterp's llc()": Side("sampling.devinterp_llc")}
@@ -214,6 +216,27 @@ def sampling(quick: bool) -> list[Family]:
             )
         )
     return listed
+
+
+def _language_draws() -> Family:
+    """Draws on a language model, which may cost 1.5 times the gradients; Lanczos steps beside."""
+    sides = {
+        "ours": Side("sampling.neox_draws"),
+        "forward and backward": Side("sampling.neox_gradients"),
+        "products with the Hessian": Side("sampling.neox_spectrum"),
+    }
+    return Family(
+        name="llc_draws_neox",
+        axis="Draws",
+        per="draw",
+        sides=sides,
+        points=[Point(16, {"num_draws": 16}, items=16)],
+        jobs=[
+            Job("llc_draw_neox", "ours", "forward and backward", 16),
+            Job("llc_spectrum_neox", "products with the Hessian", "forward and backward", 16),
+        ],
+        rounds=3,
+    )
 
 
 def projection(quick: bool) -> list[Family]:
@@ -249,6 +272,39 @@ def projection(quick: bool) -> list[Family]:
             )
         )
     return listed
+
+
+def codebooks(quick: bool) -> list[Family]:
+    """What better mosaics cost, at s=4, C=1 %: the issue's bound for a trained step is 1.3.
+
+    A step with motifs that are trained against a plain step, and k-means before a projection
+    against the projection with drawn motifs.
+    """
+    images = {"mlp": 2560, "resnet20": 256}
+    size = 32 if quick else 128
+    steps = [
+        Family(
+            name=f"trained_motifs_{model}",
+            axis="Images in a batch",
+            sides={
+                "trained motifs": Side("ours.trained_motifs"),
+                "plain step": Side("ours.step", {"precision": "float32"}),
+            },
+            points=[Point(size, {"model": model, "images": count, "batch_size": size}, count)],
+            per="image",
+            jobs=[Job(f"trained_motifs_{model}", "trained motifs", "plain step", size)],
+        )
+        for model, count in ({"mlp": size} if quick else images).items()
+    ]
+    drawn = {"model": "resnet20", "block_size": 4, "capacity": 0.01}
+    refresh = Family(
+        name="kmeans_resnet20_s4",
+        axis="Motifs",
+        sides={"k-means": Side("ours.project", {"kmeans": True}), "drawn": Side("ours.project")},
+        points=[Point(int(0.01 * RESNET20[4]), drawn)],
+        jobs=[Job("kmeans_resnet20_s4", "k-means", "drawn", int(0.01 * RESNET20[4]))],
+    )
+    return [*steps, refresh]
 
 
 def assign(quick: bool) -> list[Family]:

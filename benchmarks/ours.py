@@ -1,6 +1,6 @@
 """The same work as in `baselines`, by momos, set up as stages/train.py sets it up."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 # A training loads numba from its fourth projection on. A short process would put that off.
@@ -20,6 +20,8 @@ from momos.images.dataset import Dataset
 from momos.images.draws import draw
 from momos.images.inputs import Batches
 from momos.methods import mosaic
+from momos.methods.codebook import renewed
+from momos.methods.method import parse
 from momos.models.layout import arrange_, layout_of
 from momos.training import stacked
 from momos.training.loop import CHUNK_BYTES, Training, cpu_state
@@ -112,6 +114,19 @@ def _plain_forward(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
 
 
 def step(*, model: str, images: int, batch_size: int, precision: str) -> Callable[[], None]:
+    return _steps(model, images, batch_size, precision, {"bits": 32})
+
+
+def trained_motifs(*, model: str, images: int, batch_size: int) -> Callable[[], None]:
+    """Steps while motifs are trained, s=4, C=1 %."""
+    entry = {"bits": 32, "block_size": 4, "capacity": 0.01}
+    entry |= {"motifs": [["redrawn", 0.5], ["trained", 1.0]]}
+    return _steps(model, images, batch_size, "float32", entry)
+
+
+def _steps(
+    model: str, images: int, batch_size: int, precision: str, entry: dict
+) -> Callable[[], None]:
     about = inputs.settings(config.Model, model)
     device = prepare_device("cpu", threads(), precision)
     network = arrange_(_network(about), device, precision).train()
@@ -120,12 +135,18 @@ def step(*, model: str, images: int, batch_size: int, precision: str) -> Callabl
         (batch.contiguous(memory_format=layout), some)
         for batch, some in inputs.batches(images, about.image_size, batch_size)
     ]
+    shared = {"projection_every": "epoch", "force_zero": True, "slicing": "tensor"}
+    method = parse(entry, "benchmark", {"mosaic": shared}).apply(network, arch=model, seed=0)
+    method.begin(2)
+    method.after_epoch(1)  # now motifs are trained, if the method ever does that
     settings = _settings(batch_size=batch_size, precision=precision)
-    update = Step(network, make_optimizer(network, about), _plain_forward, settings=settings)
+    optimizer = make_optimizer(network, about)
+    update = Step(network, optimizer, _plain_forward, settings=settings, method=method)
 
     def run() -> None:
-        for batch, some in batches:
+        for number, (batch, some) in enumerate(batches):
             update(batch, some)
+            method.after_step(number)
 
     return run
 
@@ -162,13 +183,22 @@ def assign(*, count: int, block_size: int, capacity: float) -> Callable[[], None
     return lambda: mosaic.assign(blocks, motifs)
 
 
-def project(*, model: str, block_size: int, capacity: float) -> Callable[[], None]:
+def project(
+    *, model: str, block_size: int, capacity: float, kmeans: bool = False
+) -> Callable[[], None]:
+    """kmeans: of motifs that are drawn, and moved to the means of their blocks first."""
     network = inputs.trained_(models.build(model, 10)).to(prepare_device("cpu", threads()))
     trained, generator = cpu_state(network), torch.Generator().manual_seed(0)
 
+    def moved(parts: Sequence[torch.Tensor], counts: Sequence[int]) -> list[torch.Tensor]:
+        draws: dict = {"force_zero": True, "generator": generator}
+        pairs = zip(parts, counts, strict=True)
+        return [renewed("kmeans", "uniform", *pair, None, **draws) for pair in pairs]
+
     def run() -> None:
         network.load_state_dict(trained)
-        mosaic.project_(network, block_size, capacity=capacity, generator=generator)
+        motifs = moved if kmeans else None
+        mosaic.project_(network, block_size, capacity=capacity, generator=generator, motifs=motifs)
 
     return run
 
