@@ -21,7 +21,9 @@ from momos.resume.scratch import Scratch
 from momos.slt.classifiers import measure_classifier
 
 KEYS = ["model", "method", "seed"]
-BESIDE = ("num_weights", "rac", "bdm_1d_ratio", "bdm_2d_ratio", "test_accuracy_last")
+BESIDE = (
+    "num_weights", "rac", "bdm_1d_ratio", "bdm_2d_ratio", "planes_ratio", "test_accuracy_last",
+)  # fmt: skip
 
 
 def main(name: str, data_file: Path, runs_dir: Path, evaluation_csv: Path, out: Path) -> None:

@@ -173,3 +173,22 @@ def test_the_front_holds_what_nothing_beats(points):
     assert statistics.pareto_front(np.array(points)).tolist() == [
         not beaten(point) for point in points
     ]
+
+
+def test_intervals_of_rank_correlations_are_about_fishers_and_count_groups_not_rows():
+    generator = np.random.default_rng(3)
+    first = generator.normal(size=60)
+    values = np.stack([first, first + generator.normal(size=60)], axis=1)
+    estimate = np.arctanh(statistics.spearman(*values.T))
+    half = 1.96 * 1.03 / np.sqrt(57)  # Fieller, Hartley, Pearson 1957
+    low, high = statistics.rank_correlation_intervals(values, range(60), seed=0)
+    expected = np.tanh([estimate - half, estimate + half])
+    assert [low[0, 1], high[0, 1]] == pytest.approx(expected, abs=0.06)
+    often, places = np.repeat(values, 5, axis=0), np.repeat(np.arange(60), 5)
+    same_low, same_high = statistics.rank_correlation_intervals(often, places, seed=0)
+    assert [same_low[0, 1], same_high[0, 1]] == pytest.approx([low[0, 1], high[0, 1]], abs=0.01)
+    nan = np.column_stack([values, np.full(60, np.nan), np.ones(60)])
+    ends, _ = statistics.rank_correlation_intervals(nan, range(60), seed=0)
+    assert np.isnan(ends[2:]).all() and ends[0, 1] == low[0, 1]
+    few, _ = statistics.rank_correlation_intervals(values, np.arange(60) % 7, seed=0)
+    assert np.isnan(few).all()

@@ -14,7 +14,11 @@ import pandas as pd
 
 from momos.report.shared import tables
 from momos.report.shared.results import CONTROL, OWN_SOURCE
-from momos.report.shared.statistics import clopper_pearson, prediction_bound
+from momos.report.shared.statistics import (
+    clopper_pearson,
+    prediction_bound,
+    rank_correlation_intervals,
+)
 from momos.report.shared.verdicts import NOT_RUN
 
 # The survey's word for timm's own weights, and the report's for all the other people's.
@@ -33,6 +37,7 @@ DATA = re.compile(
     r"|jft|ig1b|merged2b|m38m|cc12m"
 )
 ABOUT = ("source", "num_models", "measure")  # the first columns of `agreement`
+ENDS = ("_low", "_high")  # behind a measure's name: of its interval
 VALUES = {
     "ratio_1d": "bdm_1d_ratio",
     "ratio_2d": "bdm_2d_ratio",
@@ -214,28 +219,37 @@ def median_interval(values: np.ndarray, seed: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def agreement(survey: pd.DataFrame) -> pd.DataFrame:
+def agreement(survey: pd.DataFrame, *, seed: int) -> pd.DataFrame:
     """Spearman's rank correlation of every two measures over the initialisations of a source.
 
     A row per source and measure, a column per measure: BDM ratios, and compressed / raw bytes of
-    signs and of float32 weights. Larger means more complex in each.
+    signs and of float32 weights. Larger means more complex in each. Behind them the ends of 95 %
+    intervals, <measure>_low and <measure>_high: a bootstrap over initialisations, seeded.
     """
     parts = []
     for source, every in survey.groupby(origins(survey), sort=False):
         models = initializations(every) if source in (TIMM, ELSEWHERE) else every
         measures = proxies(models)
         matrix = measures.corr(method="spearman", min_periods=SMALLEST_GROUP)
+        starts = [str(_start(model)) for model in models.itertuples()]
+        ends = zip(ENDS, rank_correlation_intervals(measures, starts, seed=seed), strict=True)
+        intervals = [
+            pd.DataFrame(values, matrix.index, matrix.columns).add_suffix(end)
+            for end, values in ends
+        ]
         parts.append(
-            matrix.rename_axis("measure")
+            pd.concat([matrix, *intervals], axis=1)
+            .rename_axis("measure")
             .reset_index()
             .assign(source=source, num_models=len(models))
         )
     frame = pd.concat(parts, ignore_index=True)
-    return frame[[*ABOUT, *_measure_columns(frame)]]
+    shown = _measure_columns(frame)
+    return frame[[*ABOUT, *shown, *(f"{name}{end}" for name in shown for end in ENDS)]]
 
 
 def _measure_columns(agreement: pd.DataFrame) -> list[str]:
-    return [name for name in agreement.columns if name not in ABOUT]
+    return [name for name in agreement if name not in ABOUT and not name.endswith(ENDS)]
 
 
 def proxies(survey: pd.DataFrame) -> pd.DataFrame:
@@ -347,8 +361,12 @@ def agreement_table(agreement: pd.DataFrame) -> pd.DataFrame:
         "Models": agreement.num_models,
         "Measure": agreement.measure,
     }
-    texts = {
-        name: [tables.number(value, 2) for value in agreement[name]]
-        for name in _measure_columns(agreement)
-    }
+    texts = {}
+    for name in _measure_columns(agreement):
+        numbers = (agreement[name + end] for end in ("", *ENDS))
+        rows = zip(agreement.measure, *numbers, strict=True)
+        texts[name] = [
+            tables.number(value, 2) if measure == name else _interval(value, low, high, 2)
+            for measure, value, low, high in rows
+        ]
     return pd.DataFrame(first | texts)

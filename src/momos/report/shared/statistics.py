@@ -12,6 +12,8 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 REPETITIONS = 10_000  # of the bootstrap
+RANKED = 2_000  # of that of rank correlations, each of which takes sorting
+MIN_GROUPS = 8  # fewer have too few different draws
 LEVEL = 0.95
 
 
@@ -72,6 +74,42 @@ def spearman(x: ArrayLike, y: ArrayLike) -> float:
     a, b = a - a.mean(), b - b.mean()
     scale = math.sqrt((a @ a) * (b @ b))
     return float(a @ b) / scale if scale else math.nan
+
+
+def rank_correlation_intervals(
+    values: ArrayLike, groups: ArrayLike, *, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """95 % percentile intervals of every two columns' rank correlation, resampled by group.
+
+    values: (rows, columns). groups: (rows,), equal for rows that are not independent: groups are
+    drawn with replacement, each with all of its rows. Returns the lower and the upper ends,
+    (columns, columns) each; NaN with fewer than MIN_GROUPS groups, for a column with a missing
+    value, and where more than one draw in twenty has a constant column.
+    """
+    table = np.asarray(values, dtype=float)
+    members = [np.flatnonzero(np.asarray(groups) == one) for one in pd.unique(np.asarray(groups))]
+    nothing = np.full((table.shape[1], table.shape[1]), np.nan)
+    if len(members) < MIN_GROUPS:
+        return nothing, nothing
+    generator = np.random.default_rng(seed)
+    drawn = np.empty((RANKED, *nothing.shape))
+    for place in range(RANKED):
+        chosen = generator.integers(len(members), size=len(members))
+        drawn[place] = _rank_correlations(table[np.concatenate([members[one] for one in chosen])])
+    known = np.isfinite(drawn).mean(axis=0) >= LEVEL
+    tails = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
+    ends = np.nanquantile(np.where(known, drawn, 0.0), tails, axis=0)
+    low, high = np.where(known, ends, np.nan)
+    return low, high
+
+
+def _rank_correlations(rows: np.ndarray) -> np.ndarray:
+    """Spearman's correlation of every two columns; NaN for constant ones and missing values."""
+    ranks = stats.rankdata(rows, axis=0, nan_policy="propagate")
+    centred = ranks - ranks.mean(axis=0)
+    sizes = np.sqrt((centred**2).sum(axis=0))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return centred.T @ centred / np.outer(sizes, sizes)
 
 
 def interquartile_mean(scores: np.ndarray) -> np.ndarray:

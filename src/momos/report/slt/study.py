@@ -12,7 +12,7 @@ import pandas as pd
 from momos import config
 from momos.config.images import compressor_names
 from momos.report.shared.figures import Drawing
-from momos.report.shared.statistics import spearman
+from momos.report.shared.statistics import rank_correlation_intervals, spearman
 from momos.report.slt import figures, rivals
 from momos.report.slt.fits import fits
 from momos.report.slt.results import RUN, SltResults
@@ -163,6 +163,12 @@ def tables(study: SltStudy) -> dict[str, tuple[pd.DataFrame, str]]:
             study.complexity,
             "Image classifiers: measures of the last weights as deployed, side by side.",
         )
+        listed["images_quantisability"] = (
+            _quantisability_table(study),
+            "Which measure says how far a network can be quantised without loss: Spearman's"
+            f" correlation with {study.n_q} over all image classifiers, with 95 % intervals of a"
+            " bootstrap over runs; those of one model share their initialisation.",
+        )
         listed["images_correlation"] = (
             _correlation_table(study),
             "Spearman's correlation of these measures over all image classifiers.",
@@ -220,11 +226,41 @@ def _known(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     return frame[[name for name in columns if name in frame]]
 
 
+def _image_measures(study: SltStudy) -> list[str]:
+    named = (
+        study.n_q, "llc_mean", "hessian_trace", "bdm_1d_ratio", "bdm_2d_ratio", "planes_ratio",
+        "rac",
+    )  # fmt: skip
+    measures = [name for name in named if name in study.complexity]
+    return measures + [name for name in study.complexity if name in compressor_names()]
+
+
+def _quantisability_table(study: SltStudy) -> pd.DataFrame:
+    """Spearman's correlation of each measure with critical n_q, the strongest first.
+
+    Runs whose critical n_q lies beyond the grid take no part.
+    """
+    measures = _image_measures(study)
+    values = study.complexity.loc[study.complexity[study.n_q].notna(), measures]
+    low, high = rank_correlation_intervals(values, range(len(values)), seed=0)
+    place = measures.index(study.n_q)
+    rows = [
+        {
+            "measure": name,
+            "spearman": spearman(values[name], values[study.n_q]),
+            "low": low[place, other],
+            "high": high[place, other],
+            "num_runs": len(values),
+        }
+        for other, name in enumerate(measures)
+        if name != study.n_q
+    ]
+    table = pd.DataFrame(rows)
+    return table.sort_values("spearman", key=lambda column: -column.abs(), kind="stable")
+
+
 def _correlation_table(study: SltStudy) -> pd.DataFrame:
-    measures = [
-        study.n_q, "llc_mean", "hessian_trace", "bdm_1d_ratio", "bdm_2d_ratio", "rac",
-    ]  # fmt: skip
-    measures += [name for name in study.complexity if name in compressor_names()]
+    measures = _image_measures(study)
     rows = []
     for a in measures:
         values = {b: spearman(study.complexity[a], study.complexity[b]) for b in measures}
