@@ -14,7 +14,9 @@ from torch.nn import functional as F
 
 from benchmarks import inputs
 from momos import models
+from momos.language import neox
 from momos.slt.llc.estimator import estimate_llc
+from momos.slt.llc.spectrum import hessian_spectrum
 
 SETTINGS = {"lr": 1e-5, "nbeta": 100.0, "localization": 100.0}
 VOCABULARY, CONTEXT = 256, 32
@@ -63,6 +65,54 @@ def devinterp_draws(*, num_draws: int, batch_size: int) -> Callable[[], None]:
             optimizer.step()
 
     return run
+
+
+def _neox() -> tuple[nn.Module, list[Tensor]]:
+    """A GPT-NeoX of 1.9 M weights, and four batches of 8 sequences of 128 bytes."""
+    shape = {
+        "hidden_size": 192,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 6,
+        "intermediate_size": 768,
+    }
+    draws = torch.Generator().manual_seed(0)
+    batches = [torch.randint(VOCABULARY, (8, 129), generator=draws) for _ in range(4)]
+    return neox.build(shape, vocabulary=VOCABULARY, context=128, seed=0).eval(), batches
+
+
+def neox_draws(*, num_draws: int) -> Callable[[], None]:
+    """One chain of pSGLD on the language model, its baseline included."""
+    model, batches = _neox()
+    return lambda: estimate_llc(
+        model, neox.loss, batches, num_chains=1, num_draws=num_draws, **SETTINGS
+    )
+
+
+def neox_gradients(*, num_draws: int) -> Callable[[], None]:
+    """As many forward and backward passes on the same batches, and nothing else."""
+    model, batches = _neox()
+
+    def run() -> None:
+        for draw in range(num_draws):
+            model.zero_grad()
+            neox.loss(model, batches[draw % len(batches)]).backward()
+
+    return run
+
+
+def neox_spectrum(*, num_draws: int) -> Callable[[], None]:
+    """As many products with the Hessian of one batch, in two Lanczos runs, set-up included."""
+    model, batches = _neox()
+    return lambda: hessian_spectrum(
+        model,
+        neox.loss,
+        batches,
+        num_probes=1,
+        num_probe_batches=1,
+        num_lanczos_probes=1,
+        num_lanczos_steps=num_draws // 2,
+        num_gradient_batches=1,
+    )
 
 
 class Bigram(nn.Module):
