@@ -11,6 +11,7 @@ from benchmarks.installed import has_devinterp
 RESNET20 = {2: 134_861, 4: 67_431}  # blocks by block size, each tensor cut by itself
 LEFT_OUT = (
     "assign_s4",
+    "llc_draws_neox",
     "projection_resnet20_s2",
     "step_resnet20",
     "step_tiny_vit",
