@@ -1,6 +1,7 @@
 """`momos measure` without an architecture, on files as people have them and on bad ones."""
 
 import argparse
+import gzip
 import json
 import os
 import struct
@@ -140,6 +141,16 @@ def test_shards_of_a_hub_folder_are_one_network(tmp_path, capsys):
     assert "shard model-1.safetensors is not in the folder" in refused(capsys, "measure", tmp_path)
 
 
+def test_what_systems_leave_in_a_folder_is_no_second_file(tmp_path, capsys):
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    path = saved(folder / "a.pt", network())
+    (folder / "._a.pt").write_bytes(b"left behind")
+    assert measured(capsys, folder, *FEW) == measured(capsys, path, *FEW)
+    ran(capsys, "pack", folder, tmp_path / "a.momos", "--block-size", 2)
+    assert "a.pt, c.pt" in refused(capsys, "measure", saved(folder / "c.pt", network()).parent)
+
+
 def test_the_hubs_cache_has_one_snapshot_or_says_which(tmp_path, capsys):
     for commit in ("aaa", "bbb"):
         folder = tmp_path / "models--me--net" / "snapshots" / commit
@@ -224,6 +235,10 @@ BAD = {
         lambda: network() | {"0.weight": torch.ones(8, 3, 3, 3, dtype=torch.int8)},
         "tensor 0.weight is torch.int8, expected floating-point weights",
     ),
+    "float8": (
+        lambda: {name: tensor.to(torch.float8_e5m2) for name, tensor in network().items()},
+        "tensor 0.weight is torch.float8_e5m2, expected floating-point weights of 16 bits or more",
+    ),
     "quantised": (quantised, "0._packed_params._packed_params (tuple); expected"),
     "NaN": (
         lambda: network() | {"3.bias": torch.full((9,), torch.nan)},
@@ -266,6 +281,11 @@ def test_nothing_in_a_file_is_executed(tmp_path, capsys):
         ("a.tgz", b"no archive", "can't be read as weights"),
         ("a.npz", b"no arrays", "can't be read as weights"),
         ("a.onnx", b"no graph", "it is no ONNX model"),
+        ("a.pth.gz", gzip.compress(b"weights", mtime=0), "it is packed by gzip"),
+        ("a.tgz", gzip.compress(b"weights", mtime=0), "weights: file could not be opened"),
+        ("a.bin", b"GGUF\3\0\0\0", "it is a GGUF file"),
+        ("a.ckpt", b"\x89HDF\r\n\x1a\n", "it is an HDF5 file"),
+        ("a.pt", b"\x89MOMOS\r\n", "it is a .momos file (see `momos unpack`)"),
     ],
 )
 def test_files_of_another_kind_say_what_they_are(tmp_path, capsys, name, content, message):

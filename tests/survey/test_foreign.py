@@ -233,9 +233,11 @@ def test_a_manifest_says_what_names_can_not(tmp_path):
 def test_manifests_as_spreadsheets_save_them(tmp_path, encoding, newline):
     saved(tmp_path / "w.pth", trained())
     text = newline.join(["file,name,source", "w.pth,Käfer,meins", ""])
-    (tmp_path / "list.csv").write_bytes(text.encode(encoding))
-    (found,) = candidates.in_manifest(tmp_path / "list.csv")
-    assert (found.name, found.source, found.problem) == ("Käfer", "meins", None)
+    empty = newline.join(["file,name,source,,", ",,,,", "w.pth,Käfer,meins,,", ",,,,", ""])
+    for content in (text, empty):
+        (tmp_path / "list.csv").write_bytes(content.encode(encoding))
+        (found,) = candidates.in_manifest(tmp_path / "list.csv")
+        assert (found.name, found.source, found.problem) == ("Käfer", "meins", None)
 
 
 @pytest.mark.parametrize(
@@ -248,6 +250,9 @@ def test_manifests_as_spreadsheets_save_them(tmp_path, encoding, newline):
         (b"file,kinds\nw.pth,{\n", r"line 2, column kinds: expected JSON"),
         (b"file,parameters\nw.pth,many\n", r"line 2, column parameters: .*, got 'many'"),
         (b'file,name\nw.pth,"a\n', r"list\.csv, line \d: expected CSV"),
+        (b"file,,\nw.pth,a,\n", r"line 2: expected 1 columns, got more values"),
+        (b"file;name\nw.pth;a\n", r"separated by commas, got file;name"),
+        ("file,name\nw.pth,a\n".encode("utf-16"), r"line 1: .*UTF-8.* 0xff"),
         (b"file,colour\nw.pth,red\n", r"must have the columns arch or file .* got file, colour"),
     ],
 )  # fmt: skip

@@ -17,7 +17,9 @@ Kinds = tuple[tuple[str, str], ...]
 
 
 def read_rows(manifest: Path) -> list[tuple[int, dict[str, str]]]:
-    """(line, row) of a manifest. A byte order mark, as spreadsheets write it, is passed over.
+    """(line, row) of a manifest.
+
+    What spreadsheets add is passed over: a byte order mark, empty rows, empty columns at the end.
 
     Raises ValueError naming the manifest, and the line or columns, for another encoding, columns
     that are unknown, and rows that are too short or too long.
@@ -41,17 +43,23 @@ def read_rows(manifest: Path) -> list[tuple[int, dict[str, str]]]:
 
 def _checked(reader: csv.DictReader, manifest: Path) -> list[tuple[int, dict[str, str]]]:
     """The rows of a reader, which have its columns."""
-    columns = reader.fieldnames or []
+    columns = list(reader.fieldnames or [])
+    while columns and not columns[-1]:
+        columns.pop()
+    reader.fieldnames = columns
     known = {*COLUMNS, *NOTES}
     if not {"arch", "file"} & set(columns) or not set(columns) <= known:
         raise ValueError(
             f"{manifest} must have the columns arch or file and at most "
-            f"{', '.join((*COLUMNS, *NOTES))}, got {', '.join(columns)}"
+            f"{', '.join((*COLUMNS, *NOTES))}, separated by commas, got {', '.join(columns)}"
         )
     rows = []
     for row in reader:
+        more = "".join(row.pop("", None) or [])
+        if not more and not any(row.values()):
+            continue
         missing = [column for column in columns if row[column] is None]
-        if missing or "" in row:
+        if missing or more:
             got = f"no value for {missing[0]}" if missing else "more values than columns"
             raise ValueError(
                 f"{manifest}, line {reader.line_num}: expected {len(columns)} columns, got {got}"

@@ -101,6 +101,9 @@ def _distinct_weights(stored: WeightFile, no_weights: set[str]) -> tuple[tuple[s
         tensor = stored[name]
         if not tensor.is_floating_point():
             raise ValueError(f"tensor {name} is {tensor.dtype}, expected floating-point weights")
+        if tensor.itemsize < 2:  # float8, whose scale is not guessed
+            expected = "floating-point weights of 16 bits or more"
+            raise ValueError(f"tensor {name} is {tensor.dtype}, expected {expected}")
         if not bool(torch.isfinite(tensor).all()):
             raise ValueError(f"tensor {name} holds NaN or infinite weights, expected finite ones")
         if tensor.ndim > 1 and not bool((tensor == tensor.reshape(-1)[0]).all()):

@@ -21,6 +21,7 @@ One line on stderr says which wrapper and which prefix were removed.
 import argparse
 import functools
 import json
+import math
 import re
 import sys
 import tarfile
@@ -30,6 +31,8 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from momos.files.droppings import is_dropping
 
 if TYPE_CHECKING:  # torch takes a second to import, which `momos --help` need not wait for
     from torch import Tensor
@@ -51,9 +54,15 @@ EXPECTED = (
 # Of a Hugging Face folder, in this order; NAME.index.json lists the shards.
 FOLDER_FILES = ("model.safetensors", "pytorch_model.bin", "diffusion_pytorch_model.safetensors")
 SNAPSHOTS = "snapshots"  # of the hub's cache, a folder each
-BEGINNINGS = {
+GZIP = b"\x1f\x8b"
+BEGINNINGS = {  # of files that are of another kind, in small letters
     b"<!doctype": "it is an HTML page", b"<html": "it is an HTML page",
     b"version https://git-lfs": "it is a pointer of Git LFS, without the file that it stands for",
+    b"gguf": "it is a GGUF file", b"\x89hdf": "it is an HDF5 file",
+    b"7z\xbc\xaf": "it is a 7z archive", GZIP: "it is packed by gzip",
+    b"bzh": "it is packed by bzip2", b"\xfd7zxz": "it is packed by xz",
+    b"\x28\xb5\x2f\xfd": "it is packed by zstd", b"%pdf": "it is a PDF",
+    b"\x89momos": "it is a .momos file (see `momos unpack`)",
 }  # fmt: skip
 WEIGHT_LEAF = re.compile(r"(\w+_)?(weight|bias)(_\w+)?|kernel")  # last part of a name
 NUM_SHOWN = 5  # names in a message
@@ -109,9 +118,10 @@ class WeightFile(Mapping[str, "Tensor"]):
             parts.append(f"names without the prefix {self.prefix}")
         return one_line(", ".join(parts))
 
-    def keep_tensors(self) -> None:
-        """Keep each tensor that is read, for those who ask for it again and again."""
-        self._read_tensor = functools.cache(self._read_tensor)
+    def keep_tensors(self, most: int) -> None:
+        """Keep each tensor that is read, where all have at most so many numbers together."""
+        if sum(map(math.prod, self.layout.values())) <= most:
+            self._read_tensor = functools.cache(self._read_tensor)
 
     def is_float(self, name: str) -> bool:
         """Whether the named tensor is stored as floating-point numbers. It is not read."""
@@ -171,7 +181,9 @@ def _unreadable(name: str, path: Path, error: Exception) -> str:
     if path.is_file():
         with path.open("rb") as file:
             beginning = file.read(512).lstrip().lower()
-    known = (said for start, said in BEGINNINGS.items() if beginning.startswith(start))
+    archive = path.name.lower().endswith(ARCHIVES)  # which gzip packs, damaged or not
+    starts = [start for start in BEGINNINGS if not (archive and start == GZIP)]
+    known = (BEGINNINGS[start] for start in starts if beginning.startswith(start))
     return f"{name} can't be read as weights: {next(known, _reason(error))}; expected {EXPECTED}"
 
 
@@ -193,7 +205,13 @@ def holds_weights(path: Path) -> bool:
     """
     if is_hub_folder(path) or (path / SNAPSHOTS).is_dir():
         return True
-    return sum(one.is_file() and is_weight_file(one) for one in path.iterdir()) == 1
+    return len(_weight_files_in(path)) == 1
+
+
+def _weight_files_in(folder: Path) -> list[Path]:
+    """The weight files of a folder, in order, without what systems leave there."""
+    files = (one for one in folder.iterdir() if one.is_file() and not is_dropping(one.name))
+    return sorted(one for one in files if is_weight_file(one))
 
 
 def stem_of(path: Path) -> str:
@@ -263,7 +281,7 @@ def _open_folder(path: Path, name: str) -> WeightFile:
             return _open_shards(path, f"{file}.index.json", name)
         if (path / file).is_file():
             return _opener_of(path / file)(path / file, name)
-    files = sorted(one for one in path.iterdir() if one.is_file() and is_weight_file(one))
+    files = _weight_files_in(path)
     if len(files) != 1:
         listed = some_of([one.name for one in files])
         raise _NoWeights(
@@ -363,7 +381,10 @@ def _open_safetensors(path: Path, name: str) -> WeightFile:
     def is_float(key: str) -> bool:
         return parts[key].get_dtype().startswith(("F", "BF"))
 
-    return WeightFile(name, layout, file.get_tensor, is_float)
+    # Opened anew for each tensor: the pages of one mapping would count as memory until the end.
+    return WeightFile(
+        name, layout, lambda key: safe_open(path, framework="pt").get_tensor(key), is_float
+    )
 
 
 def _open_torch(path: Path, name: str) -> WeightFile:
