@@ -498,6 +498,9 @@ def test_its_numbers_stand_in_the_document_of_both_papers(tree):
     assert at_800["values"] == pytest.approx(list(llc)) and at_800["source"].endswith(
         "slt/measures/neox/*/llc/llc.csv"
     )
+    norm = cells["slt_checkpoints/neox/step800/l2_norm"]
+    assert norm["source"].endswith("slt/rivals/neox.csv") and norm["stage"] == "rivals"
+    assert norm["values"] == pytest.approx(list(HOLD.llc[HOLD.llc.step == 800].l2_norm))
     assert (
         cells["slt_images/mlp/m3/critical_n_q_eps0.1"]["value"] == 9
         and cells["slt_images/mlp/m3/llc_mean"]["num_seeds"] == 1

@@ -1,6 +1,6 @@
 """The second paper's numbers for results.json, one value of one seed a row.
 
-They are of training steps (LLC and critical values), of fits, and of image classifiers.
+They are of training steps (LLC, its rivals, critical values), of fits, and of image classifiers.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,8 +14,10 @@ from momos.report.slt.fits import fits
 from momos.report.slt.results import SltResults
 
 COLUMNS = ["table", "model", "method", "measure", "seed", "value", "unit", "source", "stage"]
-UNITS = {"init_loss": "nats"}
-PER_STEP = ("llc_mean", "init_loss", "hessian_trace")
+UNITS = {"init_loss": "nats", "entropy_bytes": "bytes"}
+PER_STEP = ("llc_mean", "llc_corrected", "llc_quadratic", "init_loss", "hessian_trace")
+# of stage `rivals`
+RIVALS = ("l2_norm", "stable_rank", "bdm_1d_z", "bdm_2d_z", "planes_z", "entropy_bytes")
 PER_IMAGE_MODEL = ("llc_mean", "hessian_trace")
 PER_FIT = ("r2", "spearman", "slope")
 
@@ -44,6 +46,8 @@ def _step_rows(results: SltResults, slt_dir: Path) -> Iterator[tuple]:
         source = f"{folder}/{row['model']}/*/llc/llc.csv"
         step = f"step{row['step']}"
         yield from _rows("slt_checkpoints", row, step, PER_STEP, source, "llc")
+        source = f"{slt_dir.as_posix()}/rivals/{row['model']}.csv"
+        yield from _rows("slt_checkpoints", row, step, RIVALS, source, "rivals")
     for scheme in results.settings.schemes:
         name = config.CRITICAL[scheme]
         for row in results.values(scheme, name).to_dict("records"):
