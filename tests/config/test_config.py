@@ -191,6 +191,9 @@ MISTAKES = [
     ({"grid.more_seeds_of": ["mpl"]}, ["grid.more_seeds_of", "'mpl'", "mlp"]),
     ({"models.mlp.epochs": 0}, ["models.mlp.epochs", "train.epochs", "0"]),
     ({"survey.seed": -1}, ["survey.seed", "0 or more", "-1"]),
+    ({"rivals.num_initializations": 1}, ["rivals.num_initializations", "2 or more", "1"]),
+    ({"rivals.compressors": ["rar"]}, ["rivals.compressors[0]", "'lzma'", "'rar'"]),
+    ({"rivals.bit_depth": 17}, ["rivals.bit_depth", "1..16", "17"]),
     ({"profile": "a/b"}, ["profile", "plain name", "'a/b'"]),
     ({"train": None}, ["train", "mapping", "None"]),
 ]
