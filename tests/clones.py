@@ -64,7 +64,18 @@ MICRO = {
         "num_batches": 4,
         "num_probes": 2,
         "num_probe_batches": 1,
+        "num_lanczos_steps": 2,
         "num_draws": {"neox": 4},
+        "sweep": [
+            {
+                "nbeta": 300.0,
+                "localization": 1000.0,
+                "lr": 1e-5,
+                "num_burnin_steps": 1,
+                "num_draws": 4,
+            }
+        ],
+        "sweep_steps": [8],
     },
     "complexity": {
         "num_images": 64,

@@ -252,6 +252,8 @@ def test_the_second_papers_report_is_there_and_the_first_shows_its_verdicts(clon
     measures = clone.path / "slt" / "micro" / "measures" / "neox" / "1"
     assert list(pd.read_csv(measures / "llc" / "llc.csv").step) == [2, 4, 6, 8]
     assert len(pd.read_csv(measures / "llc" / "traces.csv")) == 4 * 2 * (1 + 4)
+    assert list(pd.read_csv(measures / "llc" / "sweep.csv").localization) == [3000.0, 1000.0]
+    assert list(pd.read_csv(measures / "llc" / "plateau.csv").step) == [8]
     assert set(pd.read_csv(measures / "pruning" / "critical.csv").step) == {8}
     assert not (clone.path / "scratch").exists() or not list(
         (clone.path / "scratch").rglob("*.json")
