@@ -10,9 +10,11 @@ from sklearn.cluster import KMeans
 from torch import nn
 from torch.func import functional_call
 
+from momos import config
 from momos.methods import codebook, mosaic, schedule
 from momos.methods.codebook import Codebook
 from momos.methods.method import NotFinite, parse
+from momos.methods.momos import RECIPES
 from momos.methods.tied import Tied
 from momos.models import build
 from momos.weights.blocks import from_blocks, real_weights, to_blocks, trainable
@@ -300,12 +302,18 @@ def test_trained_motifs_that_are_no_numbers_are_noticed():
 
 def test_labels_say_what_becomes_of_motifs():
     method = parse(MOMOS | {"motifs": PHASES, "choice": "kmeans++"}, "x")
-    remark = ", motifs redrawn to 30 %, k-means to 50 %, trained, drawn by k-means++"
+    remark = ", motifs redrawn, k-means, trained, drawn by k-means++"
     assert method.label == f"MoMos s=4, C=10 %{remark}"
     assert method.family == f"momos{remark}" and method.kind == "momos"
     assert hash(method) == hash(parse(MOMOS | {"motifs": PHASES, "choice": "kmeans++"}, "y"))
     about = method_of(MOMOS | {"motifs": PHASES}).describe(small())
     assert about["motifs"] == (("redrawn", 0.3), ("kmeans", 0.5), ("trained", 1.0))
+
+
+def test_the_recipe_of_the_library_is_the_study_s():
+    studied = dict(config.load_method("momos_best").entry)
+    assert studied.pop("choice") == "uniform"
+    assert tuple(studied.items()) == parse({"bits": 32, **RECIPES["best"]}, "best").entry
 
 
 @pytest.mark.parametrize(

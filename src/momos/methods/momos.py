@@ -23,14 +23,16 @@ if TYPE_CHECKING:
     from momos.methods.mosaic import Projection
     from momos.methods.tied import Tied
 
-# What to use instead of the paper's method (docs/mosaics.md), by name
+# What to use instead of the paper's method (docs/mosaics.md), by name: momos_best of the profiles
 RECIPES: dict[str, dict[str, Any]] = {
     "best": {
         "block_size": 4,
         "capacity": 0.01,
-        "motifs": [["redrawn", 0.5], ["kmeans", 0.7], ["trained", 1.0]],
+        "motifs": [
+            ["redrawn", 0.2], ["kmeans", 0.3], ["trained", 0.5], ["kmeans", 0.6], ["trained", 1.0],
+        ],
     }
-}
+}  # fmt: skip
 CHOICES = {"kmeans++": "k-means++", "usage": "usage"}
 
 

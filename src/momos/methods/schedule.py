@@ -63,12 +63,9 @@ def check_epochs(schedule: Schedule, epochs: int | None) -> None:
 
 
 def words(schedule: Schedule) -> str:
-    """Say the schedule to a reader: motifs redrawn to 50 %, k-means to 70 %, trained."""
-    parts = [
-        str(WORDS.get(kind, kind)) + (f" to {100 * share:.10g} %" if share < 1 else "")
-        for kind, share in schedule
-    ]
-    return f"motifs {', '.join(parts)}"
+    """Name the kinds to a reader, each once: motifs redrawn, k-means, trained."""
+    kinds = dict.fromkeys(str(kind) for kind, _ in schedule)
+    return f"motifs {', '.join(WORDS.get(kind, kind) for kind in kinds)}"
 
 
 def _listed(schedule: Sequence[Any]) -> list[Any]:
