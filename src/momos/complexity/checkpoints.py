@@ -14,7 +14,8 @@
 All trainable weights of the model as it is measured elsewhere take part, embeddings included.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,13 +38,11 @@ def measure_steps(
     folder: of the model's training, see `momos.language.steps`. device: where singular values are
     computed. Raises ValueError for weights that are not finite or have no complete block.
     """
-    models = ((step, steps.load(folder, step)) for step in chosen_steps)
-    untrained: dict[str, np.ndarray] = {}
-    rows = []
-    for step, model in models:
-        untrained = untrained or _of_untrained(folder, step, settings)
-        rows.append({"step": step} | measure(model.to(device), untrained, settings))
-    return rows
+    untrained = _of_untrained(folder, chosen_steps[0], settings)
+    return [
+        {"step": step} | measure(steps.load(folder, step, device=device), untrained, settings)
+        for step in chosen_steps
+    ]
 
 
 def measure(
@@ -54,12 +53,14 @@ def measure(
     untrained: the values of COMPLEXITIES of untrained models, (num_initializations,) each.
     """
     tensors = _tensors(model)
-    row = {"l2_norm": float(_flat(tensors.values()).norm()), "stable_rank": stable_rank(tensors)}
+    squares = sum(float(tensor.double().square().sum()) for tensor in tensors.values())
+    row = {"l2_norm": math.sqrt(squares), "stable_rank": stable_rank(tensors)}
     for name, value in complexities(tensors, settings.bit_depth).items():
         fresh = untrained[name]
         row |= {name: value, f"{name}_z": float((value - fresh.mean()) / fresh.std(ddof=1))}
     row["entropy_bytes"] = entropy_bytes(tensors, settings.bit_depth)
-    data = _flat(tensors.values()).float().cpu().numpy().tobytes()
+    flat = torch.cat([tensor.reshape(-1).float() for tensor in tensors.values()])
+    data = flat.cpu().numpy().tobytes()
     sizes = {
         f"{name}_bytes": len(compressors.compress(data, name)) for name in settings.compressors
     }
@@ -121,7 +122,3 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
         if not torch.isfinite(tensor).all():
             raise ValueError(f"tensor {name} holds NaN or infinite weights")
     return tensors
-
-
-def _flat(tensors: Iterable[Tensor]) -> Tensor:
-    return torch.cat([tensor.reshape(-1).double() for tensor in tensors])
