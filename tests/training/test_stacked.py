@@ -212,6 +212,9 @@ CASES = {
     "attention": {"recipe": "tiny_vit"},
     "motifs": {"method": MOMOS},
     "motifs every third step": {"method": MOMOS, "every": 3},
+    "motifs in phases": {
+        "method": MOMOS | {"motifs": [["redrawn", 0.3], ["kmeans", 0.5], ["trained", 1.0]]},
+    },
     "motifs per tensor, rounded in place": {
         "method": MOMOS | {"codebook": "tensor", "bits": 8, "rounding": "in_place_epoch"}
     },
