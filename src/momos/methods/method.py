@@ -167,6 +167,11 @@ class Ingredient(Settings):
         return self.name
 
     @property
+    def is_reading(self) -> bool:
+        """Whether the paper may mean this; False for what it can't, as a better method."""
+        return True
+
+    @property
     def has_latent_weights(self) -> bool:
         """Whether the weights as deployed differ from the stored ones behind them (latent)."""
         return False
@@ -261,6 +266,11 @@ class Method:
     def num_motifs(self) -> int | None:
         """The number of motifs (k) where the entry gives it."""
         return dict(self.entry).get("num_motifs")
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether the paper may mean this method, whatever its remark says."""
+        return all(part.is_reading for part in self.ingredients)
 
     @property
     def has_latent_weights(self) -> bool:

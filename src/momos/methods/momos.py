@@ -81,7 +81,7 @@ class MosaicOfMotifs(Ingredient):
         return "trained" in self.kinds
 
     @property
-    def is_published(self) -> bool:
+    def is_reading(self) -> bool:
         """Whether motifs are drawn as in the paper, so that they depend on no earlier ones."""
         return set(self.kinds) == {"redrawn"} and self.choice == "uniform"
 
@@ -230,7 +230,7 @@ class _Applied(Applied):
             slicing=self.settings.slicing,
             codebook=self.settings.codebook,
             generator=self.generator,
-            motifs=None if self.settings.is_published else self._motifs_of,
+            motifs=None if self.settings.is_reading else self._motifs_of,
         )
         self.projected_at, self.mosaic = num_steps, self.projection.mosaic
         self._usage = self.projection.usage
@@ -301,7 +301,7 @@ class _Applied(Applied):
     def tensors(self) -> dict[str, Tensor]:
         """The last usage, and where later motifs depend on the last ones these and their mosaic."""
         found = {} if self._usage is None else {"usage": self._usage}
-        if not self.settings.is_published and self.codebook and self.mosaic is not None:
+        if not self.settings.is_reading and self.codebook and self.mosaic is not None:
             found |= {"motifs": self.codebook.motifs, "mosaic": self.mosaic}
         return found
 

@@ -82,6 +82,8 @@ def compare(
     found = []
     for (model, name), rows in runs.groupby(["model", "method"], sort=False):
         method = methods[name]
+        if not method.is_reading:
+            continue
         key = cell_key(model, method.kind, rows.iloc[0])
         printed = [
             row for row in published.itertuples() if cell_key(row.model, row.method, row) == key
