@@ -54,7 +54,7 @@ def decode_all(path: Path, files: list[tuple[str, bytes]], fit: Fit | None = Non
 
 def _decode(path: Path, name: str, content: bytes, fit: Fit | None) -> np.ndarray:
     """One JPEG or PNG as (channels, height, width) uint8, turned as its EXIF data say."""
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
@@ -62,8 +62,10 @@ def _decode(path: Path, name: str, content: bytes, fit: Fit | None) -> np.ndarra
             mode = image.mode
             pixels = np.asarray(image if fit is None or mode not in MODES else _fit(image, fit))
     except (*IMAGE_ERRORS, Image.DecompressionBombError) as error:
+        # PIL would name an object and its address
+        reason = "of neither format" if isinstance(error, UnidentifiedImageError) else error
         raise ValueError(
-            f"data.path {str(path)!r}: {name!r} is no readable image ({error}); "
+            f"data.path {str(path)!r}: {name!r} is no readable image ({reason}); "
             "expected JPEG or PNG"
         ) from error
     if mode not in MODES:
