@@ -19,7 +19,7 @@ from momos.report.momos.claims import read_singular
 from momos.report.shared import verdicts
 from momos.report.shared.claims import read_claims
 from momos.report.shared.results import read_singular_numbers
-from momos.report.slt import beside, claims, figures
+from momos.report.slt import beside, claims, figures, rivals
 from momos.report.slt.fits import fit, rise_at_knee
 from momos.report.slt.results import RUN, SltResults
 
@@ -319,6 +319,17 @@ def test_rivals_are_fitted_as_the_llc_is():
     assert "no worse than the LLC: tr(H), log step, loss" in text
 
 
+def test_the_llc_stands_beside_its_quadratic_prediction():
+    found = results()
+    assert "quadratic prediction" not in beside.llc_text(found)
+    found.llc["llc_corrected"] = 3 * found.llc.llc_mean
+    found.llc["llc_quadratic"], found.llc["llc_gradient"] = 2 * found.llc.llc_mean, 0.0
+    found.llc.loc[found.llc.step == 300, "llc_gradient"] = -found.llc.llc_mean
+    text = beside.llc_text(found)
+    assert "1.50 times the quadratic prediction over the spectrum (1.50 to 3.00)" in text
+    assert "quadratic prediction of the LLC" in set(rivals.table(found).predictor)
+
+
 def test_no_language_models():
     nothing = SltResults(
         pd.DataFrame(), pd.DataFrame(), pd.DataFrame(), pd.DataFrame(), settings(models=[])
@@ -391,8 +402,8 @@ def write_tree(root: Path, found: SltResults) -> None:
                     slt / "measures" / run / scheme / f"{name}.csv",
                     mine.drop(columns=[*RUN, "scheme"]),
                 )
-    rivals = found.llc[["model", "seed", "step", "l2_norm"]]
-    for model, mine in rivals.groupby("model"):
+    norms = found.llc[["model", "seed", "step", "l2_norm"]]
+    for model, mine in norms.groupby("model"):
         save(slt / "rivals" / f"{model}.csv", mine.drop(columns="model"))
     (slt / "text.json").write_text(
         json.dumps(
