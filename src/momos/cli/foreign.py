@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from momos.survey.network import Network
 
 PLANES = tuple(range(7, -1, -1))
+KEPT = 2**24  # weights that are read once; larger files are read again by each measure
 # arguments that need an architecture, and what they are where they are not given
 NEEDS_ARCH: dict[str, Any] = {
     "num_classes": None,
@@ -69,7 +70,7 @@ def _network(arguments: argparse.Namespace) -> "Network":
 
     kinds = kinds_of(arguments.kinds or "[]")
     stored = open_weights(arguments.weights)
-    stored.keep_tensors()  # every measure goes through all of them
+    stored.keep_tensors(KEPT)  # every measure goes through all of them
     return find_network(stored, init=arguments.init or "default", kinds=kinds)
 
 
@@ -102,7 +103,7 @@ def _parts(
     network: "Network", num_init_seeds: int, block_size: int | None, compressors: list[str]
 ) -> Iterator[Part]:
     """What is measured, in the order of what it costs."""
-    form = stored_form([tensor for _, tensor in network.weights()])
+    form = stored_form(tensor for _, tensor in network.weights())
     yield _about(network, form)
     yield _against_fresh(network, num_init_seeds)
     if block_size is not None:
@@ -190,7 +191,7 @@ def _compressed(network: "Network", compressor: str, form: StoredForm) -> Part:
     columns: Columns = {compressor: plain, f"{compressor}_binary": signs}
     text = f"weights {plain:.4f}"
     if form.dtype != "float32":
-        stored = compressed_ratio([tensor for _, tensor in network.weights()], compressor)
+        stored = compressed_ratio((tensor for _, tensor in network.weights()), compressor)
         columns |= {compressor: stored, f"{compressor}_float32": plain}
         text = f"weights as stored {stored:.4f}, as float32 {plain:.4f}"
     return columns, [_line(compressor, f"{text}, signs {signs:.4f}")]

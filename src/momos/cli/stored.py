@@ -1,6 +1,6 @@
 """Weights in the form in which a file has them: type, compressed sizes, description length."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -17,10 +17,15 @@ class StoredForm(NamedTuple):
     bits: float
 
 
-def stored_form(tensors: Sequence["Tensor"]) -> StoredForm:
+def stored_form(tensors: Iterable["Tensor"]) -> StoredForm:
     """The form of some weights. Bits are a whole number unless types are mixed."""
-    names = {str(tensor.dtype).removeprefix("torch."): None for tensor in tensors}
-    bits = 8 * sum(tensor.nbytes for tensor in tensors) / sum(tensor.numel() for tensor in tensors)
+    names: dict[str, None] = {}
+    num_bits = num_weights = 0
+    for tensor in tensors:
+        names[str(tensor.dtype).removeprefix("torch.")] = None
+        num_bits += 8 * tensor.nbytes
+        num_weights += tensor.numel()
+    bits = num_bits / num_weights
     return StoredForm(" and ".join(names), int(bits) if bits == int(bits) else bits)
 
 
@@ -40,7 +45,7 @@ def ratios_as_stored(tensors: Sequence["Tensor"], columns: Mapping[str, Any]) ->
     }
 
 
-def compressed_ratio(tensors: Sequence["Tensor"], compressor: str) -> float:
+def compressed_ratio(tensors: Iterable["Tensor"], compressor: str) -> float:
     """Bytes of the tensors, one after the other, over their compressed size."""
     from momos.survey.streaming import CompressedSize
 
