@@ -25,14 +25,8 @@ if TYPE_CHECKING:
 
 # What to use instead of the paper's method (docs/mosaics.md), by name: momos_best of the profiles
 RECIPES: dict[str, dict[str, Any]] = {
-    "best": {
-        "block_size": 4,
-        "capacity": 0.01,
-        "motifs": [
-            ["redrawn", 0.2], ["kmeans", 0.3], ["trained", 0.5], ["kmeans", 0.6], ["trained", 1.0],
-        ],
-    }
-}  # fmt: skip
+    "best": {"block_size": 4, "capacity": 0.01, "motifs": [["redrawn", 0.5], ["trained", 1.0]]}
+}
 CHOICES = {"kmeans++": "k-means++", "usage": "usage"}
 
 
