@@ -25,9 +25,10 @@ LINKS = (
     " [bytes on disk](tables/packing.md), [complexity](tables/complexity.md),"
     " [compressors](tables/compressors.md),"
     " [beside the published numbers](tables/comparison.md), [run by run](tables/runs.csv);"
-    " [the survey of Figure 2](tables/zoo.md),"
+    " [the survey of Figure 2](tables/zoo.md),{}"
     " [which measures agree](tables/zoo_agreement.md), [model by model](tables/survey.csv)."
 )
+NETWORKS = " [network by network](tables/zoo_networks.md),"  # where other people's were listed
 SATURATION = (
     "BDM adds up, over the distinct blocks of 12 signs, each block's own complexity and log2 of how"
     " often it occurs. There are only 4,096\n"
@@ -83,6 +84,7 @@ def page(study: Study, tables: Mapping[str, Table], drawings: Mapping[str, Drawi
         for name in ("table1", "table2")
         if name in tables
     ]
+    links = LINKS.format(NETWORKS if "zoo_networks" in tables else "")
     parts = [
         f"# MoMos, profile `{study.name}`",
         _data_text(study.data),
@@ -90,7 +92,7 @@ def page(study: Study, tables: Mapping[str, Table], drawings: Mapping[str, Drawi
         BESIDE,
         "## What was found\n\n" + _findings_text(study.verdicts),
         "## Claims\n\n" + _verdicts_text(study.verdicts),
-        "## Results\n\n" + "\n".join([*main, LINKS + _failures_text(study.results)]),
+        "## Results\n\n" + "\n".join([*main, links + _failures_text(study.results)]),
         _readings_text(study.readings, tables),
         "## Figures\n\n" + figures.markdown(drawings),
         "## Published RAC against Eq. 21\n\n" + _rac_text(study.check),
