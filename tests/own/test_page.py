@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from momos import cli, unpack
 from momos.complexity.code_length import rac
@@ -55,3 +56,20 @@ def test_the_callbacks_of_the_page_are_there(name):
     (code,) = [text for _, text in CODE if f"momos.own.{name}" in text]
     exec(code, names := {})
     assert names["callback"].settings == {"block_size": 2, "capacity": 0.1}
+
+
+def test_the_recipe_of_the_page_on_mosaics_ends_with_a_mosaic():
+    page = PAGE.with_name("mosaics.md").read_text()
+    (code,) = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
+    names: dict = {}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        exec(code, names)
+    mosaic, model = names["mosaic"], names["model"]
+    assert mosaic.applied.is_tied and mosaic.report().distortion == 0
+    whole = [w.detach().reshape(-1)[: w.numel() // 4 * 4] for w in model.parameters()]
+    assert len(torch.cat(whole).view(-1, 4).unique(dim=0)) <= mosaic.report().num_motifs
+    (entry,) = re.findall(r"^```yaml\n(.*?)^```", page, re.M | re.S)
+    shown = yaml.safe_load(entry)["methods"]
+    settings = yaml.safe_load((PAGE.parents[1] / "params.yaml").read_text())
+    assert shown == {"momos_best": settings["methods"]["momos_best"]}
