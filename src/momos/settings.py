@@ -4,6 +4,7 @@ An error names the key, the value and what was expected.
 """
 
 import difflib
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -129,7 +130,8 @@ def fits(value: Any, hint: Any) -> bool:
     if isinstance(value, bool):
         return hint is bool
     if hint is float:
-        return isinstance(value, int | float)
+        largest = sys.float_info.max  # neither .inf nor .nan is a setting
+        return isinstance(value, int | float) and -largest <= value <= largest
     return isinstance(value, hint)
 
 

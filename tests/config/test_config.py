@@ -101,6 +101,8 @@ def test_a_model_may_have_epochs_of_its_own(params):
 
 
 MISTAKES = [
+    ({"models.mlp.lr": float("inf")}, ["models.mlp.lr must be a number", "got inf"]),
+    ({"llc.localization": float("nan")}, ["llc.localization must be a number", "got nan"]),
     ({"grid.models": ["mpl"]}, ["grid.models", "'mpl'", "mlp"]),
     ({"grid.methods": ["momos_s2"]}, ["grid.methods", "'momos_s2'", "momos_s2_c1"]),
     ({"data.source": "cifar"}, ["data.source", "'cifar'", "'cifar10'"]),
