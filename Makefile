@@ -13,7 +13,7 @@ export SET NAME
 
 # dvc.yaml says `python stages/...`: the environment's python comes first.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-.PHONY: help setup quick repro exp sweep regress bless readme mutants test stress bench use export track ui lint dag clean
+.PHONY: help setup quick repro exp sweep regress bless readme mutants test stress bench use export track ui lint docs dag clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
@@ -80,6 +80,9 @@ lint: setup ## check the code: ruff check, ruff format --check, mypy over src, s
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+docs: setup ## pages of the library's functions, from their docstrings, in build/api
+	@$(BIN)/python scripts/api.py build/api
 
 dag: setup ## print the pipeline as a mermaid picture
 	@$(BIN)/dvc dag --collapse-foreach-matrix --md
