@@ -161,9 +161,8 @@ def cells(evaluation: pd.DataFrame, *, grid: str = "main") -> pd.DataFrame:
     whole = groups.count().eq(groups.size(), axis=0)  # pandas leaves missing values out of means
     settings = rows[SETTINGS].groupby(keys, sort=False).nth(0).set_axis(whole.index)
     spread = groups.std(ddof=1).where(whole).add_suffix("_std")
-    return pd.concat(
-        [settings, groups.size().rename("num_seeds"), groups.mean().where(whole), spread], axis=1
-    ).reset_index()
+    parts = [settings, groups.size().rename("num_seeds"), groups.mean().where(whole), spread]
+    return pd.concat(parts, axis=1).copy().reset_index()  # a copy: pandas warns of many columns
 
 
 def with_control(evaluation: pd.DataFrame) -> pd.DataFrame:
