@@ -161,16 +161,24 @@ MISTAKES = [
         {"survey.source": "folder", "survey.path": "/mnt/weights"},
         ["survey.path", "inside data/zoo", "'/mnt/weights'"],
     ),
-    ({"survey.source": "manifest"}, ["survey.path", "inside data/zoo", "None"]),
+    (
+        {"survey.source": "manifest", "survey.path": None},
+        ["survey.path", "inside data/zoo", "None"],
+    ),
     ({"report.imported": ["../elsewhere"]}, ["report.imported", "data/imported", "'../elsewhere'"]),
     ({"report.imported": "h200"}, ["report.imported", "a list", "'h200'"]),
     (
         {"survey.source": "timm", "survey.path": "data/zoo/x"},
         ["survey.path", "null otherwise", "'data/zoo/x'"],
     ),
-    ({"survey.min_models": 1}, ["survey.min_models", "in 0..0", "1"]),
     (
-        {"survey.source": "timm", "survey.num_models": 5, "survey.min_models": 6},
+        {"survey.source": "timm", "survey.path": None, "survey.num_models": 0}
+        | {"survey.min_models": 1},
+        ["survey.min_models", "in 0..0", "1"],
+    ),
+    (
+        {"survey.source": "timm", "survey.path": None, "survey.num_models": 5}
+        | {"survey.min_models": 6},
         ["survey.min_models", "in 0..5", "6"],
     ),
     ({"survey.num_models": -1}, ["survey.num_models", "0 or more", "-1"]),
