@@ -17,8 +17,10 @@ from foreign import prefixed
 from torch import nn
 
 from momos import cli
-from momos.cli import foreign
+from momos.cli import foreign, layers
 from momos.complexity import planes
+from momos.survey.network import find_network
+from momos.weights.files import open_weights
 from momos.weights.initial import fresh
 
 with warnings.catch_warnings():
@@ -366,3 +368,30 @@ def test_no_command_replaces_its_input_or_makes_folders(tmp_path, capsys):
         said = refused(capsys, command, source, tmp_path / "new" / name)
         assert f"there is no folder {tmp_path}/new" in said
     assert path.read_bytes() == before and not (tmp_path / "new").exists()
+
+
+# --- bit planes tensor by tensor
+
+
+def test_layers_are_drawn_each_against_its_own_fresh_weights(tmp_path, capsys):
+    tensors = network()
+    tensors["3.weight"][0] = 0.0
+    path, picture = saved(tmp_path / "a.pt", tensors), tmp_path / "a.svg"
+    found = find_network(open_weights(path))
+    ratios = layers.layer_ratios(found, 3)
+    assert list(ratios) == ["0.weight", "3.weight"], "with complete blocks"
+    starts = [fresh(tensors, seed)["3.weight"] for seed in range(3)]
+    mean = np.mean([planes.complexity({"w": start}) for start in starts], axis=0)
+    expected = planes.complexity({"w": tensors["3.weight"]}) / mean
+    np.testing.assert_allclose(ratios["3.weight"], expected, rtol=1e-12)
+    measured(capsys, path, *FEW, "--layers", picture)
+    assert "3.weight" in picture.read_text(), "matplotlib writes each text as a comment, too"
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (("--layers", "a.txt"), "--layers must end with .png, .svg, .pdf, got 'a.txt'"),
+    (("--layers", "a.png", "--arch", "mlp"), "--layers goes without --arch"),
+])  # fmt: skip
+def test_a_picture_that_can_not_be_is_refused(tmp_path, capsys, arguments, message):
+    path = saved(tmp_path / "a.pt", network())
+    assert message in refused(capsys, "measure", path, *arguments)

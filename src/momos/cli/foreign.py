@@ -3,8 +3,10 @@
 import argparse
 import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from momos.cli import layers
 from momos.cli.stored import Columns, StoredForm, compressed_ratio, mosaic_description, stored_form
 from momos.methods.method import FULL_PRECISION
 from momos.weights.files import one_line, open_weights
@@ -39,11 +41,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--compressors", metavar="A,B", help="without --arch (default: all there are)"
     )
+    parser.add_argument(
+        "--layers",
+        type=Path,
+        metavar="PICTURE",
+        help="draw bit planes tensor by tensor, without --arch: .png, .svg or .pdf",
+    )
 
 
 def require_unused(arguments: argparse.Namespace) -> None:
     """Raises ValueError for arguments that an architecture makes meaningless."""
-    for name in ("init", "kinds", "compressors"):
+    for name in ("init", "kinds", "compressors", "layers"):
         if getattr(arguments, name) is not None:
             raise ValueError(f"--{name} goes without --arch, which has its own initialisation")
 
@@ -53,6 +61,8 @@ def run(arguments: argparse.Namespace, num_init_seeds: int) -> int:
     for name, unused in NEEDS_ARCH.items():
         if getattr(arguments, name) != unused:
             raise ValueError(f"--{name.replace('_', '-')} needs --arch")
+    if arguments.layers is not None:
+        layers.require_picture(arguments.layers)
     network = _network(arguments)
     columns: Columns = {}
     parts = _parts(network, num_init_seeds, arguments.block_size, _compressors(arguments))
@@ -62,6 +72,8 @@ def run(arguments: argparse.Namespace, num_init_seeds: int) -> int:
             print("\n".join(lines), flush=True)
     if arguments.json:
         print(json.dumps(columns, indent=1))
+    if arguments.layers is not None:
+        layers.draw(layers.layer_ratios(network, num_init_seeds), arguments.layers)
     return 0
 
 
