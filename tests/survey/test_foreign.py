@@ -4,12 +4,14 @@ import csv
 import json
 import math
 import os
+import runpy
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torchvision
 from foreign import prefixed, saved
 from safetensors.torch import save_file
 from scipy import stats
@@ -19,6 +21,8 @@ from momos.complexity import bdm, planes
 from momos.survey import candidates, controls, run, streaming
 from momos.survey.candidates import LOCAL, RowSettings
 from momos.survey.network import find_network
+from momos.survey.weights import build
+from momos.weights import blocks
 from momos.weights.files import open_weights
 from momos.weights.initial import fresh
 
@@ -138,6 +142,41 @@ def test_networks_that_nobody_trained_are_no_exception():
         scores += [row["bdm_1d_z"], row["bdm_2d_z"], row["planes_z"]]
     assert sum(abs(z) < 3 for z in scores) >= 0.97 * len(scores)
     assert abs(np.mean(scores)) < 4 / math.sqrt(60) and 0.7 < np.std(scores) < 1.5
+
+
+UNTRAINED = (
+    "test_resnet", "test_convnext", "test_efficientnet", "test_vit", "test_byobnet", "test_nfnet",
+    "mobilenetv3_small_050", "lcnet_050", "tinynet_e", "mobilevit_xxs", "mobilevitv2_050",
+    "edgenext_xx_small", "efficientvit_b0", "torchvision squeezenet1_1",
+    "torchvision mobilenet_v3_small", "torchvision shufflenet_v2_x0_5",
+)  # fmt: skip
+
+
+def untrained(name: str, seed: int) -> dict[str, torch.Tensor]:
+    """Trainable weights as timm or torchvision builds them."""
+    library, _, arch = name.rpartition(" ")
+    if not library:
+        return blocks.trainable(build(arch, seed))
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return blocks.trainable(torchvision.models.get_model(arch, weights=None))
+
+
+@pytest.mark.stress
+def test_networks_of_timm_and_torchvision_that_nobody_trained_are_no_exception():
+    """The null in large, as it is built: 30 initialisations each against 20 others."""
+    scores = []
+    for name in UNTRAINED:
+        values = [_complexities(untrained(name, seed)) for seed in range(50)]
+        mean, std = np.mean(values[:20], axis=0), np.std(values[:20], axis=0, ddof=1)
+        scores += ((np.array(values[20:]) - mean) / std).ravel().tolist()
+    assert np.mean(np.abs(scores) < 3) >= 0.985, "0.992 by Student's t, in clusters of 30"
+
+
+def _complexities(weights: dict[str, torch.Tensor]) -> tuple[float, float, float]:
+    counts = bdm.BlockCounts((tensor.detach() > 0).numpy() for tensor in weights.values())
+    all_planes = float(planes.model_planes(weights).sum())
+    return bdm.complexity(counts.words), bdm.complexity(counts.squares), all_planes
 
 
 # --- controls
@@ -301,3 +340,33 @@ def test_all_networks_of_the_zoo_are_candidates():
         row["num_weights"] == one.num_parameters
         for one, row in zip(small, rows.values(), strict=True)
     )
+
+
+BY_HAND = (
+    "mtcnn_rnet", "honk_res8_narrow", "muzero_cartpole", "mlperf_tiny_wakeword", "affnet",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_ratios_of_the_zoo_by_hand(name):
+    """pybdm on the file and on the weights of fresh.py, a reference that is not this project's."""
+    if not ZOO.is_dir():
+        pytest.skip(f"{ZOO} is not there")
+    build_reference = runpy.run_path(str(ZOO / "fresh.py"))["build"]
+    listed = {row["file"]: row for row in csv.DictReader((ZOO / "manifest.csv").open())}
+    row = listed[f"{name}.pth"]
+    stored = torch.load(ZOO / "weights" / row["file"], weights_only=True)
+    layout = {key: tuple(tensor.shape) for key, tensor in stored.items()}
+    kinds = json.loads(row["kinds"])
+    starts = [build_reference(layout, kinds, row["init"], seed) for seed in range(3)]
+    trained = {key: stored[key] for key in starts[0]}
+
+    def by_hand(tensors) -> float:
+        signs = [(tensor > 0).numpy().reshape(-1) for tensor in tensors.values()]
+        return pybdm.BDM(ndim=1).bdm(np.concatenate(signs).astype(int))
+
+    found = streaming.measure_against(
+        trained.items, [start.items for start in starts], compressors=(), seed=0
+    )
+    expected = by_hand(trained) / np.mean([by_hand(start) for start in starts])
+    assert found["bdm_1d_ratio"] == pytest.approx(expected, rel=1e-9)
