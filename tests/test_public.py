@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import resource
 import subprocess
 import sys
 
@@ -117,3 +118,18 @@ def test_what_people_import_is_listed_and_found():
     code = f"from momos import {names}; from momos import config, cli; print(bdm([0, 1] * 12))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0 and float(done.stdout) > 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("most", "command"),
+    [(0.2, ["-c", "import momos"]), (0.5, ["-m", "momos.cli", "--help"])],
+)
+def test_importing_and_help_are_quick(most, command):
+    """Seconds of CPU, of the best of three: others may use the machine."""
+    seconds = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, *command], stdout=subprocess.DEVNULL, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(seconds) < most, seconds

@@ -1,8 +1,10 @@
 """Parser and exit codes of the `momos` command."""
 
+import argparse
 import subprocess
 import sys
 import tomllib
+from importlib import import_module
 from pathlib import Path
 
 from command import ARCH, refused, saved, state
@@ -56,3 +58,31 @@ def test_messages_hold_nothing_that_a_terminal_obeys(tmp_path, capsys):
     weights = {f"{name}\x1b[31m": tensor for name, tensor in state(5).items()}
     message = refused(capsys, "measure", saved(tmp_path / "a.pt", weights), *ARCH)
     assert message.strip().isprintable() and "unexpected hidden.0.weight, " in message
+
+
+GONE = {  # what each command asks for, where nothing is
+    "measure": ["gone.pt"],
+    "compare": ["gone.pt", "gone.safetensors"],
+    "compressibility": ["gone", "--text", "gone.txt"],
+    "llc": ["gone", "--text", "gone.txt"],
+    "pack": ["gone.pt", "gone.momos"],
+    "unpack": ["gone.momos", "gone.safetensors"],
+    "inspect": ["gone.momos"],
+    "verify": ["gone.momos"],
+    "verify-report": ["gone"],
+}
+
+
+def test_each_command_names_the_file_that_is_missing_in_one_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (parsers,) = [
+        action.choices
+        for action in import_module("momos.cli.main")._parser()._actions
+        if isinstance(action, argparse._SubParsersAction)
+    ]
+    assert set(parsers) == set(GONE)
+    for command, arguments in GONE.items():
+        message = refused(capsys, command, *arguments)
+        assert "gone" in message and "expected" in message, message
+        message = refused(capsys, command, *arguments, "--no-such-option")
+        assert "unrecognized arguments: --no-such-option" in message
