@@ -2,7 +2,6 @@
 
 import csv
 import json
-import math
 import sys
 
 import pytest
@@ -106,17 +105,16 @@ def test_each_scheme_has_a_curve(own, capsys, scheme):
 
 def test_llc_of_a_quadratic_loss_is_the_known_one(own, capsys):
     """E = d/2 * nbeta h / (a (1 - lr a / 4)) with a = nbeta h + localization; here h = 4, d = 2."""
-    settings = {"--nbeta": 10, "--localization": 5, "--lr": 0.004, "--draws": 1500}
+    settings = {"--nbeta": 10, "--localization": 5, "--lr": 0.004, "--draws": 1000}
     words = [str(word) for pair in settings.items() for word in pair]
-    arguments = ("--module", "own.py:quadratic", "--sampler", "sgld", "--burnin", 100, *words)
-    out = ran(capsys, "llc", *arguments)
+    arguments = ("--module", "own.py:quadratic", "--sampler", "sgld", "--burnin", 100)
+    out = ran(capsys, "llc", *arguments, "--chains", 2, *words)
     (row,) = table(own / "llc" / "llc.csv")
     scale = 10 * 4 + 5
     expected = 10 * 4 / (scale * (1 - 0.004 * scale / 4))
-    spread = float(row["llc_std"]) / math.sqrt(4)
-    assert float(row["llc_mean"]) == pytest.approx(expected, abs=4 * spread) and spread < 0.1
-    assert (row["lr"], row["nbeta"], row["num_draws"]) == ("0.004", "10.0", "1500")
-    assert len(table(own / "llc" / "traces.csv")) == 4 * 1600
+    assert float(row["llc_mean"]) == pytest.approx(expected, abs=0.25)  # a spread of 0.06
+    assert (row["lr"], row["nbeta"], row["num_draws"]) == ("0.004", "10.0", "1000")
+    assert len(table(own / "llc" / "traces.csv")) == 2 * 1100
     assert (
         f"llc {float(row['llc_mean']):.4g}, deviation" in out and (own / "llc/traces.png").exists()
     )
@@ -249,8 +247,8 @@ def folder(tmp_path_factory):
     (root / "text.txt").write_bytes(TEXT)
     model, tokens = built("gpt2"), torch.tensor(list(TEXT))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    for step in range(60):
-        batch = torch.stack([tokens[at : at + 33] for at in range(step, step + 160, 10)])
+    for step in range(20):
+        batch = torch.stack([tokens[at : at + 33] for at in range(step, step + 80, 10)])
         logits = model(batch[:, :-1]).logits
         loss = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
         optimizer.zero_grad()

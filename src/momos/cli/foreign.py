@@ -1,7 +1,10 @@
 """`momos measure` without an architecture: fresh weights follow from names and shapes."""
 
 import argparse
+import ctypes
 import json
+import math
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
 
 PLANES = tuple(range(7, -1, -1))
 KEPT = 2**24  # weights that are read once; larger files are read again by each measure
+LARGE = 2**20  # bytes of a buffer
 # arguments that need an architecture, and what they are where they are not given
 NEEDS_ARCH: dict[str, Any] = {
     "num_classes": None,
@@ -83,7 +87,18 @@ def _network(arguments: argparse.Namespace) -> "Network":
     kinds = kinds_of(arguments.kinds or "[]")
     stored = open_weights(arguments.weights)
     stored.keep_tensors(KEPT)  # every measure goes through all of them
+    if sum(map(math.prod, stored.layout.values())) > KEPT:
+        return_freed_memory()
     return find_network(stored, init=arguments.init or "default", kinds=kinds)
+
+
+def return_freed_memory() -> None:
+    """Tell glibc to return large buffers when they are freed, not to keep them for later."""
+    from momos.compute.device import M_MMAP_THRESHOLD
+
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt is not None:
+        mallopt(ctypes.c_int(M_MMAP_THRESHOLD), ctypes.c_int(LARGE))
 
 
 def kinds_of(text: str) -> list:
