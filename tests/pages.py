@@ -1,8 +1,10 @@
 """A page that its stages build from the synthetic study.
 
-One small picture stands for every static figure: drawing them is tested elsewhere.
+One small picture stands for every static figure: drawing them is tested elsewhere. How the machine
+rounds is asked once a process.
 """
 
+import functools
 import json
 import runpy
 import shutil
@@ -14,7 +16,10 @@ from matplotlib.figure import Figure
 from synthetic import PAPER, ROOT, Tree
 
 from momos import config
+from momos.provenance import rounding
 from momos.report.shared import figures
+
+FINGERPRINT = functools.cache(rounding.fingerprint)
 
 
 def build(root: Path) -> Path:
@@ -31,14 +36,15 @@ def build_report(root: Path) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         patch.setattr(figures, "write_all", _one_for_all)
+        patch.setattr(rounding, "fingerprint", FINGERPRINT)
         _stage("report", *arguments)
-    _write_costs(root)
-    _stage(
-        "provenance",
-        reports / "results.json",
-        ROOT / "requirements.txt",
-        reports / "provenance.json",
-    )
+        _write_costs(root)
+        _stage(
+            "provenance",
+            reports / "results.json",
+            ROOT / "requirements.txt",
+            reports / "provenance.json",
+        )
     render(reports)
     return reports
 
