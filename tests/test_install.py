@@ -95,6 +95,15 @@ print(mosaic.report().rac)
 """
 
 
+OWN_MODULE = """
+import torch
+
+def network():
+    model, inputs = torch.nn.Linear(8, 4), torch.ones(16, 8)
+    return model, [inputs], lambda model, batch: (model(batch) - 1).square().mean()
+"""
+
+
 @pytest.fixture
 def folder(tmp_path):
     """A folder that is not kept: torch with its CUDA libraries has 4 GB."""
@@ -114,7 +123,7 @@ def test_a_wheel_works_in_an_empty_environment(folder):
     for name in ("src", "pyproject.toml", "LICENSE", "README.md"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, folder / "source" / name)
-    run(sys.executable, "-m", "pip", "wheel", "--no-deps", "-w", "dist", "./source")
+    run(sys.executable, "-m", "build", "--wheel", "--outdir", "dist", "./source")
     (wheel,) = (folder / "dist").glob("momos-*.whl")
     venv.create(folder / "empty", with_pip=True)
     python, command = (str(folder / "empty" / "bin" / name) for name in ("python", "momos"))
@@ -127,3 +136,8 @@ def test_a_wheel_works_in_an_empty_environment(folder):
     make = "import torch, momos.models as m; torch.save(m.build('mlp', 10).state_dict(), 'mlp.pt')"
     run(python, "-c", make)
     assert "bdm_1d_ratio" in run(command, "measure", "mlp.pt", "--arch", "mlp", "--block-size", "2")
+    assert "against 2 initialisations" in run(command, "measure", "mlp.pt", "--init-seeds", "2")
+    run(command, "compare", "mlp.pt", "model.pt", "--init-seeds", "2", "--page", "page.html")
+    (folder / "own.py").write_text(OWN_MODULE)
+    out = run(command, "compressibility", "--module", "own.py:network", "--device", "cpu")
+    assert "critical_n_q" in out and (folder / "compressibility" / "curve.png").is_file()

@@ -121,7 +121,7 @@ def test_llc_of_a_quadratic_loss_is_the_known_one(own, capsys):
 
 
 @pytest.mark.parametrize(
-    ("command", "after", "kept"), [("compressibility", 20, 20 - 3), ("llc", 80, 1)]
+    ("command", "after", "kept"), [("compressibility", 20, 20 - 4), ("llc", 80, 1)]
 )
 def test_what_is_done_is_kept_after_ctrl_c(own, capsys, monkeypatch, command, after, kept):
     """The losses, or the whole chains, of before; then the end is as without the stop."""

@@ -35,6 +35,7 @@ COSTS = {
 }
 NUM_BEYOND = 2  # coarse points of a curve beyond the first one outside eps
 GIGABYTE = 1e9
+QUICK = 1.0  # seconds
 
 
 def add_commands(commands: "argparse._SubParsersAction") -> None:
@@ -353,12 +354,10 @@ def _duration(seconds: float) -> str:
 
 
 def _seconds_of_loss(subject: "Subject") -> float:
-    """Of a copy and its loss on all batches. Raises ValueError for a loss that is no number."""
+    """Of a copy and its loss on all batches."""
     from momos.slt.copies import eval_copy
 
-    start = time.perf_counter()
-    loss = _number(subject, lambda: subject.mean_loss(eval_copy(subject.model)))
-    return time.perf_counter() - start if loss == loss else 0.0
+    return _seconds(subject, lambda: subject.mean_loss(eval_copy(subject.model)))
 
 
 def _seconds_of_step(subject: "Subject") -> float:
@@ -371,17 +370,25 @@ def _seconds_of_step(subject: "Subject") -> float:
         torch.autograd.grad(loss, parameters, allow_unused=True)
         return loss.item()
 
-    start = time.perf_counter()
-    _number(subject, step)
-    return time.perf_counter() - start
+    return _seconds(subject, step)
 
 
-def _number(subject: "Subject", measure: Callable[[], Any]) -> float:
-    """What `measure` gives. Raises ValueError naming the model whose loss can't be measured."""
-    try:
-        return float(measure())
-    except (RuntimeError, TypeError, IndexError, AttributeError) as error:
-        raise ValueError(f"{subject.name}: its loss can't be measured: {error}") from error
+def _seconds(subject: "Subject", measure: Callable[[], float]) -> float:
+    """How long it takes; of what is quick, the second time, for the first one warms up.
+
+    Raises ValueError naming the model whose loss can't be measured.
+    """
+    seconds = QUICK
+    for _ in range(2):
+        start = time.perf_counter()
+        try:
+            float(measure())
+        except (RuntimeError, TypeError, IndexError, AttributeError) as error:
+            raise ValueError(f"{subject.name}: its loss can't be measured: {error}") from error
+        seconds = time.perf_counter() - start
+        if seconds > QUICK:
+            break
+    return seconds
 
 
 def _interrupted(kept: Kept, parts: str) -> int:
