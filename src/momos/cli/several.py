@@ -80,8 +80,9 @@ def _sources(path: Path) -> list[Source]:
     if not children:
         raise ValueError(f"{path} holds no weights: expected a model, or checkpoints of one")
     children.sort(key=lambda one: [_numbers(one), one.name])
+    series = path.resolve().name
     return [
-        Source(f"{path.name}/{one.name}", one, path.name, (_numbers(one) or [place])[-1])
+        Source(f"{series}/{one.name}", one, series, (_numbers(one) or [place])[-1])
         for place, one in enumerate(children)
     ]
 
