@@ -69,7 +69,8 @@ def component_dimension_bound(num_motifs: int, block_size: int) -> int:
 
     It is the same where motifs are trained or moved by k-means: with their mosaic fixed they stay
     within its component, and a network has no more of them than before. So is the description
-    length that follows (`momos.complexity.code_length`). Raises ValueError unless both are at least 1.
+    length that follows (`momos.complexity.code_length`). Raises ValueError unless both are at least
+    1.
     """
     _at_least_one(num_motifs=num_motifs, block_size=block_size)
     return num_motifs * block_size
