@@ -104,6 +104,12 @@ def test_an_epoch_ends_with_algorithm_1(device):
     assert mosaic.epoch() is None, "no step has been taken since"
 
 
+def test_an_epoch_without_any_step_is_an_error():
+    """It would project nothing, and say nothing."""
+    with pytest.raises(ValueError, match="epoch.. came before any step"):
+        MoMos(network(), block_size=2, capacity=0.1).epoch()
+
+
 @pytest.mark.parametrize(
     ("every", "projected"), [("epoch", [5, 10]), ("step", [*range(1, 11)]), (3, [3, 5, 6, 9, 10])]
 )

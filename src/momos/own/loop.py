@@ -132,7 +132,12 @@ class OwnLoop:
         return self._act(self.applied.after_step, f"after step {self.num_steps}")
 
     def epoch(self) -> Projection | None:
-        """End an epoch, to be called before validation. Returns and raises as `step`."""
+        """End an epoch, to be called before validation.
+
+        Returns and raises as `step`, and ValueError where no step has been taken note of yet.
+        """
+        if self.num_steps == 0:
+            raise ValueError("epoch() came before any step(): call step() after each update")
         self._begin()
         tied, when = self.applied.is_tied, f"at an epoch's end, after step {self.num_steps}"
         projection = self._act(self.applied.after_epoch, when)
