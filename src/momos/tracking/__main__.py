@@ -16,12 +16,14 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 
 from momos.tracking.live import READY, SETTING_UP, warn
 from momos.tracking.record import Record
 from momos.tracking.store import LIVE_LIMITS, Store, needs_set_up, set_up, uri
 
+PAUSE = 1.0  # seconds over which a training's epochs are gathered
 TURN = threading.Lock()  # trainings that share a logger write one after the other
 
 
@@ -62,12 +64,30 @@ class StoredRun:
 
 
 def read_messages(stream: int) -> Iterator[list[dict]]:
-    """What a training has sent since the last look, as lists, until it closes the pipe."""
-    rest = b""
-    while chunk := os.read(stream, 1 << 16):
+    """What a training has sent since the last look, as lists, until it closes the pipe.
+
+    The first message comes at once, later ones gathered over PAUSE: writing many epochs of a short
+    training together costs the store little more than one.
+    """
+    rest, pause = b"", 0.0
+    while chunk := _gathered(stream, pause):
         *lines, rest = (rest + chunk).split(b"\n")
         if lines:
+            pause = PAUSE
             yield [json.loads(line) for line in lines]
+
+
+def _gathered(stream: int, seconds: float) -> bytes:
+    """Bytes that come within this time from the first of them on; none at the stream's end."""
+    found = b""
+    end: float | None = None
+    while chunk := os.read(stream, 1 << 16):
+        found += chunk
+        end = time.monotonic() + seconds if end is None else end
+        rest = end - time.monotonic()
+        if rest <= 0 or not select.select([stream], [], [], rest)[0]:
+            break
+    return found
 
 
 def serve(stream: int) -> None:
