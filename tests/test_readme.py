@@ -47,6 +47,7 @@ MADE_FROM = (
     "README.md",
     "reports/cifar10/results.json",
     "reports/cifar10_resnet20/results.json",
+    "reports/digits/slt/tables/answers.csv",
     "reports/digits/tables/runs.csv",
     "reports/expected",
 )
