@@ -148,7 +148,7 @@ def survey(rows: pd.DataFrame) -> Figure:
     for place, (draw, part) in enumerate(drawn):
         draw(part, axes[place])
         axes[place].legend(
-            loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=3, columnspacing=1
+            loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2, columnspacing=1
         )
     for place, (_, part) in enumerate(panels):
         ratios = part.bdm_1d_ratio[part.source != imported.CONTROL]
