@@ -87,11 +87,13 @@ def pipeline(models: str, seeds: int) -> dict:
 
 
 def heed_ctrl_c() -> None:
-    """Let a new process end at Ctrl-C.
+    """Let a new process end at Ctrl-C, and when its terminal goes.
 
-    Background jobs of a shell ignore it, and so would the processes that they start.
+    Background jobs of a shell ignore the one, what runs under nohup the other, and so would the
+    processes that they start.
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @functools.cache
