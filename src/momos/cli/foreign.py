@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from momos.cli import layers
 from momos.cli.stored import Columns, StoredForm, compressed_ratio, mosaic_description, stored_form
 from momos.methods.method import FULL_PRECISION
 from momos.weights.files import one_line, open_weights
@@ -66,6 +65,8 @@ def run(arguments: argparse.Namespace, num_init_seeds: int) -> int:
         if getattr(arguments, name) != unused:
             raise ValueError(f"--{name.replace('_', '-')} needs --arch")
     if arguments.layers is not None:
+        from momos.cli import layers
+
         layers.require_picture(arguments.layers)
     network = _network(arguments)
     columns: Columns = {}
@@ -77,6 +78,8 @@ def run(arguments: argparse.Namespace, num_init_seeds: int) -> int:
     if arguments.json:
         print(json.dumps(columns, indent=1))
     if arguments.layers is not None:
+        from momos.cli import layers
+
         layers.draw(layers.layer_ratios(network, num_init_seeds), arguments.layers)
     return 0
 

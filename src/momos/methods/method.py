@@ -458,7 +458,7 @@ def ingredient_kinds() -> tuple[type[Ingredient], ...]:
     Raises ValueError for a module without exactly one such class, and for a key of two classes.
     """
     found: list[type[Ingredient]] = []
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    for path in sorted(Path(__file__).parent.glob("[a-z]*.py")):
         if "(Ingredient)" in path.read_text() and path.stem != "method":
             module = importlib.import_module(f"momos.methods.{path.stem}")
             found.append(_ingredient_of(vars(module), module.__name__))

@@ -25,7 +25,12 @@ if TYPE_CHECKING:
 
 # What to use instead of the paper's method (docs/mosaics.md), by name: momos_best of the profiles
 RECIPES: dict[str, dict[str, Any]] = {
-    "best": {"block_size": 4, "capacity": 0.01, "motifs": [["redrawn", 0.5], ["trained", 1.0]]}
+    "best": {
+        "block_size": 4,
+        "capacity": 0.01,
+        "projection_every": "epoch",
+        "motifs": [["redrawn", 0.5], ["trained", 1.0]],
+    }
 }
 CHOICES = {"kmeans++": "k-means++", "usage": "usage"}
 
@@ -94,7 +99,7 @@ class MosaicOfMotifs(Ingredient):
         text += "" if self.motifs == schedule.REDRAWN else f", {schedule.words(self.motifs)}"
         text += "" if self.choice == "uniform" else f", drawn by {CHOICES[self.choice]}"
         every = entry.get("projection_every")
-        if every is None:
+        if every is None or self.ties_weights:  # which allows no other
             return text
         return f"{text}, projected every {every if isinstance(every, str) else f'{every} steps'}"
 
@@ -260,8 +265,8 @@ class _Applied(Applied):
         if self.kind != "trained":
             self.tied = None
         elif self.tied is None and self.codebook is not None and self.mosaic is not None:
+            from momos.methods.mosaic import trainable
             from momos.methods.tied import Tied
-            from momos.weights.blocks import trainable
 
             s, weights = self.settings, list(trainable(self.model).values())
             zeros = s.first_motifs(self.model) if s.force_zero else []

@@ -181,7 +181,9 @@ class Store:
             name=profile, digest=digest, source_type="local", source=source
         )
         context = self.entities.InputTag("mlflow.data.context", "training")
-        self.client.log_inputs(run_id, datasets=[self.entities.DatasetInput(dataset, [context])])
+        with self.lock():  # MLflow adds data that it does not know yet, and would add it twice
+            inputs = [self.entities.DatasetInput(dataset, [context])]
+            self.client.log_inputs(run_id, datasets=inputs)
 
     def log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
         texts = [
