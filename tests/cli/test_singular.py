@@ -2,6 +2,7 @@
 
 import csv
 import json
+import signal
 import sys
 
 import pytest
@@ -93,7 +94,9 @@ def test_critical_points_of_a_module_are_those_of_the_library(own, capsys):
     assert not (own / "compressibility" / "unfinished.json").exists()
 
 
-@pytest.mark.parametrize("scheme", ["quantization_max", "factorization", "noise_relative"])
+@pytest.mark.parametrize(
+    "scheme", ["quantization_max", "factorization", "noise_relative", "pruning"]
+)
 def test_each_scheme_has_a_curve(own, capsys, scheme):
     arguments = ("--module", "own.py:deep", "--scheme", scheme, "--out", scheme)
     out = ran(capsys, "compressibility", *arguments, "--eps", 0.05)
@@ -121,7 +124,7 @@ def test_llc_of_a_quadratic_loss_is_the_known_one(own, capsys):
 
 
 @pytest.mark.parametrize(
-    ("command", "after", "kept"), [("compressibility", 20, 20 - 4), ("llc", 80, 1)]
+    ("command", "after", "kept"), [("compressibility", 40, 40 - 4), ("llc", 80, 1)]
 )
 def test_what_is_done_is_kept_after_ctrl_c(own, capsys, monkeypatch, command, after, kept):
     """The losses, or the whole chains, of before; then the end is as without the stop."""
@@ -134,13 +137,13 @@ def test_what_is_done_is_kept_after_ctrl_c(own, capsys, monkeypatch, command, af
     def interrupted(model, batch):
         calls[0] += 1
         if calls[0] == after:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
         return (model(batch[0]) - batch[1]).square().mean()
 
     def stopped(self, model):
         calls[0] += 1
         if calls[0] == after:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
         return plain(self, model)
 
     with monkeypatch.context() as patch:
@@ -153,6 +156,13 @@ def test_what_is_done_is_kept_after_ctrl_c(own, capsys, monkeypatch, command, af
     assert "the same command goes on there" in out
     parts = json.loads((own / "parts" / "unfinished.json").read_text())["parts"]
     assert len(parts) == kept
+    if command == "compressibility":
+        points, all_points = (table(own / name / "curve.csv") for name in ("parts", "whole"))
+        losses = {row["strength"]: row["loss"] for row in all_points}
+        assert 0 < len(points) < len(all_points) and f"{len(points)} points in curve.csv" in out
+        assert all(losses[row["strength"]] == row["loss"] for row in points)
+        assert (own / "parts" / "curve.png").read_bytes().startswith(b"\x89PNG")
+        assert not (own / "parts" / "critical.csv").exists()
     ran(capsys, *arguments, "--out", "parts")
     for path in (own / "whole").glob("*.csv"):
         assert (own / "parts" / path.name).read_bytes() == path.read_bytes()
@@ -179,7 +189,7 @@ def test_bad_input_is_named(own, capsys):
         for command in ("compressibility", "llc"):
             assert message in refused(capsys, command, *arguments), arguments
     assert "--eps: expected a number above 0" in refused(capsys, "compressibility", "--eps", "-1")
-    assert "invalid choice: 'pruning'" in refused(capsys, "compressibility", "--scheme", "pruning")
+    assert "invalid choice: 'heads'" in refused(capsys, "compressibility", "--scheme", "heads")
     message = "--module own.py:regression --lr 100 --draws 40 --device cpu --sampler sgld".split()
     cli.main(["llc", *message])
     _, err = capsys.readouterr()

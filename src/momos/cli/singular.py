@@ -2,13 +2,14 @@
 
 import argparse
 import itertools
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from momos.cli.arguments import non_negative, positive, positive_number
-from momos.cli.kept import FILE, INTERRUPTED, Kept, key_of
+from momos.cli.kept import INTERRUPTED, Kept, key_of
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +33,9 @@ COSTS = {
     "factorization": "Parameters after / before",
     "noise_absolute": "||noise|| / ||w||",
     "noise_relative": "||noise|| / ||w||",
+    "pruning": "Parameters left / all",
 }
+SCHEME_HELP = "default quantization; pruning: the smallest weights are zero, without training on"
 NUM_BEYOND = 2  # coarse points of a curve beyond the first one outside eps
 GIGABYTE = 1e9
 QUICK = 1.0  # seconds
@@ -49,7 +52,7 @@ def add_commands(commands: "argparse._SubParsersAction") -> None:
 
 def _add_compressibility(parser: argparse.ArgumentParser) -> None:
     _add_subject(parser, out="compressibility", num_batches=4)
-    parser.add_argument("--scheme", default="quantization", choices=list(COSTS), help="how")
+    parser.add_argument("--scheme", default="quantization", choices=list(COSTS), help=SCHEME_HELP)
     parser.add_argument(
         "--eps",
         type=positive_number,
@@ -142,14 +145,15 @@ def _device(arguments: argparse.Namespace) -> "torch.device":
 
 def _run_compressibility(arguments: argparse.Namespace) -> int:
     from momos.config.language import CRITICAL
-    from momos.page.curves import loss_by_cost
-    from momos.page.drawing import write_png
     from momos.slt.compressibility import schemes
 
+    names = CRITICAL | {"pruning": "critical_kept"}  # where the study prunes heads
     subject, device = _subject(arguments)
     search = _search(arguments.scheme)
     about = {"scheme": arguments.scheme, "eps": arguments.eps, "notes": subject.notes}
-    _say_before(subject, device, _expected_losses(search), _seconds_of_loss(subject), copies=2)
+    copies = 4 if arguments.scheme == "pruning" else 2  # all magnitudes are there twice
+    seconds = _seconds_of_loss(subject)
+    _say_before(subject, device, _expected_losses(search), seconds, copies=copies)
     kept = Kept(
         arguments.out, key_of(subject.model, about | {"loss": subject.mean_loss(subject.model)})
     )
@@ -157,25 +161,73 @@ def _run_compressibility(arguments: argparse.Namespace) -> int:
         with kept.until_done():
             points = _searched(search, subject, arguments.eps, kept)
     except KeyboardInterrupt:
-        return _interrupted(kept, "losses")
+        tables = _so_far(search, subject, arguments.eps, kept)
+        _write_curve(arguments, subject, tables)
+        (arguments.out / "critical.csv").unlink(missing_ok=True)  # of an earlier curve
+        return _interrupted(kept, "losses", f"{len(tables['curve'])} points in curve.csv")
     tables = schemes.rows(points)
+    _write_curve(arguments, subject, tables)
+    for row in tables["critical"]:
+        print(_critical_text(row, names[arguments.scheme], COSTS[arguments.scheme]))
+    print(f"curve.csv, critical.csv and curve.png are in {arguments.out}")
+    return 0
+
+
+def _write_curve(
+    arguments: argparse.Namespace, subject: "Subject", tables: dict[str, list[dict[str, Any]]]
+) -> None:
+    """Write the tables, and the picture of the curve."""
+    from momos.page.curves import loss_by_cost
+    from momos.page.drawing import write_png
+
     _write_tables(arguments.out, tables)
-    title = f"{Path(subject.name).name}: {arguments.scheme}"
-    cost = COSTS[arguments.scheme]
+    title, cost = f"{Path(subject.name).name}: {arguments.scheme}", COSTS[arguments.scheme]
     write_png(
         lambda: loss_by_cost(tables["curve"], tables["critical"], title=title, cost=cost),
         arguments.out / "curve.png",
     )
-    for row in tables["critical"]:
-        print(_critical_text(row, CRITICAL[arguments.scheme], cost))
-    print(f"curve.csv, critical.csv and curve.png are in {arguments.out}")
-    return 0
+
+
+def _so_far(
+    search: Callable[..., Any], subject: "Subject", eps: list[float], kept: Kept
+) -> dict[str, list[dict[str, Any]]]:
+    """Tables of the points whose losses were all measured before an interruption.
+
+    The search is done again with the losses that are kept; one that is not there is NaN, which is
+    outside every eps and soon ends the search. What was measured as NaN is infinite here.
+    """
+    from momos.slt.compressibility import schemes
+
+    tables: dict[str, list[dict[str, Any]]] = {"curve": []}
+    if kept.parts:
+        names = itertools.count(1)
+
+        def known(model: "nn.Module") -> float:
+            name = str(next(names))
+            if name not in kept.parts:
+                return math.nan
+            return kept.parts[name] if math.isfinite(kept.parts[name]) else math.inf
+
+        points = [
+            point._replace(curve=tuple(filter(_is_measured, point.curve)))
+            for point in search(subject.model, known, eps)
+        ]
+        tables["curve"] = schemes.rows(points)["curve"]
+    tables["critical"] = [{"eps": tolerance, "cost": None} for tolerance in eps]  # not known yet
+    return tables
+
+
+def _is_measured(point: Any) -> bool:
+    """Whether none of the losses behind a point is missing."""
+    losses = [trial.loss for trial in point.trials] or [point.loss]
+    return not any(map(math.isnan, losses))
 
 
 def _search(scheme: str) -> Callable[..., Any]:
     """(model, loss_fn, eps) -> the critical points of a scheme."""
     from functools import partial
 
+    from momos.own.magnitude import critical_kept
     from momos.slt import compressibility as slt
 
     searches: dict[str, Callable[..., Any]] = {
@@ -184,6 +236,7 @@ def _search(scheme: str) -> Callable[..., Any]:
         "factorization": slt.critical_fraction,
         "noise_absolute": partial(slt.critical_sigma, kind="absolute"),
         "noise_relative": partial(slt.critical_sigma, kind="relative"),
+        "pruning": critical_kept,
     }
     return partial(searches[scheme], num_beyond=NUM_BEYOND)
 
@@ -271,7 +324,7 @@ def _run_llc(arguments: argparse.Namespace) -> int:
         with kept.until_done():
             llc = _estimated(subject, settings, num_steps, kept)
     except KeyboardInterrupt:
-        return _interrupted(kept, "chains")
+        return _interrupted(kept, "chains", "none in traces.csv yet")
     traces = _traces(llc)
     _write_tables(arguments.out, {"llc": [_llc_row(llc)], "traces": traces})
     title = f"{Path(subject.name).name}: llc {llc.mean:.4g}"
@@ -391,11 +444,9 @@ def _seconds(subject: "Subject", measure: Callable[[], float]) -> float:
     return seconds
 
 
-def _interrupted(kept: Kept, parts: str) -> int:
-    where = kept.path.parent / FILE
-    print(
-        f"\ninterrupted: {len(kept.parts)} {parts} are in {where}, the same command goes on there"
-    )
+def _interrupted(kept: Kept, parts: str, written: str) -> int:
+    print(f"\ninterrupted: {written}; {len(kept.parts)} {parts} are in {kept.path}, ", end="")
+    print("the same command goes on there")
     return INTERRUPTED
 
 

@@ -10,18 +10,18 @@ from momos.own.loop import MoMos
 class MoMosCallback(Callback):
     """Projects weights after each epoch, before Lightning validates; checkpoints keep its state.
 
-    settings: arguments of `momos.MoMos` after the model, which `mosaic` then is."""
+    settings: of `momos.MoMos`, which `mosaic` then is; epochs and optimizer are the trainer's."""
 
     def __init__(self, **settings: Any) -> None:
         self.settings = settings
-        self.mosaic: MoMos
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit" and not (hasattr(self, "mosaic") and self.mosaic.model is pl_module):
-            self.mosaic = MoMos(pl_module, **self.settings)
+            self.mosaic = MoMos(pl_module, **{"epochs": trainer.max_epochs, **self.settings})
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.mosaic.check()  # a strategy may have sharded the weights
+        self.mosaic.follow(*trainer.optimizers)
         self.seen = trainer.global_step
 
     def on_train_batch_end(self, trainer: Trainer, *about: Any, **more: Any) -> None:

@@ -102,19 +102,35 @@ class OwnLoop:
         self._follows_first = False
         self._let_see()
 
-    def follow(self, optimizer: torch.optim.Optimizer) -> None:
-        """Let the method act on gradients before each update of this optimiser.
+    def follow(self, *optimizers: torch.optim.Optimizer) -> None:
+        """Let the method act on gradients before each update of these optimisers.
 
         Motifs that are trained need it, before the first step. Where their training begins or ends,
-        the optimiser forgets its moments: those are of other parameters.
+        the optimisers forget their moments: those are of other parameters. Of an optimiser that is
+        given a closure, the gradients are those that the closure leaves.
         """
-        optimizer.register_step_pre_hook(lambda *about: self.before_update())
-        self.optimizers.append(optimizer)
+        for optimizer in optimizers:
+            optimizer.register_step_pre_hook(self._before_step)
+            self.optimizers.append(optimizer)
+
+    def _before_step(
+        self, optimizer: torch.optim.Optimizer, arguments: Any, named: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any]] | None:
+        """Act on the gradients now, or whenever the closure that step() was given has run."""
+        closure = named.get("closure") or next(iter(arguments[1:]), None)
+        if closure is None:
+            self.before_update()
+            return None
+
+        def closed() -> Any:
+            loss = closure()
+            self.before_update()
+            return loss
+
+        return arguments[:1], {**named, "closure": closed}
 
     def before_update(self) -> None:
-        """Let the method act on the gradients. An optimiser that is followed does that itself,
-        unless it computes them in a closure: then call this in the closure, at its end.
-        """
+        """Let the method act on the gradients, as an optimiser that is followed does by itself."""
         if self.applied.is_tied:
             self.applied.before_update(gradients_of(weights.trainable(self.model).values()))
 

@@ -14,14 +14,14 @@ from momos.own.loop import MoMos
 class MoMosCallback(TrainerCallback, ExportableState):
     """Projects weights after each epoch, before the Trainer evaluates; checkpoints keep its state.
 
-    settings: arguments of `momos.MoMos` after the model, which `mosaic` then is."""
+    settings: of `momos.MoMos`, which `mosaic` then is; epochs and optimizer are the Trainer's."""
 
     def __init__(self, **settings: Any) -> None:
         self.settings = settings
-        self.mosaic: MoMos
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **about: Any) -> None:
-        self.mosaic = MoMos(about["model"], **self.settings)
+        self.mosaic = MoMos(about["model"], **{"epochs": state.num_train_epochs, **self.settings})
+        self.mosaic.follow(about["optimizer"].optimizer)  # within Accelerate's
         if state.global_step:  # goes on from a checkpoint
             saved = b64decode(state.stateful_callbacks["MoMosCallback"]["attributes"]["saved"])
             self.mosaic.load_state_dict(torch.load(BytesIO(saved), weights_only=True))
