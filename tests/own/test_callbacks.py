@@ -14,6 +14,7 @@ from momos.weights.blocks import num_motifs, to_blocks
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SETTINGS = {"block_size": 2, "capacity": 0.1, "seed": 4}
+BEST = SETTINGS | {"recipe": "best"}
 OWN = Path(momos.__file__).parent / "own"
 
 
@@ -66,18 +67,18 @@ def loader(num=26):
     )
 
 
-def fit(pytorch, folder, epochs, *, start=None, **settings):
+def fit(pytorch, folder, num_epochs, *, start=None, **settings):
     """Train with gradients of two batches a step: 4 steps an epoch, the last of one batch."""
     from momos.own.lightning import MoMosCallback
 
     model, callback = lightning_model(pytorch), MoMosCallback(**settings)
     trainer = pytorch.Trainer(
-        max_epochs=epochs, accelerator="cpu", devices=1, accumulate_grad_batches=2, logger=False,
+        max_epochs=num_epochs, accelerator="cpu", devices=1, accumulate_grad_batches=2, logger=False,
         enable_progress_bar=False, enable_model_summary=False, callbacks=[callback],
         default_root_dir=folder, enable_checkpointing=False, num_sanity_val_steps=0,
     )  # fmt: skip
     trainer.fit(model, loader(), loader(8), ckpt_path=start)
-    trainer.save_checkpoint(folder / f"{epochs}.ckpt")
+    trainer.save_checkpoint(folder / f"{num_epochs}.ckpt")
     return model, callback.mosaic, trainer
 
 
@@ -117,6 +118,17 @@ def test_lightning_trains_with_quantised_weights_by_steps(pytorch, tmp_path):
     assert mosaic.num_steps == 4 and mosaic.applied.parts[0].projected_at == 4
 
 
+@pytest.mark.filterwarnings("ignore:.*(num_workers|weights_only|isinstance|GPU|TPU).*")
+def test_lightning_gives_the_recipe_its_epochs_and_optimizer(pytorch, tmp_path):
+    """Motifs are redrawn for two epochs, then trained for two; resumed among the latter."""
+    whole, mosaic, _ = fit(pytorch, tmp_path, 4, **BEST)
+    assert mosaic.applied.is_tied and mosaic.optimizers
+    assert all(distinct <= allowed for distinct, allowed in whole.validated)
+    fit(pytorch, tmp_path, 3, **BEST, epochs=4)
+    resumed, _, _ = fit(pytorch, tmp_path, 4, start=tmp_path / "3.ckpt", **BEST)
+    assert same(resumed, whole)
+
+
 # --- Hugging Face
 
 
@@ -144,7 +156,7 @@ def gpt2(transformers):
     return transformers.GPT2LMHeadModel(config)
 
 
-def hugging_face(transformers, folder, epochs, *, start=None, save="epoch", **settings):
+def hugging_face(transformers, folder, num_epochs, *, start=None, save="epoch", **settings):
     """Train, with 2 * 2 sequences a step: 3 steps an epoch, the last of 2 sequences."""
     from momos.own.transformers import MoMosCallback
 
@@ -157,7 +169,7 @@ def hugging_face(transformers, folder, epochs, *, start=None, save="epoch", **se
 
     model, callback = gpt2(transformers), MoMosCallback(**settings)
     arguments = transformers.TrainingArguments(
-        output_dir=str(folder), num_train_epochs=epochs, per_device_train_batch_size=2,
+        output_dir=str(folder), num_train_epochs=num_epochs, per_device_train_batch_size=2,
         gradient_accumulation_steps=2, learning_rate=0.01, lr_scheduler_type="constant",
         save_strategy=save, save_steps=3, eval_strategy="epoch", report_to=[], use_cpu=True,
         disable_tqdm=True, logging_strategy="no",
@@ -183,6 +195,16 @@ def test_the_trainer_evaluates_and_resumes_the_projected_weights(transformers, t
         transformers, tmp_path / "b", 3, start=start, save=save, **settings
     )
     assert same(resumed, whole) and again.report().numbers == mosaic.report().numbers
+
+
+def test_the_trainer_gives_the_recipe_its_epochs_and_optimizer(transformers, tmp_path):
+    whole, mosaic, trainer = hugging_face(transformers, tmp_path / "a", 4, **BEST)
+    assert mosaic.applied.is_tied and mosaic.optimizers
+    assert all(distinct <= allowed for distinct, allowed in trainer.validated)
+    hugging_face(transformers, tmp_path / "b", 3, **BEST, epochs=4)
+    start = str(tmp_path / "b" / "checkpoint-9")
+    resumed, _, _ = hugging_face(transformers, tmp_path / "b", 4, start=start, **BEST)
+    assert same(resumed, whole)
 
 
 def test_the_trainer_trains_a_tied_model_with_quantised_weights(transformers, tmp_path):

@@ -9,11 +9,11 @@ from momos.own.loop import MoMos
 
 class MoMosCallback(Callback):
     """Projects weights after each epoch, before Lightning validates; checkpoints keep its state.
-
     settings: of `momos.MoMos`, which `mosaic` then is; epochs and optimizer are the trainer's."""
 
     def __init__(self, **settings: Any) -> None:
         self.settings = settings
+        self.mosaic: MoMos
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit" and not (hasattr(self, "mosaic") and self.mosaic.model is pl_module):
