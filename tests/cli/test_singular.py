@@ -123,6 +123,15 @@ def test_llc_of_a_quadratic_loss_is_the_known_one(own, capsys):
     )
 
 
+@pytest.fixture
+def heeds_ctrl_c():
+    """SIGINT interrupts, whatever the process that started the tests has set."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_ctrl_c")
 @pytest.mark.parametrize(
     ("command", "after", "kept"), [("compressibility", 40, 40 - 4), ("llc", 80, 1)]
 )

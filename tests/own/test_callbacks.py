@@ -73,8 +73,8 @@ def fit(pytorch, folder, num_epochs, *, start=None, **settings):
 
     model, callback = lightning_model(pytorch), MoMosCallback(**settings)
     trainer = pytorch.Trainer(
-        max_epochs=num_epochs, accelerator="cpu", devices=1, accumulate_grad_batches=2, logger=False,
-        enable_progress_bar=False, enable_model_summary=False, callbacks=[callback],
+        max_epochs=num_epochs, accelerator="cpu", devices=1, accumulate_grad_batches=2,
+        logger=False, enable_progress_bar=False, enable_model_summary=False, callbacks=[callback],
         default_root_dir=folder, enable_checkpointing=False, num_sanity_val_steps=0,
     )  # fmt: skip
     trainer.fit(model, loader(), loader(8), ckpt_path=start)
