@@ -14,6 +14,7 @@ import numpy as np
 
 from momos.cli.stored import raw_bytes, stored_form
 from momos.complexity import bdm, compressors, planes
+from momos.files.droppings import files_below, is_dropping
 from momos.packing import read_tensors
 from momos.survey.network import Network, find_network
 from momos.survey.streaming import CompressedSize
@@ -73,10 +74,11 @@ def sources(paths: Sequence[Path]) -> list[Source]:
 def _sources(path: Path) -> list[Source]:
     if not path.is_dir():
         return [Source(str(path), path)]
-    children = [one for one in path.iterdir() if one.is_dir() and holds_weights(one)]
+    inside = [one for one in path.iterdir() if not is_dropping(one.name)]
+    children = [one for one in inside if one.is_dir() and holds_weights(one)]
     if len(children) < 2 and holds_weights(path):
         return [Source(str(path), path)]
-    children += [one for one in path.iterdir() if one.is_file() and _is_model(one)]
+    children += [one for one in inside if one.is_file() and _is_model(one)]
     if not children:
         raise ValueError(f"{path} holds no weights: expected a model, or checkpoints of one")
     children.sort(key=lambda one: [_numbers(one), one.name])
@@ -155,7 +157,7 @@ def _opened(path: Path) -> WeightFile:
 
 def _size(path: Path) -> int:
     """Bytes of a file, or of a folder's weight files."""
-    files = [path] if path.is_file() else [one for one in path.rglob("*") if is_weight_file(one)]
+    files = [path] if path.is_file() else [one for one in files_below(path) if is_weight_file(one)]
     return sum(one.stat().st_size for one in files)
 
 
