@@ -129,7 +129,6 @@ TRAINED: dict[str, dict] = {
     "qat3": {"bits": 3},
     "qat2": {"bits": 2},
     "momos_best_c2": BEST | {"capacity": 0.02},
-    "momos_best_c0_5": BEST | {"capacity": 0.005},
 }
 TUNED: dict[str, Rival] = {
     "pq128": Clustered(most=128),
