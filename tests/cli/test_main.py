@@ -86,3 +86,12 @@ def test_each_command_names_the_file_that_is_missing_in_one_line(tmp_path, capsy
         assert "gone" in message and "expected" in message, message
         message = refused(capsys, command, *arguments, "--no-such-option")
         assert "unrecognized arguments: --no-such-option" in message
+
+
+def test_ctrl_c_anywhere_ends_in_one_line(tmp_path, capsys, monkeypatch):
+    def interrupted(path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("momos.packing.inspect", interrupted)
+    assert cli.main(["inspect", str(tmp_path / "a.momos")]) == 130
+    assert capsys.readouterr().err == "momos: interrupted\n"

@@ -172,6 +172,12 @@ def test_what_is_done_is_kept_after_ctrl_c(own, capsys, monkeypatch, command, af
         assert all(losses[row["strength"]] == row["loss"] for row in points)
         assert (own / "parts" / "curve.png").read_bytes().startswith(b"\x89PNG")
         assert not (own / "parts" / "critical.csv").exists()
+    else:
+        traces, all_traces = (table(own / name / "traces.csv") for name in ("parts", "whole"))
+        assert traces == all_traces[: len(traces)] and f"{len(traces)} losses in traces.csv" in out
+        assert 45 < len(traces) < 90, "one whole chain and a part of the next"
+        assert (own / "parts" / "traces.png").read_bytes().startswith(b"\x89PNG")
+        assert not (own / "parts" / "llc.csv").exists()
     ran(capsys, *arguments, "--out", "parts")
     for path in (own / "whole").glob("*.csv"):
         assert (own / "parts" / path.name).read_bytes() == path.read_bytes()

@@ -66,6 +66,7 @@ class Kept:
         try:
             yield
         except BaseException:
-            self.save()
+            if self.parts:
+                self.save()
             raise
         self.path.unlink(missing_ok=True)

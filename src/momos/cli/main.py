@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from momos.cli import compare, measure, pack, report, singular
+from momos.cli.kept import INTERRUPTED
 from momos.weights.files import one_line
 
 BAD_INPUT = 2
@@ -18,8 +19,8 @@ EXTRAS = {"timm": "pipeline", "transformers": "language"}  # that bring what the
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand, and return its exit code.
 
-    0: it worked. 1: `verify` or `verify-report` found a difference. 2: the input is bad. With 1 and
-    2, stderr says what is wrong, in one line for bad input.
+    0: it worked. 1: `verify` or `verify-report` found a difference. 2: the input is bad. 130: Ctrl-C
+    came. With 1 and 2, stderr says what is wrong, in one line for bad input.
     """
     try:
         arguments = _parser().parse_args(argv)
@@ -27,6 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, ModuleNotFoundError) as error:
         print(f"momos: {one_line(str(error))}{_remedy(error)}", file=sys.stderr)
         return BAD_INPUT
+    except KeyboardInterrupt:
+        print("momos: interrupted", file=sys.stderr)
+        return INTERRUPTED
 
 
 def _remedy(error: Exception) -> str:

@@ -39,6 +39,7 @@ SCHEME_HELP = "default quantization; pruning: the smallest weights are zero, wit
 NUM_BEYOND = 2  # coarse points of a curve beyond the first one outside eps
 GIGABYTE = 1e9
 QUICK = 1.0  # seconds
+Losses = dict[str, list]  # chain -> its losses, burn-in included, in their order
 
 
 def add_commands(commands: "argparse._SubParsersAction") -> None:
@@ -301,8 +302,6 @@ def _critical_text(row: dict[str, Any], name: str, cost: str) -> str:
 
 def _run_llc(arguments: argparse.Namespace) -> int:
     from momos.complexity.llc import suggested_lr
-    from momos.page.curves import losses_along_chains
-    from momos.page.drawing import write_png
 
     subject, device = _subject(arguments)
     lr = arguments.lr or suggested_lr(arguments.localization, sampler=arguments.sampler)
@@ -318,20 +317,19 @@ def _run_llc(arguments: argparse.Namespace) -> int:
     }
     num_steps = arguments.chains * (arguments.draws + arguments.burnin)
     _say_before(subject, device, num_steps, _seconds_of_step(subject), copies=6)
-    about = settings | {"notes": subject.notes, "loss": subject.mean_loss(subject.model)}
+    loss = subject.mean_loss(subject.model)
+    about = settings | {"notes": subject.notes, "loss": loss}
     kept = Kept(arguments.out, key_of(subject.model, about))
+    measured: Losses = {}
     try:
         with kept.until_done():
-            llc = _estimated(subject, settings, num_steps, kept)
+            llc = _estimated(subject, settings, num_steps, kept, measured)
     except KeyboardInterrupt:
-        return _interrupted(kept, "chains", "none in traces.csv yet")
-    traces = _traces(llc)
-    _write_tables(arguments.out, {"llc": [_llc_row(llc)], "traces": traces})
-    title = f"{Path(subject.name).name}: llc {llc.mean:.4g}"
-    write_png(
-        lambda: losses_along_chains(traces, init_loss=llc.init_loss, title=title),
-        arguments.out / "traces.png",
-    )
+        num_losses = _write_traces(arguments, subject, measured, loss, "interrupted")
+        (arguments.out / "llc.csv").unlink(missing_ok=True)  # of an earlier estimate
+        return _interrupted(kept, "whole chains", f"{num_losses} losses in traces.csv")
+    _write_traces(arguments, subject, measured, llc.init_loss, f"llc {llc.mean:.4g}")
+    _write_tables(arguments.out, {"llc": [_llc_row(llc)]})
     each = ", ".join(f"{value:.4g}" for value in llc.per_chain)
     print(f"llc {llc.mean:.4g}, deviation over chains {llc.std:.2g} ({each})")
     print(f"flags: {', '.join(llc.flags) or 'none'}")
@@ -339,8 +337,13 @@ def _run_llc(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _estimated(subject: "Subject", settings: dict[str, Any], num_steps: int, kept: Kept) -> Any:
-    """Estimate, with a progress bar of steps. Raises ValueError where a chain diverges."""
+def _estimated(
+    subject: "Subject", settings: dict[str, Any], num_steps: int, kept: Kept, measured: Losses
+) -> Any:
+    """Estimate, with a progress bar of steps. measured: gets the losses, also where it is stopped.
+
+    Raises ValueError where a chain diverges.
+    """
     from tqdm import tqdm
 
     from momos.complexity.llc import LlcDiverged, estimate_llc
@@ -349,13 +352,20 @@ def _estimated(subject: "Subject", settings: dict[str, Any], num_steps: int, kep
 
     def loss_of(model: "nn.Module", batch: Any) -> "torch.Tensor":
         loss = subject.loss(model, batch)
-        if loss.requires_grad:
+        if loss.requires_grad and measured:
             bar.update()
+            measured[list(measured)[-1]].append(loss.detach())
         return loss
+
+    def keep(chain: str, compute: Callable[[], Any]) -> Any:
+        measured[chain] = []
+        found = kept(chain, compute)
+        measured[chain] = found["losses"]
+        return found
 
     with bar:
         try:
-            return estimate_llc(subject.model, loss_of, subject.batches, keep=kept, **settings)
+            return estimate_llc(subject.model, loss_of, subject.batches, keep=keep, **settings)
         except LlcDiverged as error:
             raise ValueError(f"{subject.name}: {error} (--lr, --localization)") from error
 
@@ -373,14 +383,28 @@ def _llc_row(llc: Any) -> dict[str, Any]:
     }
 
 
-def _traces(llc: Any) -> list[dict[str, Any]]:
-    """A row a chain and draw; those of the burn-in have numbers below zero."""
-    num_burnin = llc.burnin_trace.shape[1]
-    return [
+def _write_traces(
+    arguments: argparse.Namespace, subject: "Subject", measured: Losses, init_loss: float, end: str
+) -> int:
+    """Write the losses of each chain as a table and a picture. Returns how many there are.
+
+    A row a chain and draw; those of the burn-in have numbers below zero. end: of the title.
+    """
+    from momos.page.curves import losses_along_chains
+    from momos.page.drawing import write_png
+
+    rows = [
         {"chain": chain, "draw": draw, "loss": float(loss)}
-        for chain, parts in enumerate(zip(llc.burnin_trace, llc.loss_trace, strict=True))
-        for draw, loss in enumerate([*parts[0], *parts[1]], -num_burnin)
+        for chain, losses in enumerate(measured.values())
+        for draw, loss in enumerate(losses, -arguments.burnin)
     ]
+    _write_tables(arguments.out, {"traces": rows})
+    title = f"{Path(subject.name).name}: {end}"
+    write_png(
+        lambda: losses_along_chains(rows, init_loss=init_loss, title=title),
+        arguments.out / "traces.png",
+    )
+    return len(rows)
 
 
 # --- both
@@ -445,7 +469,9 @@ def _seconds(subject: "Subject", measure: Callable[[], float]) -> float:
 
 
 def _interrupted(kept: Kept, parts: str, written: str) -> int:
-    print(f"\ninterrupted: {written}; {len(kept.parts)} {parts} are in {kept.path}, ", end="")
+    print(
+        f"\ninterrupted: {written} of {kept.path.parent}; {parts} kept: {len(kept.parts)}, ", end=""
+    )
     print("the same command goes on there")
     return INTERRUPTED
 
