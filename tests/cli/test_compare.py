@@ -74,6 +74,8 @@ def test_layers_are_measured_by_themselves(folder, capsys):
 
 def test_a_folder_of_checkpoints_is_a_training_in_the_order_of_its_steps(folder, capsys):
     (folder / "training" / "._step20.safetensors").write_bytes(b"what macOS leaves behind")
+    (folder / "training" / "__MACOSX").mkdir()
+    saved(folder / "training" / "__MACOSX" / "step30.safetensors", network(1).state_dict())
     rows = compared(capsys, "training")
     assert [(row["series"], row["step"]) for row in rows] == [
         ("training", 0), ("training", 20), ("training", 100),

@@ -105,6 +105,7 @@ def written(path, tensors):
         inner = saved(path.parent / "inner.pth", tensors)
         with tarfile.open(path, "w:gz") as archive:
             archive.add(inner, "checkpoints/inner.pth")
+            archive.add(__file__, "checkpoints/._inner.pth")  # from a Mac
             archive.add(__file__, "README.txt")
     elif path.suffix == "":
         path.mkdir()

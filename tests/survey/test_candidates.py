@@ -1,13 +1,16 @@
 """Which models are surveyed: lists of them, the control, a seeded draw, and what a survey needs."""
 
 import sys
+from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from source_files import ROOT
 
 from momos import config
 from momos.config.running import REPOSITORY
-from momos.survey import candidates
+from momos.survey import candidates, weights
 from momos.survey.candidates import Candidate, RowSettings
 from momos.survey.run import measure_candidate
 
@@ -15,6 +18,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 import worker  # noqa: E402
 
 ARCH = "test_vit"
+DROPPINGS = ("._model.safetensors", ".DS_Store", "desktop.ini", "__MACOSX/model.safetensors")
 
 
 def test_the_untrained_control_has_a_ratio_of_about_one(tmp_path):
@@ -103,6 +107,25 @@ def test_what_systems_leave_in_a_folder_is_no_candidate(tmp_path, capsys):
         (tmp_path / name).write_bytes(b"")
     (found,) = candidates.in_folder(tmp_path)
     assert found.name == "a" and capsys.readouterr().err == ""
+
+
+def test_what_systems_leave_in_a_models_folder_counts_for_nothing(tmp_path):
+    """Neither its size, which max_parameters bounds, nor its hash, which the table has."""
+    (tmp_path / "net").mkdir()
+    save_file({"fc.weight": torch.ones(9)}, tmp_path / "net" / "model.safetensors")
+    (tmp_path / "net" / "config.json").write_text("{}")
+
+    def known() -> tuple[int | None, str]:
+        (drawn,) = candidates.draw(
+            candidates.in_folder(tmp_path), None, max_parameters=1000, seed=0
+        )
+        return drawn.num_parameters, weights.sha256(Path(drawn.file))
+
+    before = known()
+    for name in DROPPINGS:
+        (tmp_path / "net" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "net" / name).write_bytes(bytes(9000))
+    assert known() == before
 
 
 def test_a_manifest_lists_files_and_timms_own_weights(tmp_path):

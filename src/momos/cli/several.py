@@ -14,12 +14,13 @@ import numpy as np
 
 from momos.cli.stored import raw_bytes, stored_form
 from momos.complexity import bdm, compressors, planes
-from momos.files.droppings import files_below, is_dropping
+from momos.files.droppings import files_below
 from momos.packing import read_tensors
 from momos.survey.network import Network, find_network
 from momos.survey.streaming import CompressedSize
 from momos.weights.files import (
     WeightFile,
+    entries,
     holds_weights,
     is_weight_file,
     open_weights,
@@ -74,7 +75,7 @@ def sources(paths: Sequence[Path]) -> list[Source]:
 def _sources(path: Path) -> list[Source]:
     if not path.is_dir():
         return [Source(str(path), path)]
-    inside = [one for one in path.iterdir() if not is_dropping(one.name)]
+    inside = entries(path)
     children = [one for one in inside if one.is_dir() and holds_weights(one)]
     if len(children) < 2 and holds_weights(path):
         return [Source(str(path), path)]

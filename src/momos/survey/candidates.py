@@ -28,6 +28,7 @@ from momos.survey.wheels import Wheel, fetched
 from momos.weights import blocks
 from momos.weights.files import (
     ALL_SUFFIXES,
+    entries,
     is_hub_folder,
     is_weight_file,
     open_weights,
@@ -423,7 +424,7 @@ def _sized(candidate: Candidate) -> Candidate:
 def _num_stored(candidate: Candidate) -> int:
     """About how many numbers a file holds: only its size is looked at."""
     path = Path(candidate.file or "")
-    files = [one for one in path.iterdir() if one.is_file()] if path.is_dir() else [path]
+    files = [one for one in entries(path) if one.is_file()] if path.is_dir() else [path]
     return sum(one.stat().st_size for one in files) // BYTES
 
 

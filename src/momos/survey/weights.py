@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from momos.weights import blocks
-from momos.weights.files import Layout, WeightFile, open_weights
+from momos.weights.files import Layout, WeightFile, entries, open_weights
 
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # in timm's order
 NUM_SHOWN = 3  # names in a message
@@ -153,9 +153,12 @@ def _first_of(names: list[str]) -> str:
 
 
 def sha256(path: Path) -> str:
-    """The file's hash, in hexadecimal; of a folder, that of its files' names and hashes."""
+    """The file's hash, in hexadecimal; of a folder, that of its files' names and hashes.
+
+    What systems leave in a folder does not count.
+    """
     if path.is_dir():
-        files = sorted(one for one in path.iterdir() if one.is_file())
+        files = [one for one in entries(path) if one.is_file()]
         listed = "\n".join(f"{sha256(one)}  {one.name}" for one in files)
         return hashlib.sha256(listed.encode()).hexdigest()
     with path.open("rb") as file:

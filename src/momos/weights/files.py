@@ -158,7 +158,7 @@ def open_weights(path: Path, *, name: str | None = None) -> WeightFile:
     kind, or without tensors by name where the module's docstring says.
     """
     name = str(path) if name is None else name
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+    if not path.exists() or (path.is_dir() and not entries(path)):
         raise ValueError(one_line(f"{name} is missing: expected {EXPECTED}"))
     try:
         opened = _opener_of(path)(path, name)
@@ -208,10 +208,18 @@ def holds_weights(path: Path) -> bool:
     return len(_weight_files_in(path)) == 1
 
 
+def entries(folder: Path) -> list[Path]:
+    """List what lies in a folder itself, ordered by path, without droppings.
+
+    Droppings are files and folders that systems leave behind (`momos.files.droppings`).
+    """
+    inside = {one: f"{one.name}/file" if one.is_dir() else one.name for one in folder.iterdir()}
+    return sorted(one for one, name in inside.items() if not is_dropping(name))
+
+
 def _weight_files_in(folder: Path) -> list[Path]:
     """The weight files of a folder, in order, without what systems leave there."""
-    files = (one for one in folder.iterdir() if one.is_file() and not is_dropping(one.name))
-    return sorted(one for one in files if is_weight_file(one))
+    return [one for one in entries(folder) if one.is_file() and is_weight_file(one)]
 
 
 def stem_of(path: Path) -> str:
@@ -268,7 +276,7 @@ def _open_folder(path: Path, name: str) -> WeightFile:
     """A folder of the hub: one file, its shards, or the cache's with one snapshot in it."""
     snapshots = path / SNAPSHOTS
     if snapshots.is_dir():
-        found = sorted(one for one in snapshots.iterdir() if one.is_dir())
+        found = [one for one in entries(snapshots) if one.is_dir()]
         main = path / "refs" / "main"
         if len(found) > 1 and main.is_file():
             found = [one for one in found if one.name == main.read_text().strip()] or found
@@ -325,7 +333,8 @@ def _open_shards(path: Path, index: str, name: str) -> WeightFile:
 def _open_archive(path: Path, name: str) -> WeightFile:
     """The one weight file in a tar archive. Its tensors are read at once."""
     with tarfile.open(path) as archive, tempfile.TemporaryDirectory() as folder:
-        members = [one for one in archive if one.isfile() and is_weight_file(Path(one.name))]
+        files = (one for one in archive if one.isfile() and not is_dropping(one.name))
+        members = [one for one in files if is_weight_file(Path(one.name))]
         if len(members) != 1:
             listed = some_of([one.name for one in members])
             raise _NoWeights(f"{len(members)} weight files ({listed}), expected one")
