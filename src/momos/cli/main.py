@@ -19,8 +19,8 @@ EXTRAS = {"timm": "pipeline", "transformers": "language"}  # that bring what the
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand, and return its exit code.
 
-    0: it worked. 1: `verify` or `verify-report` found a difference. 2: the input is bad. 130: Ctrl-C
-    came. With 1 and 2, stderr says what is wrong, in one line for bad input.
+    0: it worked. 1: `verify` or `verify-report` found a difference. 2: the input is bad. 130:
+    Ctrl-C came. With 1 and 2, stderr says what is wrong, in one line for bad input.
     """
     try:
         arguments = _parser().parse_args(argv)
