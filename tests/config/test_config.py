@@ -133,6 +133,8 @@ MISTAKES = [
     ({"train.epochs": 0}, ["train.epochs", "1 or more", "0"]),
     ({"train.device": "gpu"}, ["train.device", "cuda", "'gpu'"]),
     ({"train.patience": 0}, ["train.patience", "null", "0"]),
+    ({"train.keep": [0, 5]}, ["train.keep", "steps of 1 or more, rising", "[0, 5]"]),
+    ({"train.keep": [5, 5]}, ["train.keep", "rising", "[5, 5]"]),
     ({"train.checkpoint_seconds": -1}, ["train.checkpoint_seconds", "0 or more", "-1"]),
     ({"train.checkpoint_seconds": "1min"}, ["train.checkpoint_seconds", "a number", "'1min'"]),
     ({"mosaic.projection_every": "batch"}, ["mosaic.projection_every", "epoch, step", "'batch'"]),

@@ -31,6 +31,14 @@ def test_weights_come_back_bit_for_bit_and_files_are_reproducible(tmp_path):
     assert not list(tmp_path.rglob("*.tmp"))
 
 
+def test_weights_of_a_step_come_back_by_its_number(tmp_path):
+    for step in (10, 9):
+        run_folder.save_weights(tmp_path, run_folder.step_name(step), {"step": torch.tensor(step)})
+    run_folder.save_weights(tmp_path, "last", STATE)
+    assert run_folder.kept_steps(tmp_path) == [9, 10]
+    assert run_folder.load_weights(tmp_path, run_folder.step_name(9))["step"] == 9
+
+
 def test_tied_weights_are_stored_under_each_name(tmp_path):
     tied = torch.ones(3)
     run_folder.save_weights(tmp_path, "last", {"a": tied, "b": tied, "view": tied[:2]})

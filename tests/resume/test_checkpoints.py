@@ -7,6 +7,7 @@ import ast
 import errno
 import os
 import subprocess
+from dataclasses import replace
 from importlib import util
 from pathlib import Path
 
@@ -104,6 +105,7 @@ def run(
     seconds=None,
     dropout=False,
     depends=(),
+    random_labels=None,
     **changes,
 ):
     """Trains; kill_at: the epoch whose end it does not live to see. seconds: between checkpoints;
@@ -118,7 +120,8 @@ def run(
         if row["epoch"] == kill_at:
             raise Killed
 
-    recipe = recipe_of(settings, RECIPES[arch], batches, STREAM, method, every=every)
+    entry = replace(RECIPES[arch], random_labels=random_labels)
+    recipe = recipe_of(settings, entry, batches, STREAM, method, every=every)
     if seconds is None:
         return loop.train(model, dataset, recipe, seed=3, on_epoch=on_epoch)
     with Checkpoints("train/run", dict(depends), seconds=seconds) as checkpoints:
@@ -138,10 +141,12 @@ def assert_same(one, other):
         other.best.val_loss,
         other.stopped_early,
     )
+    assert list(one.kept) == list(other.kept)
     for a, b in (
         (one.initial, other.initial),
         (one.best.state, other.best.state),
         (one.last, other.last),
+        *zip(one.kept.values(), other.kept.values(), strict=True),
     ):
         assert a.keys() == b.keys() and all(
             torch.equal(a[name], b[name]) and a[name].dtype == b[name].dtype for name in a
@@ -175,13 +180,19 @@ CASES = {
     },
     "motifs in phases, per tensor": {
         "method": MOMOS
-        | {"motifs": [["redrawn", 0.2], ["kmeans", 0.4], ["trained", 1.0]], "codebook": "tensor"}
+        | {"motifs": [["redrawn", 0.2], ["latent", 0.6], ["trained", 1.0]], "codebook": "tensor"}
     },
     "bf16, motifs by usage": {
         "precision": "bf16",
-        "method": MOMOS | {"choice": "usage", "motifs": [["redrawn", 0.6], ["trained", 1.0]]},
+        "method": MOMOS
+        | {"choice": "usage", "motifs": [["redrawn", 0.4], ["kmeans", 0.6], ["trained", 1.0]]},
     },
     "bf16": {"precision": "bf16"},
+    "weights kept along the way, labels shuffled": {
+        "method": MOMOS,
+        "keep": (1, 4, 10, 24),
+        "random_labels": True,
+    },
     "layers that draw": {"dropout": True},
 }
 

@@ -12,11 +12,11 @@ from torch import nn
 
 from momos import config, models
 from momos.compute.seeds import generator_for
-from momos.images.dataset import Dataset
+from momos.images.dataset import Dataset, with_random_labels
 from momos.images.draws import draw
 from momos.images.inputs import Batches
 from momos.methods import mosaic, quantize
-from momos.training import loop
+from momos.training import loop, runs
 from momos.weights import blocks
 
 SETTINGS = config.Train(
@@ -475,6 +475,55 @@ def test_marked_weights_are_those_with_which_patience_would_have_ended(
     for mine, theirs in ((whole.marked.last, ended.last), (whole.marked.best, ended.best.state)):
         assert mine.keys() == theirs.keys()
         assert all(torch.equal(tensor, theirs[name]) for name, tensor in mine.items())
+
+
+@pytest.mark.parametrize("method", [BASELINE, MOMOS], ids=["baseline", "motifs"])
+def test_weights_are_kept_at_the_steps_that_are_asked_for(dataset, method):
+    """Four steps an epoch. At the end of an epoch they are what the history's row is about; those
+    of another step are what a training of one step less an epoch would not have.
+    """
+    seen = {}
+    network = model()
+    plain = run(dataset, method=method)
+    result = run(
+        dataset,
+        network,
+        settings=with_(SETTINGS, keep=(3, 4, 8, 12)),
+        method=method,
+        on_epoch=lambda row: seen.update({4 * row["epoch"]: loop.cpu_state(network)}),
+    )
+    assert result.history == plain.history and list(result.kept) == [3, 4, 8, 12]
+    for step, state in seen.items():
+        assert all(torch.equal(state[name], tensor) for name, tensor in result.kept[step].items())
+    assert not torch.equal(result.kept[3]["linear.weight"], result.kept[4]["linear.weight"])
+    assert plain.kept == {}
+
+
+def test_a_step_that_no_training_reaches_is_met_before_it(dataset):
+    """Three epochs of four steps. run.json says which steps are kept, where some are."""
+    key = {"profile": "p", "model": "mlp", "method": "baseline", "seed": 0, "grid": "main"}
+
+    def about(*steps):
+        settings = with_(SETTINGS, keep=steps)
+        recipe = recipe_of(settings, with_(SGD), batches(8), STILL, BASELINE)
+        return runs.describe_run(key, model(), dataset, recipe, 1)
+
+    assert about(1, 12)["keep"] == (1, 12) and "keep" not in about()
+    expected = r"train.keep must be steps of models.mlp's training, which has 12, got \[1, 13\]"
+    with pytest.raises(ValueError, match=expected):
+        about(1, 13)
+
+
+def test_random_labels_are_those_of_training_images_alone(dataset):
+    shuffled = with_random_labels(dataset)
+    for split in (dataset.validation, dataset.test):
+        assert torch.equal(shuffled.labels[split], dataset.labels[split])
+    mine, theirs = shuffled.labels[dataset.train], dataset.labels[dataset.train]
+    assert torch.equal(mine.sort().values, theirs.sort().values) and not torch.equal(mine, theirs)
+    assert torch.equal(with_random_labels(dataset).labels, shuffled.labels)
+    found = run(dataset, recipe=with_(SGD, random_labels=True))
+    expected = run(shuffled)
+    assert found.history == expected.history and found.history != run(dataset).history
 
 
 def test_statistics_are_measured_again_before_each_validation(dataset):

@@ -137,9 +137,9 @@ def network(seed, recipe):
     )
 
 
-def together(dataset, seeds=SEEDS, networks=None, kill_at=None, keep=None, **how):
-    """keep: resume.Checkpoints or None. kill_at: the epoch whose end the training does not live to
-    see.
+def together(dataset, seeds=SEEDS, networks=None, kill_at=None, kept_in=None, **how):
+    """kept_in: resume.Checkpoints or None. kill_at: the epoch whose end the training does not live
+    to see.
     """
     how = setting(dataset, **how)
     rows = {seed: [] for seed in seeds}
@@ -150,7 +150,7 @@ def together(dataset, seeds=SEEDS, networks=None, kill_at=None, keep=None, **how
             raise Killed
 
     networks = networks or {seed: network(seed, how["recipe"].model) for seed in seeds}
-    found = stacked.train_stack(networks, **how, on_epoch=on_epoch, checkpoints=keep)
+    found = stacked.train_stack(networks, **how, on_epoch=on_epoch, checkpoints=kept_in)
     assert rows == {seed: result.history for seed, result in found.items()}
     return found
 
@@ -178,7 +178,10 @@ def assert_close(found, expected, rel):
     assert found.initial.keys() == expected.initial.keys() and all(
         torch.equal(found.initial[name], expected.initial[name]) for name in found.initial
     )
-    for mine, other in ((found.last, expected.last), (found.best.state, expected.best.state)):
+    assert list(found.kept) == list(expected.kept)
+    kept = zip(found.kept.values(), expected.kept.values(), strict=True)
+    pairs = ((found.last, expected.last), (found.best.state, expected.best.state), *kept)
+    for mine, other in pairs:
         for name, tensor in mine.items():
             difference = (tensor.double() - other[name].double()).norm()
             assert (
@@ -211,10 +214,11 @@ CASES = {
     "convolutions, batch norm, momentum": {"recipe": "resnet20"},
     "attention": {"recipe": "tiny_vit"},
     "motifs": {"method": MOMOS},
-    "motifs every third step": {"method": MOMOS, "every": 3},
+    "motifs every third step, weights kept": {"method": MOMOS, "every": 3, "keep": (2, 3, 12)},
     "motifs in phases": {
         "method": MOMOS | {"motifs": [["redrawn", 0.3], ["kmeans", 0.5], ["trained", 1.0]]},
     },
+    "latent weights": {"method": MOMOS | {"motifs": [["latent", 1.0]]}},
     "motifs per tensor, rounded in place": {
         "method": MOMOS | {"codebook": "tensor", "bits": 8, "rounding": "in_place_epoch"}
     },
@@ -298,11 +302,11 @@ def test_an_interrupted_stack_ends_with_the_same_bytes(noise, case):
     before = torch.get_rng_state()
     for epoch in range(2, max(len(result.history) for result in whole.values()) + 1):
         with pytest.raises(Killed), Checkpoints("train/group", {}, seconds=0) as keep:
-            together(noise, **case, **IMPATIENT, keep=keep, kill_at=epoch)
+            together(noise, **case, **IMPATIENT, kept_in=keep, kill_at=epoch)
     with Checkpoints("train/group", {}, seconds=0) as keep:
-        assert_same(together(noise, **case, **IMPATIENT, keep=keep), whole)
+        assert_same(together(noise, **case, **IMPATIENT, kept_in=keep), whole)
         assert_same(
-            together(noise, **case, **IMPATIENT, keep=keep), whole
+            together(noise, **case, **IMPATIENT, kept_in=keep), whole
         )  # all is trained: only read
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -323,7 +327,7 @@ def test_a_seed_that_diverges_leaves_the_others(dataset, method, every):
     healthy = {seed: alone(dataset, seed, **how) for seed in (3, 5)}
     for _ in range(2):
         with contextlib.suppress(Killed), Checkpoints("train/group", {}, seconds=0) as keep:
-            found = together(dataset, networks=broken(), keep=keep, **how)
+            found = together(dataset, networks=broken(), kept_in=keep, **how)
             raise Killed  # so that the checkpoints stay
         assert (
             isinstance(found[4], loop.TrainingDiverged)

@@ -125,6 +125,7 @@ class Train(Settings):
     batch_size: int
     patience: int | None  # stop after this many epochs without a lower validation loss; null: never
     mark_patience: int | None = None  # keep, too, the weights with which this would have ended
+    keep: tuple[int, ...] = ()  # optimiser steps after which the weights are kept, too; rising
     device: str  # auto | cpu | cuda | cuda:N | mps
     num_threads: (
         int  # of the CPU: results depend on it, so it is set here and never taken from the machine
@@ -162,6 +163,9 @@ class Train(Settings):
         inside = mark is None or 1 <= mark < (mark + 1 if most is None else most)
         expected = "null, or 1 or more epochs, fewer than patience"
         require(inside, f"{where}.mark_patience", expected, mark)
+        kept = list(self.keep)
+        rising = min(kept, default=1) >= 1 and kept == sorted(set(kept))
+        require(rising, f"{where}.keep", "steps of 1 or more, rising; or empty", kept)
         require(self.num_threads >= 1, f"{where}.num_threads", "1 or more", self.num_threads)
         kind, _, index = self.device.partition(":")
         known = kind in ("auto", "cpu", "cuda", "mps") and (
@@ -222,7 +226,7 @@ class Model(Settings):
     """One entry of `models`: an architecture and its optimiser."""
 
     section: ClassVar[str] = "models"
-    optional: ClassVar[frozenset[str]] = frozenset({"epochs"})
+    optional: ClassVar[frozenset[str]] = frozenset({"epochs", "random_labels"})
     arch: str  # mlp, resnet20, tiny_vit, mobilevit, or any timm name
     image_size: int  # pixels; images of another size are resized
     kwargs: dict  # to the architecture
@@ -231,6 +235,7 @@ class Model(Settings):
     momentum: float  # sgd alone
     weight_decay: float
     epochs: int | None  # at most; null, or left out: train.epochs
+    random_labels: bool | None = None  # train on labels that are shuffled; left out: no
 
     def check(self, where: str) -> None:
         require(

@@ -6,6 +6,7 @@ best.safetensors          weights after the epoch of the lowest validation loss
 last.safetensors          weights after the last epoch
 marked_best.safetensors,  these two after the epoch in which train.mark_patience would have ended
 marked_last.safetensors   the training; missing where it would not
+step<N>.safetensors       weights after the optimiser's step N, for the steps of train.keep
 motif_usage.safetensors   MoMos: how often each motif is used in `best` and in `last`
 run.json                  settings and results that later stages need to interpret the rest
 
@@ -13,6 +14,7 @@ All files are safetensors, CSV or JSON; no pickle.
 """
 
 import csv
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from momos.files.atomic import load_tensors, read_checked, read_json, save_tenso
 HISTORY, RUN, USAGE = "history.csv", "run.json", "motif_usage.safetensors"
 WEIGHTS = ("initial", "best", "last")
 MARKED = ("marked_best", "marked_last")  # where run.json has a marked_epoch
+STEP = re.compile(r"step([0-9]+)")  # `step_name`
 # Keys of run.json that later stages read
 RUN_KEYS = (
     "model",
@@ -52,15 +55,26 @@ RUN_KEYS = (
 )
 
 
+def step_name(step: int) -> str:
+    """The name of the weights that were kept after the optimiser's step `step`."""
+    return f"step{step}"
+
+
+def kept_steps(folder: Path) -> list[int]:
+    """The optimiser steps whose weights a run has kept, rising."""
+    names = (STEP.fullmatch(path.stem) for path in folder.glob("step*.safetensors"))
+    return sorted(int(name[1]) for name in names if name)
+
+
 def save_weights(folder: Path, which: str, state: Mapping[str, Tensor]) -> None:
-    """Save a state dict as the weights `which` (of WEIGHTS and MARKED) of a run."""
+    """Save a state dict as the weights `which` (of WEIGHTS and MARKED, or a step's) of a run."""
     save_tensors(folder / f"{which}.safetensors", state)
 
 
 def load_weights(folder: Path, which: str) -> dict[str, Tensor]:
     """Load weights. Raises ValueError for another `which`, and a missing or damaged file."""
     known = (*WEIGHTS, *MARKED)
-    if which not in known:
+    if which not in known and not STEP.fullmatch(which):
         raise ValueError(f"weights must be one of {', '.join(known)}, got {which!r}")
     return load_tensors(folder / f"{which}.safetensors")
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from momos.compute.seeds import generator_for
 from momos.images import augment
-from momos.images.dataset import Dataset
+from momos.images.dataset import Dataset, with_random_labels
 from momos.images.draws import draw
 from momos.methods import method as methods
 from momos.models.evaluate import loss_and_accuracy, training_inputs
@@ -67,6 +67,7 @@ class Result(NamedTuple):
     last_usage: Tensor | None
     stopped_early: bool
     marked: Marked | None  # None where patience would not have ended it
+    kept: dict[int, State]  # by optimiser step: those of train.keep
 
     def summary(self) -> dict[str, float | int | bool | None]:
         """What run.json says of how the training went."""
@@ -121,6 +122,8 @@ class Training:
 
     def __init__(self, model: nn.Module, dataset: Dataset, recipe: Recipe, seed: int) -> None:
         device = recipe.batches.device
+        if recipe.model.random_labels:
+            dataset = with_random_labels(dataset)
         self.recipe, self.dataset = recipe, dataset
         self.model = arrange_(model, device, recipe.loop.precision)
         self.initial = cpu_state(self.model)
@@ -138,6 +141,7 @@ class Training:
         self.history: list[Row] = []
         self.best: Best | None = None
         self.marked: Marked | None = None
+        self.kept: dict[int, State] = {}
         self.num_steps = 0
 
     def to_the_end(
@@ -178,6 +182,7 @@ class Training:
             last_usage=self.method.usage,
             stopped_early=len(self.history) < self.recipe.loop.epochs,
             marked=self.marked,
+            kept=self.kept,
         )
 
     def _best(self) -> Best:
@@ -205,6 +210,7 @@ class Training:
         best = self._best()
         values = {"history": self.history, "best": [best.epoch, best.val_loss], "lr": self.lr}
         values |= {"num_steps": self.num_steps, "method": self.method.values()}
+        values |= {"kept": list(self.kept)}
         tensors = training_state(self.model, self.optimizer, self._generators())
         tensors |= {f"best/{name}": tensor for name, tensor in best.state.items()}
         if (marked := self.marked) is not None:
@@ -212,6 +218,8 @@ class Training:
             for part in ("best", "last"):
                 state: State = getattr(marked, part)
                 tensors |= {f"marked_{part}/{name}": tensor for name, tensor in state.items()}
+        for step, state in self.kept.items():
+            tensors |= {f"kept_{step}/{name}": tensor for name, tensor in state.items()}
         tensors |= {f"method/{name}": tensor for name, tensor in self.method.tensors().items()}
         tensors |= {} if best.usage is None else {"usage/best": best.usage}
         return values, tensors
@@ -230,6 +238,7 @@ class Training:
             epoch, best_epoch = values["marked"]
             states = saved.part("marked_best"), saved.part("marked_last")
             self.marked = Marked(epoch, best_epoch, *states)
+        self.kept = {step: saved.part(f"kept_{step}") for step in values["kept"]}
         self.method.restore(values["method"], saved.part("method"))
 
     @property
@@ -258,6 +267,15 @@ class Training:
         where = f"at epoch {len(self.history) + 1}, step {self.num_steps} in all"
         with self._finite_weights(where):
             self.method.after_step(self.num_steps)
+        self._keep()
+
+    def _keep(self) -> None:
+        """Copy the weights if train.keep has this step: at the end of an epoch, twice.
+
+        So what the method does there, a projection for instance, is in the copy that stays.
+        """
+        if self.num_steps in self.recipe.loop.keep:
+            self.kept[self.num_steps] = cpu_state(self.model)
 
     def end_epoch(self, losses: Tensor, hits: Tensor) -> None:
         """Let the method act, validate, add the history's row, keep the weights if they are best.
@@ -271,6 +289,7 @@ class Training:
             self.method.after_epoch(self.num_steps)
         inputs = training_inputs(self.model, self.dataset, self.recipe.batches)
         self.method.before_validation(self.model, inputs)
+        self._keep()
         val_loss, val_accuracy = self._validate()
         if not math.isfinite(val_loss):
             where = f"validation loss is {val_loss} after epoch {epoch}"

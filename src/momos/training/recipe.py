@@ -27,4 +27,8 @@ class Recipe:
         about |= {"mean": list(self.batches.mean), "std": list(self.batches.std)}
         about |= asdict(self.augmentation) | asdict(self.loop)
         del about["checkpoint_seconds"]  # no result depends on it
+        if not about["keep"]:  # as before there was such a key
+            del about["keep"]
+        if self.model.random_labels:
+            about["random_labels"] = True
         return about | {"device": self.batches.device.type, "torch": torch.__version__}

@@ -10,6 +10,7 @@ from momos import models
 from momos.files import atomic, run_folder
 from momos.images.dataset import Dataset, dataset_digest
 from momos.resume.checkpoints import Checkpoints, Shared
+from momos.settings import require
 from momos.training.loop import HISTORY_COLUMNS, Result, Row, TrainingDiverged, train
 from momos.training.recipe import Recipe
 from momos.training.stacked import train_stack
@@ -33,8 +34,13 @@ def describe_run(
     """Return what run.json says of a run before it is trained.
 
     num_seeds: of those that are trained together. Raises ValueError naming method and model where
-    they do not fit each other, and the model where it does not fit the images.
+    they do not fit each other, the model where it does not fit the images, and a step of train.keep
+    that no training reaches.
     """
+    num_steps = recipe.loop.epochs * -(-len(dataset.train) // recipe.batches.size)
+    expected = f"steps of models.{key['model']}'s training, which has {num_steps}"
+    kept = list(recipe.loop.keep)
+    require(max(kept, default=0) <= num_steps, "train.keep", expected, kept)
     about = dict(key) | {"arch": recipe.model.arch, "arch_kwargs": recipe.model.kwargs}
     about |= input_shape(dataset, recipe) | {"data_sha256": dataset_digest(dataset)}
     weights = blocks.trainable(model).values()
@@ -103,6 +109,7 @@ def save_run(folder: Path, about: Mapping[str, Any], result: Result) -> None:
     states = {"initial": result.initial, "best": result.best.state, "last": result.last}
     if result.marked is not None:
         states |= {"marked_best": result.marked.best, "marked_last": result.marked.last}
+    states |= {run_folder.step_name(step): state for step, state in result.kept.items()}
     for which, state in states.items():
         run_folder.save_weights(folder, which, state)
     if result.last_usage is not None and result.best.usage is not None:
