@@ -8,7 +8,7 @@ from pathlib import Path
 
 from momos import config
 from momos.files import atomic
-from momos.language.text import check_length, read_text
+from momos.language.text import check_draws, check_length, read_text
 
 
 def main(out: Path, out_summary: Path) -> None:
@@ -19,6 +19,16 @@ def main(out: Path, out_summary: Path) -> None:
         return
     text = read_text(settings)
     check_length(text, settings)
+    language, search = config.load(config.Language), config.load(config.Compressibility)
+    batches = {
+        "language.batch_size": language.batch_size,
+        "compressibility.num_sequences": search.num_sequences,
+        "compressibility.retraining_batch_size": search.retraining_batch_size,
+        "llc.batch_size": config.load(config.Llc).batch_size,
+    }
+    check_draws(text.train, "training", settings, batches)
+    held_out = {"language.num_held_out": language.num_held_out}
+    check_draws(text.held_out, "held-out", settings, held_out)
     atomic.save_tensors(out, {"train": text.train, "held_out": text.held_out})
     summary = {
         "source": settings.source,

@@ -106,3 +106,28 @@ def test_a_text_shorter_than_a_sequence_is_refused_by_its_stage(project, words, 
         project.stage("text", "text.safetensors", "text.json")
     assert expected in str(error.value)
     assert not Path("text.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"language": {"num_held_out": 150}}, "language.num_held_out must be at most 147"),
+        ({"language": {"batch_size": 3000}}, "language.batch_size must be at most 2938"),
+        ({"compressibility": {"num_sequences": 3000}}, "num_sequences must be at most 2938"),
+        ({"compressibility": {"retraining_batch_size": 3000}}, "retraining_batch_size must be"),
+        ({"llc": {"batch_size": 3000}}, "llc.batch_size must be at most 2938"),
+        ({"text": {"context": 160}}, "of which 155 are the held-out part; expected more than"),
+    ],
+)
+def test_more_sequences_than_the_text_has_are_refused_before_training(project, changes, expected):
+    """Some were drawn twice, without a word: 3,101 tokens, of which 155 are held out."""
+    project.write(changes)
+    with pytest.raises(ValueError) as error:
+        project.stage("text", "text.safetensors", "text.json")
+    assert expected in str(error.value)
+
+
+def test_as_many_sequences_as_the_text_has_are_enough(project):
+    project.write({"language": {"num_held_out": 147, "batch_size": 2938}})
+    project.stage("text", "text.safetensors", "text.json")
+    assert Path("text.json").exists()

@@ -12,7 +12,7 @@ Tokens are bytes (a vocabulary of 256), or those of a tokenizer on the hub by it
 import hashlib
 import importlib
 import importlib.metadata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -76,6 +76,21 @@ def check_length(text: Text, settings: config.Text) -> None:
                 f"text.name: {settings.name} has {sum(sizes.values())} tokens, of which {size} are "
                 f"the {part} part; expected more than text.context ({settings.context}) in each "
                 f"(see text.held_out_fraction, {settings.held_out_fraction})"
+            )
+
+
+def check_draws(tokens: Tensor, part: str, settings: config.Text, drawn: Mapping[str, int]) -> None:
+    """Raises ValueError for more sequences at a time than begin in a part of the text.
+
+    Some of them would be the same. tokens: the part's. drawn: how many, by the setting's name.
+    """
+    room = len(tokens) - settings.context
+    for key, number in drawn.items():
+        if number > room:
+            raise ValueError(
+                f"{key} must be at most {room}: as many sequences of text.context "
+                f"({settings.context}) tokens are in the {part} part of {settings.name}, which has "
+                f"{len(tokens)} tokens; got {number}"
             )
 
 
