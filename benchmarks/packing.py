@@ -1,6 +1,6 @@
 """Is a .momos file smaller than what others make of the same model?
 
-usage: python -m benchmarks.packing PROFILE_ROOT OUT.csv [--other PYTHON]
+usage: python -m benchmarks.packing PROFILE_ROOT OUT.csv [--other PYTHON] [--seed 0] [--methods ..]
 
 PROFILE_ROOT: a folder where the `digits` profile was run (data/prepared, runs). PYTHON: an
 interpreter that has the other codecs (other_codecs.py); without it their rows stay as OUT.csv has
@@ -50,7 +50,7 @@ OTHERS = ("nncodec", "zipnn")
 OTHER = Path(__file__).with_name("other_codecs.py")
 
 
-def main(root: Path, out: Path, python: str | None, seed: int) -> None:
+def main(root: Path, out: Path, python: str | None, seed: int, methods: list[str]) -> None:
     dataset, rows = load_dataset(root / "data" / "prepared" / "digits.safetensors"), []
     known = (
         None
@@ -60,7 +60,7 @@ def main(root: Path, out: Path, python: str | None, seed: int) -> None:
         .set_index(["model", "method"])
     )
     for name in ("mlp", "resnet20", "tiny_vit"):
-        for method in METHODS:
+        for method in methods:
             about = run_folder.load_run(root / "runs" / "digits" / name / method / str(seed))
             theirs = None if known is None else known.loc[[(name, method)]].to_dict("records")
             rows += [
@@ -182,6 +182,7 @@ if __name__ == "__main__":
     parser.add_argument("out", type=Path)
     parser.add_argument("--other", help="an interpreter that has the other codecs")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--methods", nargs="+", default=list(METHODS))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    main(arguments.root, arguments.out, arguments.other, arguments.seed)
+    main(arguments.root, arguments.out, arguments.other, arguments.seed, arguments.methods)

@@ -47,6 +47,10 @@ SCHEDULES: dict[str, list] = {
         ["redrawn", 0.2], ["kmeans", 0.3], ["trained", 0.4], ["kmeans", 0.5], ["trained", 0.6],
         ["kmeans", 0.7], ["trained", 1.0],
     ],
+    "latent": [["latent", 1.0]],
+    "latent_late": [["redrawn", 0.5], ["latent", 1.0]],
+    "latent_trained": [["latent", 0.7], ["trained", 1.0]],
+    "latent_half": [["latent", 0.5], ["trained", 1.0]],
 }  # fmt: skip
 SPREAD = ("early_spread", "kfirst")  # whose motifs are drawn by k-means++
 

@@ -15,7 +15,7 @@ from momos.methods import codebook, mosaic, schedule
 from momos.methods.codebook import Codebook
 from momos.methods.method import NotFinite, parse
 from momos.methods.momos import RECIPES
-from momos.methods.tied import Tied
+from momos.methods.tied import Latent, Tied
 from momos.models import build
 from momos.weights.blocks import from_blocks, real_weights, to_blocks, trainable
 
@@ -142,6 +142,87 @@ def test_blocks_of_a_motif_stay_equal_to_the_bit(block_size, dtype):
             expected = torch.where(mask[own], first.expand(int(own.sum()), -1), 0)
             assert torch.equal(blocks[own], expected.to(dtype))
     assert len(torch.unique(blocks[mask.all(1)], dim=0)) <= len(found.motifs)
+
+
+# --- latent weights
+
+
+@pytest.mark.parametrize("force_zero", [True, False])
+@pytest.mark.parametrize("slicing", ["tensor", "model"])
+def test_latent_weights_get_a_straight_through_gradient(slicing, force_zero):
+    """Beside an optimiser of the latent vector itself: means by matrix, gradients by autograd."""
+    model = network(dtype=torch.float64)
+    weights = trainable(model)
+    start = [weight.detach().clone() for weight in weights.values()]
+    _, found, _ = tied_network(slicing, force_zero)
+    latent = torch.cat([weight.reshape(-1) for weight in start]).requires_grad_()
+    keep = real_weights([w.numel() for w in start], 4, slicing)
+    # motif and place in the block that a weight belongs to
+    cell = (4 * found.mosaic[:, None] + torch.arange(4)).view(-1)[keep]
+    member = (cell[:, None] == torch.arange(4 * len(found.motifs))).double()
+    means = member / member.sum(0).clamp(min=1)
+    if force_zero:
+        means[:, :4] = 0
+    theirs = torch.optim.SGD([latent], lr=0.1, momentum=0.9)
+    mosaic._write(found.motifs[found.mosaic], [w.data for w in weights.values()], slicing)
+    held = Latent(
+        list(weights.values()), start, Codebook(found.motifs, found.usage), found.mosaic,
+        slicing=slicing, zeros=[0] if force_zero else [],
+    )  # fmt: skip
+    mine = torch.optim.SGD(weights.values(), lr=0.1, momentum=0.9)
+    shown = found.motifs.reshape(-1)[cell]
+    for step in range(10):
+        theirs.zero_grad(), mine.zero_grad()
+        flat = latent + (shown - latent).detach()
+        parts = zip(weights, flat.split([w.numel() for w in start]), start, strict=True)
+        current = {name: part.view(like.shape) for name, part, like in parts}
+        loss_of(functional_call(model, current, (inputs(step),))).backward()
+        loss_of(model(inputs(step))).backward()
+        theirs.step(), mine.step()
+        held.follow_()
+        shown = (latent.detach() @ means)[cell]
+        assert torch.allclose(held.flat(), latent, rtol=1e-9, atol=1e-12)
+        now = torch.cat([weight.reshape(-1) for weight in weights.values()])
+        assert torch.allclose(now, shown, rtol=1e-9, atol=1e-12)
+    assert not torch.allclose(shown, found.motifs.reshape(-1)[cell])
+    held.recall_()
+    now = torch.cat([weight.reshape(-1) for weight in weights.values()])
+    assert torch.equal(now, held.flat())
+
+
+def test_latent_weights_move_blocks_to_other_motifs():
+    """A mosaic of means, found anew each epoch from latent weights that outlive a resumption."""
+    runs = []
+    for resumed in (False, True):
+        model = small()
+        entry = MOMOS | {"motifs": [["redrawn", 0.25], ["latent", 0.75], ["trained", 1.0]]}
+        applied = method_of(entry).apply(model, arch="mlp", seed=0)
+        applied.begin(8)
+        (part,), weights, mosaics = applied.parts, list(trainable(model).values()), []
+        for epoch in range(1, 9):
+            for step in (2 * epoch - 1, 2 * epoch):
+                with torch.no_grad():
+                    for weight in weights:
+                        weight += 0.1 * torch.randn(weight.shape, generator=generator(step))
+                applied.after_step(step)
+                if resumed and part.latent is not None and epoch == 4:  # amid an epoch
+                    values, tensors = applied.values(), applied.tensors()
+                    state = part.generator.get_state()
+                    applied = method_of(entry).apply(model, arch="mlp", seed=0)
+                    applied.begin(8)
+                    applied.restore(values, tensors)
+                    (part,) = applied.parts
+                    part.generator.set_state(state)
+            is_latent = part.latent is not None
+            assert is_latent == (2 < epoch <= 6) and not (is_latent and applied.is_tied)
+            applied.after_epoch(2 * epoch)
+            placed = from_blocks(part.codebook.motifs[part.mosaic], weights)
+            assert all(map(torch.equal, placed, weights))
+            assert (applied.history()["distortion"] > 0) == (epoch <= 6)
+            mosaics.append(part.mosaic)
+        assert not torch.equal(mosaics[3], mosaics[4]) and torch.equal(mosaics[5], mosaics[7])
+        runs.append([weight.clone() for weight in weights])
+    assert all(map(torch.equal, *runs))
 
 
 # --- k-means
@@ -326,7 +407,8 @@ def test_the_recipe_of_the_library_is_the_study_s():
         ({"motifs": [["redrawn", 1.5]]}, r"m.motifs\[0\]\[1\] must be a share of the training in"),
         ({"motifs": [["redrawn", "1"]]}, r"m.motifs\[0\]\[1\] must be a share .*, got '1'"),
         ({"motifs": [["learned", 1.0]]},
-         r"m.motifs\[0\]\[0\] must be one of redrawn, frozen, kmeans, trained, got 'learned'"),
+         r"m.motifs\[0\]\[0\] must be one of redrawn, frozen, kmeans, latent, trained, got "
+         "'learned'"),
         ({"motifs": [["trained", 1.0]]}, "m.motifs must be begun by another kind than trained"),
         ({"motifs": []}, r"m.motifs must be a list of \[kind, share\] with at least one entry"),
         ({"motifs": ["redrawn"]}, r"m.motifs\[0\] must be a list of"),

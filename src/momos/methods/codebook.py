@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from momos.methods.mosaic import assign, draw_motifs
+from momos.methods.schedule import MOVING
 
 LLOYD_STEPS = 4  # at most, before each projection
 
@@ -130,7 +131,7 @@ def renewed(
         motifs = choose(blocks, num_motifs, how, last, force_zero=force_zero, generator=generator)
     else:
         motifs = last.motifs.to(blocks)
-    if kind == "kmeans":
+    if kind in MOVING:
         motifs = lloyd(blocks, motifs, force_zero=force_zero, generator=generator)
     return motifs
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from momos.methods.codebook import Codebook
     from momos.methods.mosaic import Projection
-    from momos.methods.tied import Tied
+    from momos.methods.tied import Latent, Tied
 
 # What to use instead of the paper's method (docs/mosaics.md), by name: momos_best of the profiles
 RECIPES: dict[str, dict[str, Any]] = {
@@ -129,7 +129,7 @@ class MosaicOfMotifs(Ingredient):
         from momos.methods import mosaic
 
         num_blocks, num_motifs = self.sizes(model)
-        if "kmeans" in self.kinds or self.choice == "kmeans++":
+        if set(self.kinds) & set(schedule.MOVING) or self.choice == "kmeans++":
             mosaic.check_distinct(model, self.block_size, num_motifs, slicing=self.slicing)
         about = {key: getattr(self, key) for key in ("block_size", "capacity", "force_zero")}
         about |= {"slicing": self.slicing, "projection_every": self.projection_every}
@@ -175,6 +175,7 @@ class _Applied(Applied):
         self.mosaic: Tensor | None = None  # theirs, (num_blocks,) int64
         self._usage: Tensor | None = None
         self.tied: Tied | None = None  # while motifs are trained
+        self.latent: Latent | None = None  # while weights have latent ones behind them
 
     def begin(self, epochs: int | None) -> None:
         schedule.check_epochs(self.settings.motifs, epochs)
@@ -183,14 +184,20 @@ class _Applied(Applied):
     @property
     def kind(self) -> str:
         """What becomes of the motifs in the present epoch."""
-        return schedule.kind_at(self.settings.motifs, self.num_epochs + 1, self.epochs)
+        return self._kind_in(1)
+
+    def _kind_in(self, num_epochs: int) -> str:
+        return schedule.kind_at(self.settings.motifs, self.num_epochs + num_epochs, self.epochs)
 
     @property
     def every(self) -> int | None:
         """After so many steps weights are changed; None: after epochs alone."""
+        return 1 if self.tied or self.latent else self._period
+
+    @property
+    def _period(self) -> int | None:
+        """Steps from projection to projection; None: epochs alone."""
         every = self.settings.projection_every
-        if self.is_tied:
-            return 1
         return {"epoch": None, "step": 1}[every] if isinstance(every, str) else every
 
     @property
@@ -204,8 +211,11 @@ class _Applied(Applied):
     def after_step(self, num_steps: int) -> None:
         if self.tied is not None:
             self.tied.gather_()
-        elif self.every is not None and num_steps % self.every == 0:
-            self.project(num_steps)
+            return
+        if self.latent is not None:
+            self.latent.follow_()
+        if self._period is not None and num_steps % self._period == 0:
+            self.project(num_steps, coming=self.kind)
 
     def after_epoch(self, num_steps: int) -> None:
         if self.ended_at == num_steps:
@@ -213,13 +223,19 @@ class _Applied(Applied):
         if self.tied is not None:
             self.keep()
         elif self.projected_at != num_steps:
-            self.project(num_steps)
+            self.project(num_steps, coming=self._kind_in(2))
+        elif self._kind_in(2) == "latent" and self.latent is None:
+            self.show(self._copies())
         self.num_epochs, self.ended_at = self.num_epochs + 1, num_steps
         self.tie()
 
-    def project(self, num_steps: int) -> None:
+    def project(self, num_steps: int, *, coming: str) -> None:
+        """Project the weights, or the latent ones behind them. coming: kind of the next step."""
         from momos.methods import codebook, mosaic
 
+        if self.latent is not None:
+            self.latent.recall_()
+        latent = self._copies() if coming == "latent" else None
         self.projection = mosaic.project_(
             self.model,
             self.settings.block_size,
@@ -234,6 +250,31 @@ class _Applied(Applied):
         self.projected_at, self.mosaic = num_steps, self.projection.mosaic
         self._usage = self.projection.usage
         self.codebook = codebook.Codebook(self.projection.motifs, self._usage)
+        self.latent = None
+        if latent is not None:
+            self.show(latent)
+
+    def show(self, latent: Sequence[Tensor]) -> None:
+        """Let the weights, which hold a mosaic, be that of latent ones from now on."""
+        from momos.methods.tied import Latent
+
+        self.latent = Latent(latent=latent, **self._held())
+
+    def _held(self) -> dict[str, Any]:
+        """What holds the weights to their present mosaic."""
+        s = self.settings
+        zeros = s.first_motifs(self.model) if s.force_zero else []
+        held = {"codebook": self.codebook, "mosaic": self.mosaic, "slicing": s.slicing}
+        return {"weights": self._weights, "zeros": zeros} | held
+
+    @property
+    def _weights(self) -> list[Tensor]:
+        from momos.weights.blocks import trainable
+
+        return list(trainable(self.model).values())
+
+    def _copies(self) -> list[Tensor]:
+        return [weight.detach().clone() for weight in self._weights]
 
     def _motifs_of(self, parts: Sequence[Tensor], counts: Sequence[int]) -> list[Tensor]:
         """Motifs of the phase, from the blocks of each codebook."""
@@ -262,15 +303,14 @@ class _Applied(Applied):
 
     def tie(self) -> None:
         """Begin or end the training of motifs, as the coming epoch's kind wants it."""
+        if self.kind != "latent":
+            self.latent = None
         if self.kind != "trained":
             self.tied = None
-        elif self.tied is None and self.codebook is not None and self.mosaic is not None:
-            from momos.methods.mosaic import trainable
+        elif self.tied is None and self.codebook is not None:
             from momos.methods.tied import Tied
 
-            s, weights = self.settings, list(trainable(self.model).values())
-            zeros = s.first_motifs(self.model) if s.force_zero else []
-            self.tied = Tied(weights, self.codebook, self.mosaic, slicing=s.slicing, zeros=zeros)
+            self.tied = Tied(**self._held())
 
     def history(self) -> dict[str, float | int]:
         """The last projection's distortion: that of the weights which validation sees."""
@@ -298,10 +338,14 @@ class _Applied(Applied):
         return {"projected_at": self.projected_at} | (ended if in_phases else {})
 
     def tensors(self) -> dict[str, Tensor]:
-        """The last usage, and where later motifs depend on the last ones these and their mosaic."""
+        """The last usage, and where later motifs depend on the last ones these and their mosaic;
+        latent weights as one vector.
+        """
         found = {} if self._usage is None else {"usage": self._usage}
         if not self.settings.is_reading and self.codebook and self.mosaic is not None:
             found |= {"motifs": self.codebook.motifs, "mosaic": self.mosaic}
+        if self.latent is not None:
+            found["latent"] = self.latent.flat()
         return found
 
     def restore(self, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
@@ -314,3 +358,7 @@ class _Applied(Applied):
             self.codebook = Codebook(tensors["motifs"].to(device), self._usage)
             self.mosaic = tensors["mosaic"].to(device)
             self.tie()
+        if "latent" in tensors:
+            weights = self._weights
+            parts = tensors["latent"].split([weight.numel() for weight in weights])
+            self.show([part.view_as(w) for part, w in zip(parts, weights, strict=True)])

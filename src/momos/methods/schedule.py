@@ -7,6 +7,7 @@ Each phase is a kind, and the share of the training's epochs at which it ends:
     redrawn  motifs are drawn anew at each projection (the paper)
     frozen   motifs stay, blocks find the nearest one anew
     kmeans   motifs move to the middle of their blocks before each projection (Lloyd's algorithm)
+    latent   the optimiser moves weights behind the mosaic, whose means are its motifs
     trained  the mosaic stays; the optimiser trains the motifs, so that no projection is needed
 """
 
@@ -18,7 +19,8 @@ from typing import Any
 
 from momos.settings import require
 
-KINDS = ("redrawn", "frozen", "kmeans", "trained")
+KINDS = ("redrawn", "frozen", "kmeans", "latent", "trained")
+MOVING = ("kmeans", "latent")  # whose motifs move to the middle of their blocks
 REDRAWN = (("redrawn", 1.0),)  # the paper's: one phase
 WORDS = {"kmeans": "k-means"}
 

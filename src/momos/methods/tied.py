@@ -1,4 +1,6 @@
-"""Motifs that are trained, their mosaic fixed: all blocks of a motif move as one (method A13).
+"""Weights that are held to a mosaic while an optimiser acts on them (method A13).
+
+`Tied`: motifs are trained, their mosaic fixed, and all blocks of a motif move as one.
 
 The weights stay ordinary parameters, so that any network and optimiser goes on as it is. Two things
 make the motifs the parameters. Before the optimiser's update, each block's gradient becomes the
@@ -6,6 +8,10 @@ mean over its motif's blocks: the sum, which is the motif's own gradient, divide
 That is the projection of the gradient onto the mosaic's subspace, in which the learning rate means
 what it meant before; weight decay and momentum act on copies alike. After the update, each block
 becomes its motif's first one, because a vectorised kernel rounds its last few weights otherwise.
+
+`Latent`: behind each weight stands a latent one, which gets what the optimiser adds to the weight:
+a straight-through gradient (Bengio et al. 2013, arXiv:1308.3432), for which the mosaic is the
+identity.
 """
 
 from __future__ import annotations
@@ -66,8 +72,7 @@ class Tied:
         gradients: of the weights, in their order and shapes. Of a motif that stays zero: zero.
         """
         self._read(gradients)
-        means = sums_of(self.blocks, self.rows, self.starts).mul_(self.shares)
-        self._write(means, gradients)
+        self._write(self._means(), gradients)
 
     @torch.no_grad()
     def gather_(self) -> None:
@@ -76,6 +81,10 @@ class Tied:
         self.codebook.motifs[self.used] = self.blocks.index_select(0, self.first)
         self._write(self.codebook.motifs, self.weights)
 
+    def _means(self) -> Tensor:
+        """The mean of each motif's blocks, as last read or written: (num_motifs, block_size)."""
+        return sums_of(self.blocks, self.rows, self.starts).mul_(self.shares)
+
     def _read(self, tensors: Sequence[Tensor]) -> None:
         torch._foreach_copy_(self.parts, list(tensors))
         self.blocks.view(-1).index_fill_(0, self.padding, 0)
@@ -83,6 +92,46 @@ class Tied:
     def _write(self, motifs: Tensor, tensors: Sequence[Tensor]) -> None:
         _spread(motifs, self.mosaic, self.blocks)
         torch._foreach_copy_(list(tensors), self.parts)
+
+
+class Latent(Tied):
+    """Weights that show a mosaic of latent ones: motifs are the means of the latent blocks.
+
+    latent: of the weights' shapes. The weights hold the mosaic already. Others: as of `Tied`.
+    """
+
+    def __init__(
+        self,
+        weights: Sequence[Tensor],
+        latent: Sequence[Tensor],
+        codebook: Codebook,
+        mosaic: Tensor,
+        *,
+        slicing: str,
+        zeros: Sequence[int] = (),
+    ) -> None:
+        super().__init__(weights, codebook, mosaic, slicing=slicing, zeros=zeros)
+        self.latent = [tensor.detach().to(weights[0].device, copy=True) for tensor in latent]
+        self.shown = [weight.detach().clone() for weight in weights]
+
+    @torch.no_grad()
+    def follow_(self) -> None:
+        """Add to the latent weights what the weights have moved by, and show their mosaic again."""
+        moved = torch._foreach_sub(self.weights, self.shown)
+        torch._foreach_add_(self.latent, moved)
+        self._read(self.latent)
+        self.codebook.motifs[self.used] = self._means()[self.used]
+        self._write(self.codebook.motifs, self.weights)
+        torch._foreach_copy_(self.shown, self.weights)
+
+    def flat(self) -> Tensor:
+        """The latent weights as one vector, in model order."""
+        return torch.cat([tensor.reshape(-1) for tensor in self.latent])
+
+    @torch.no_grad()
+    def recall_(self) -> None:
+        """Let the weights be the latent ones."""
+        torch._foreach_copy_(self.weights, self.latent)
 
 
 def _parts(blocks: Tensor, tensors: Sequence[Tensor], slicing: str) -> list[Tensor]:
