@@ -61,7 +61,7 @@ def test_the_measures_equal_pybdm_against_fresh_weights(tmp_path, capsys):
     z = (found - np.mean(start)) / np.std(start, ddof=1)
     assert row["bdm_1d_z"] == pytest.approx(z, rel=1e-6)
     assert row["planes"] == pytest.approx(
-        planes.complexity({name: tensors[name] for name in WEIGHTS}).sum(), rel=1e-9
+        planes.complexity({name: tensors[name] for name in WEIGHTS}, 8, 99.9).sum(), rel=1e-9
     )
     assert row["num_weights"] == sum(tensors[name].numel() for name in WEIGHTS)
     assert (row["num_tensors"], row["num_buffers"], row["num_initial"]) == (6, 3, 5)
@@ -382,8 +382,8 @@ def test_layers_are_drawn_each_against_its_own_fresh_weights(tmp_path, capsys):
     ratios = layers.layer_ratios(found, 3)
     assert list(ratios) == ["0.weight", "3.weight"], "with complete blocks"
     starts = [fresh(tensors, seed)["3.weight"] for seed in range(3)]
-    mean = np.mean([planes.complexity({"w": start}) for start in starts], axis=0)
-    expected = planes.complexity({"w": tensors["3.weight"]}) / mean
+    mean = np.mean([planes.complexity({"w": start}, 8, 99.9) for start in starts], axis=0)
+    expected = planes.complexity({"w": tensors["3.weight"]}, 8, 99.9) / mean
     np.testing.assert_allclose(ratios["3.weight"], expected, rtol=1e-12)
     measured(capsys, path, *FEW, "--layers", picture)
     assert "3.weight" in picture.read_text(), "matplotlib writes each text as a comment, too"

@@ -52,7 +52,8 @@ def test_the_initialisations_are_measured_as_pybdm_does(fresh):
     assert fresh.mean[0] == pytest.approx(np.mean(values), rel=1e-9)
     assert fresh.std[0] == pytest.approx(np.std(values, ddof=1), rel=1e-6)
     seeds = (evaluation.FIRST_SEED, evaluation.FIRST_SEED + NUMBER - 1)
-    wanted = [planes.complexity(blocks.trainable(network(seed))).tolist() for seed in seeds]
+    models_of = [blocks.trainable(network(seed)) for seed in seeds]
+    wanted = [planes.complexity(weights, 8, 99.9).tolist() for weights in models_of]
     assert [list(fresh.planes[place]) for place in (0, -1)] == wanted
 
 
@@ -128,7 +129,7 @@ def test_one_training_gives_several_readings(tmp_path, monkeypatch, which_ends):
     assert list(table.index) == ["deployed", "latent"]
     weights = blocks.trainable(models.restore(about, run_folder.load_weights(folder, "last")))
     latent, mean = table.loc["latent"], evaluation.fresh_complexity(about, 20).planes
-    assert latent.planes == pytest.approx(planes.complexity(weights).sum(), rel=1e-12)
+    assert latent.planes == pytest.approx(planes.complexity(weights, 8, 99.9).sum(), rel=1e-12)
     assert latent.planes_ratio == pytest.approx(latent.planes / np.sum(mean, axis=1).mean())
     for which in ("best", "last", "marked_best", "marked_last"):
         file = which if about["marked_epoch"] else which.removeprefix("marked_")

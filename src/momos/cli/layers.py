@@ -26,10 +26,10 @@ def layer_ratios(network: "Network", num_init_seeds: int) -> dict[str, np.ndarra
     """
     from momos.complexity import planes
 
-    trained = dict(planes.by_tensor(network.weights()))
+    trained = dict(planes.by_tensor(network.weights(), percentile=planes.PERCENTILE))
     starts = {name: np.zeros(len(own)) for name, own in trained.items()}
     for weights in network.initialisations(range(num_init_seeds)):
-        for name, own in planes.by_tensor(weights()):
+        for name, own in planes.by_tensor(weights(), percentile=planes.PERCENTILE):
             starts[name] += own / num_init_seeds
     with np.errstate(invalid="ignore", divide="ignore"):
         ratios = {name: own / starts[name] for name, own in trained.items()}

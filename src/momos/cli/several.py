@@ -169,7 +169,7 @@ def _counts(weights: "Iterable[tuple[str, Tensor]]") -> Counts:
         bits = (tensor.detach() > 0).cpu().numpy()
         whole.add(bits)
         own = _bdm(bdm.BlockCounts([bits]))
-        for _, by_plane in planes.by_tensor({name: tensor}, BIT_DEPTH):
+        for _, by_plane in planes.by_tensor({name: tensor}, BIT_DEPTH, planes.PERCENTILE):
             own["planes"] = float(by_plane.sum())
         total += own.get("planes", 0.0)
         found[name] = own

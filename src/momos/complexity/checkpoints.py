@@ -73,7 +73,7 @@ def complexities(tensors: Mapping[str, Tensor], bit_depth: int) -> dict[str, flo
     return {
         "bdm_1d": bdm.complexity(counts.words),
         "bdm_2d": bdm.complexity(counts.squares),
-        "planes": float(planes.complexity(tensors, bit_depth).sum()),
+        "planes": float(planes.complexity(tensors, bit_depth, planes.PERCENTILE).sum()),
     }
 
 
