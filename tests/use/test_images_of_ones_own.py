@@ -186,8 +186,8 @@ def test_a_network_that_cant_read_the_images_is_refused_before_training(project,
 
 
 def test_qat_by_type_leaves_tokens_and_positions_alone(project):
-    """A class token and positional embeddings are no module's weights."""
-    vit = {"arch": "test_vit", "image_size": 16, "kwargs": {}}
+    """A class token, positional embeddings and LayerScale's factors are no module's weights."""
+    vit = {"arch": "test_vit", "image_size": 16, "kwargs": {"init_values": 0.1}}
     project.write({"models": {"vit": {**project.params["models"]["mlp"], **vit}}})
     project.write({"grid": {"models": ["vit"], "methods": ["qat4"]}})
     project.write({"report": {"picture_model": "vit", "picture_method": "qat4"}})
@@ -206,4 +206,5 @@ def test_qat_by_type_leaves_tokens_and_positions_alone(project):
         )
         if torch.equal(before, after) and before.unique().numel() > 1
     }
-    assert {"cls_token", "pos_embed"} <= same and "blocks.0.attn.qkv.weight" not in same
+    assert {"cls_token", "pos_embed", "blocks.0.ls1.gamma"} <= same
+    assert "blocks.0.attn.qkv.weight" not in same
