@@ -358,6 +358,34 @@ def test_motifs_go_through_their_phases(scope):
     assert kinds == ["redrawn"] * 2 + ["frozen"] * 2 + ["kmeans"] + ["trained"] * 5
 
 
+@pytest.mark.parametrize(
+    ("kind", "every"), [("kmeans", "epoch"), ("kmeans", 2), ("trained", "epoch"), ("redrawn", 2)]
+)
+def test_dense_weights_are_left_alone_until_their_motifs_are_found(kind, every):
+    """Then at most as far from k-means of scikit-learn as one more of its starts would be."""
+    model = small()
+    entry = MOMOS | {"motifs": [["dense", 0.5], [kind, 1.0]], "projection_every": every}
+    applied = method_of(entry, force_zero=False).apply(model, arch="mlp", seed=0)
+    applied.begin(6)
+    (part,), weights = applied.parts, list(trainable(model).values())
+    before = [weight.clone() for weight in weights]
+    for epoch in (1, 2, 3):
+        assert not applied.has_begun and applied.usage is None
+        assert set(applied.history().values()) == {None}
+        assert all(map(torch.equal, weights, before))
+        applied.after_step(epoch), applied.after_epoch(epoch)
+    assert applied.has_begun and applied.is_tied == (kind == "trained")
+    placed = from_blocks(part.codebook.motifs[part.mosaic], weights)
+    assert all(map(torch.equal, placed, weights))
+    blocks = to_blocks(before, 4).double()
+    theirs = [
+        KMeans(len(part.codebook.motifs), init="random", n_init=1, random_state=seed).fit(blocks)
+        for seed in range(5)
+    ]
+    found = (blocks - part.codebook.motifs.double()[part.mosaic]).square().sum()
+    assert found <= 1.05 * max(one.inertia_ for one in theirs)
+
+
 def test_k_means_leaves_less_distortion_than_a_draw():
     found = {}
     for kind in ("redrawn", "kmeans"):
@@ -407,8 +435,10 @@ def test_the_recipe_of_the_library_is_the_study_s():
         ({"motifs": [["redrawn", 1.5]]}, r"m.motifs\[0\]\[1\] must be a share of the training in"),
         ({"motifs": [["redrawn", "1"]]}, r"m.motifs\[0\]\[1\] must be a share .*, got '1'"),
         ({"motifs": [["learned", 1.0]]},
-         r"m.motifs\[0\]\[0\] must be one of redrawn, frozen, kmeans, latent, trained, got "
+         r"m.motifs\[0\]\[0\] must be one of dense, redrawn, frozen, kmeans, latent, trained, got "
          "'learned'"),
+        ({"motifs": [["redrawn", 0.5], ["dense", 1.0]]},
+         r"m.motifs must be ended by another kind than dense, which has no mosaic, got .*1.0"),
         ({"motifs": [["trained", 1.0]]}, "m.motifs must be begun by another kind than trained"),
         ({"motifs": []}, r"m.motifs must be a list of \[kind, share\] with at least one entry"),
         ({"motifs": ["redrawn"]}, r"m.motifs\[0\] must be a list of"),

@@ -180,7 +180,7 @@ CASES = {
     },
     "motifs in phases, per tensor": {
         "method": MOMOS
-        | {"motifs": [["redrawn", 0.2], ["latent", 0.6], ["trained", 1.0]], "codebook": "tensor"}
+        | {"motifs": [["dense", 0.4], ["latent", 0.7], ["trained", 1.0]], "codebook": "tensor"}
     },
     "bf16, motifs by usage": {
         "precision": "bf16",

@@ -12,9 +12,9 @@ from torch import nn
 
 from momos import config, models
 from momos.compute.seeds import generator_for
-from momos.images.dataset import Dataset, with_random_labels
+from momos.images.dataset import Dataset
 from momos.images.draws import draw
-from momos.images.inputs import Batches
+from momos.images.inputs import Batches, with_random_labels
 from momos.methods import mosaic, quantize
 from momos.training import loop, runs
 from momos.weights import blocks
@@ -347,6 +347,17 @@ def test_early_stopping_keeps_the_best_weights(dataset, monkeypatch):
     assert all(torch.equal(result.best.state[name], seen[1][1][name]) for name in result.best.state)
     assert all(torch.equal(result.last[name], seen[3][1][name]) for name in result.last)
     assert not torch.equal(result.best.state["linear.weight"], result.last["linear.weight"])
+
+
+def test_best_weights_are_those_of_a_mosaic(dataset, monkeypatch):
+    """Those before, and the patience that they would have worn out, do not count."""
+    validation_losses(monkeypatch, [0.1, 0.2, 0.3, 0.9, 0.5, 0.6])
+    method = MOMOS | {"motifs": [["dense", 0.67], ["trained", 1.0]]}
+    settings = with_(SETTINGS, epochs=6, patience=2, mark_patience=1)
+    result = run(dataset, settings=settings, method=method)
+    assert len(result.history) == 6 and result.best.epoch == 5 and result.best.usage is not None
+    assert (result.marked.epoch, result.marked.best_epoch) == (6, 5)
+    assert [row["distortion"] is None for row in result.history] == 3 * [True] + 3 * [False]
 
 
 def test_without_patience_all_epochs_run(dataset, monkeypatch):

@@ -218,7 +218,9 @@ CASES = {
     "motifs in phases": {
         "method": MOMOS | {"motifs": [["redrawn", 0.3], ["kmeans", 0.5], ["trained", 1.0]]},
     },
-    "latent weights": {"method": MOMOS | {"motifs": [["latent", 1.0]]}},
+    "latent weights after dense ones": {
+        "method": MOMOS | {"motifs": [["dense", 0.3], ["latent", 0.6], ["trained", 1.0]]}
+    },
     "motifs per tensor, rounded in place": {
         "method": MOMOS | {"codebook": "tensor", "bits": 8, "rounding": "in_place_epoch"}
     },

@@ -14,6 +14,7 @@ from momos.methods.mosaic import assign, draw_motifs
 from momos.methods.schedule import MOVING
 
 LLOYD_STEPS = 4  # at most, before each projection
+FIRST_STEPS = 20  # at most, of motifs that were just drawn from dense weights
 
 
 class Codebook(NamedTuple):
@@ -132,7 +133,8 @@ def renewed(
     else:
         motifs = last.motifs.to(blocks)
     if kind in MOVING:
-        motifs = lloyd(blocks, motifs, force_zero=force_zero, generator=generator)
+        steps = FIRST_STEPS if kind == "dense" else LLOYD_STEPS
+        motifs = lloyd(blocks, motifs, force_zero=force_zero, generator=generator, steps=steps)
     return motifs
 
 

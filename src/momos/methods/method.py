@@ -84,6 +84,14 @@ class Applied:
         """
         return False
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether weights have, at epochs' ends, the form that the method gives them.
+
+        Best weights are chosen among those epochs. It changes at an epoch's end.
+        """
+        return True
+
     def before_update(self, gradients: Sequence[Tensor]) -> None:
         """Change the gradients in place before the optimiser's update, while `is_tied`.
 
@@ -359,6 +367,10 @@ class AppliedMethod:
     @property
     def is_tied(self) -> bool:
         return any(part.is_tied for part in self.parts)
+
+    @property
+    def has_begun(self) -> bool:
+        return all(part.has_begun for part in self.parts)
 
     def before_update(self, gradients: Sequence[Tensor]) -> None:
         for part in self.parts:

@@ -201,6 +201,10 @@ class _Applied(Applied):
         return {"epoch": None, "step": 1}[every] if isinstance(every, str) else every
 
     @property
+    def has_begun(self) -> bool:
+        return self.kind != "dense"
+
+    @property
     def is_tied(self) -> bool:
         return self.tied is not None
 
@@ -214,6 +218,8 @@ class _Applied(Applied):
             return
         if self.latent is not None:
             self.latent.follow_()
+        if not self.has_begun:
+            return
         if self._period is not None and num_steps % self._period == 0:
             self.project(num_steps, coming=self.kind)
 
@@ -222,7 +228,7 @@ class _Applied(Applied):
             return
         if self.tied is not None:
             self.keep()
-        elif self.projected_at != num_steps:
+        elif self.projected_at != num_steps and (self.has_begun or self._kind_in(2) != "dense"):
             self.project(num_steps, coming=self._kind_in(2))
         elif self._kind_in(2) == "latent" and self.latent is None:
             self.show(self._copies())

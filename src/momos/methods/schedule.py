@@ -4,6 +4,7 @@
 
 Each phase is a kind, and the share of the training's epochs at which it ends:
 
+    dense    no mosaic yet; at the end motifs are drawn and moved to the middle of their blocks
     redrawn  motifs are drawn anew at each projection (the paper)
     frozen   motifs stay, blocks find the nearest one anew
     kmeans   motifs move to the middle of their blocks before each projection (Lloyd's algorithm)
@@ -19,8 +20,8 @@ from typing import Any
 
 from momos.settings import require
 
-KINDS = ("redrawn", "frozen", "kmeans", "latent", "trained")
-MOVING = ("kmeans", "latent")  # whose motifs move to the middle of their blocks
+KINDS = ("dense", "redrawn", "frozen", "kmeans", "latent", "trained")
+MOVING = ("dense", "kmeans", "latent")  # whose motifs move to the middle of their blocks
 REDRAWN = (("redrawn", 1.0),)  # the paper's: one phase
 WORDS = {"kmeans": "k-means"}
 
@@ -28,7 +29,9 @@ Schedule = tuple[tuple[Any, ...], ...]  # kind and share of each phase
 
 
 def check(schedule: Schedule, where: str) -> None:
-    """Raises ValueError unless phases are known kinds whose shares rise to 1, trained not first."""
+    """Raises ValueError unless phases are known kinds whose shares rise to 1, trained not first,
+    dense not last.
+    """
     expected = "a list of [kind, share] with at least one entry"
     is_list = schedule and all(len(phase) == 2 for phase in schedule)
     require(is_list, where, expected, _listed(schedule))
@@ -40,6 +43,8 @@ def check(schedule: Schedule, where: str) -> None:
     shares = [share for _, share in schedule]
     rising = all(one < other for one, other in pairwise(shares)) and shares[-1] == 1
     require(rising, where, "phases whose shares rise to 1", _listed(schedule))
+    ended = schedule[-1][0] != "dense"
+    require(ended, where, "ended by another kind than dense, which has no mosaic", schedule[-1])
     begun = schedule[0][0] != "trained"
     require(begun, where, "begun by another kind than trained, which needs a mosaic", schedule[0])
 

@@ -194,8 +194,10 @@ class Training:
         return self._is_over(self.recipe.loop.patience)
 
     def _is_over(self, patience: int | None) -> bool:
-        """Whether so many epochs have brought no lower validation loss."""
-        if patience is None or self.best is None:
+        """Whether so many epochs have brought no lower validation loss; never before the method's
+        weights are those that it is about.
+        """
+        if patience is None or self.best is None or not self.method.has_begun:
             return False
         return len(self.history) - self.best.epoch >= patience
 
@@ -285,8 +287,11 @@ class Training:
         epoch, lr = len(self.history) + 1, self.lr
         trained = self._training_means(losses, hits)
         self.schedule.step()
+        had_begun = self.method.has_begun
         with self._finite_weights(f"at the end of epoch {epoch}"):
             self.method.after_epoch(self.num_steps)
+        if self.method.has_begun != had_begun:
+            self.best = self.marked = None
         inputs = training_inputs(self.model, self.dataset, self.recipe.batches)
         self.method.before_validation(self.model, inputs)
         self._keep()
