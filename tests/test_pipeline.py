@@ -39,7 +39,7 @@ LISTS = {
     "src/momos/page/render.py": "src/momos/page/templates/*",
 }
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-SURVEYED = ("gzip", "lzma")  # compressors of every profile's survey: dvc.yaml names them
+SURVEYED = ("gzip", "lzma", "zstd")  # compressors of every profile's survey: dvc.yaml names them
 
 
 def name_of(path: Path) -> str:

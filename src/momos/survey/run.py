@@ -29,7 +29,7 @@ ABOUT = ("name", "family", "source", "tags", "num_weights", "num_classes")
 # from where the initial weights are, and what of a file is no weight
 LEFT_OUT = ("series", "step", "licence", "init", "num_buffers", "num_tied", "num_beside")
 LAST = ("sparsity", "weights", "sha256", "error")
-LIBRARIES = ("torch", "timm", "numpy", "pybdm")
+LIBRARIES = ("torch", "timm", "numpy", "pybdm", "zstandard")
 # The modules that a row's numbers come from, beside the compressors that the settings name.
 CODE = (
     "momos.complexity.bdm",
