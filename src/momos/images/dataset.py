@@ -16,8 +16,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from momos.compute.seeds import generator_for
-
 SPLITS = ("train", "validation", "test")
 TENSORS = ("images", "labels", *SPLITS)
 METADATA = ("classes", "source", "sha256")
@@ -51,19 +49,6 @@ def check_splits(dataset: Dataset) -> None:
 def _class_counts(dataset: Dataset, split: str) -> dict[str, int]:
     counts = torch.bincount(dataset.labels[getattr(dataset, split)], minlength=len(dataset.classes))
     return dict(zip(dataset.classes, counts.tolist(), strict=True))
-
-
-def with_random_labels(dataset: Dataset) -> Dataset:
-    """The same images, the training images' labels shuffled among them: every time alike.
-
-    Classes keep their sizes, and labels say nothing about images (Zhang et al. 2017). Validation
-    and test images keep theirs.
-    """
-    generator = generator_for("random labels", 0)
-    order = dataset.train[torch.randperm(len(dataset.train), generator=generator)]
-    labels = dataset.labels.clone()
-    labels[dataset.train] = dataset.labels[order]
-    return dataset._replace(labels=labels)
 
 
 def dataset_digest(dataset: Dataset) -> str:

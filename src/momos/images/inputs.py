@@ -6,6 +6,8 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor
 
+from momos.compute.seeds import generator_for
+from momos.images.dataset import Dataset
 from momos.images.resize import normalize, resize
 
 
@@ -29,3 +31,16 @@ class Batches(NamedTuple):
         """Return (n, C, image_size, image_size) float32 on the device for (n, C, H, W) uint8."""
         resized = resize(images.to(self.device), self.image_size)
         return normalize(resized.contiguous(memory_format=layout), self.mean, self.std)
+
+
+def with_random_labels(dataset: Dataset) -> Dataset:
+    """The same images, the training images' labels shuffled among them: every time alike.
+
+    Classes keep their sizes, and labels say nothing about images (Zhang et al. 2017). Validation
+    and test images keep theirs.
+    """
+    generator = generator_for("random labels", 0)
+    order = dataset.train[torch.randperm(len(dataset.train), generator=generator)]
+    labels = dataset.labels.clone()
+    labels[dataset.train] = dataset.labels[order]
+    return dataset._replace(labels=labels)

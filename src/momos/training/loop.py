@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from momos.compute.seeds import generator_for
 from momos.images import augment
-from momos.images.dataset import Dataset, with_random_labels
+from momos.images.dataset import Dataset
 from momos.images.draws import draw
+from momos.images.inputs import with_random_labels
 from momos.methods import method as methods
 from momos.models.evaluate import loss_and_accuracy, training_inputs
 from momos.models.layout import arrange_, layout_of
