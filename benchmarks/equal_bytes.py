@@ -29,6 +29,7 @@ from momos.files import run_folder
 from momos.images.dataset import Dataset, load_dataset
 from momos.methods import codebook
 from momos.methods.method import Applied, Ingredient, Method, parse
+from momos.methods.momos import RECIPES
 from momos.methods.mosaic import assign
 from momos.methods.tied import Tied
 from momos.packing import levels
@@ -123,12 +124,15 @@ class _Tied(Applied):
         self.tied.gather_()
 
 
-BEST = {"bits": 32, "block_size": 4, "projection_every": "epoch"}
-BEST |= {"motifs": [["redrawn", 0.5], ["trained", 1.0]]}
+BEST = {"bits": 32} | RECIPES["best"]
 TRAINED: dict[str, dict] = {
     "qat3": {"bits": 3},
     "qat2": {"bits": 2},
     "momos_best_c2": BEST | {"capacity": 0.02},
+    "momos_best_c0_5": BEST | {"capacity": 0.005},
+    "momos_best_c0_25": BEST | {"capacity": 0.0025},
+    "momos_best_c0_1": BEST | {"capacity": 0.001},
+    "momos_best_s8_c1": BEST | {"block_size": 8},
 }
 TUNED: dict[str, Rival] = {
     "pq128": Clustered(most=128),
@@ -136,7 +140,7 @@ TUNED: dict[str, Rival] = {
     "pruned90": Pruned(share=0.90),
     "pruned95": Pruned(share=0.95),
 }
-BLOCKS = {"pq": BLOCK_SIZE, "momos": BLOCK_SIZE, "pruned": 1, "qat": 2}  # that a file looks for
+BLOCKS = {"pq": BLOCK_SIZE, "pruned": 1, "qat": 2}  # that a file looks for, without its own
 
 
 def train(model: str, name: str, seed: int, dataset: Dataset, runs_dir: Path) -> dict:
@@ -158,9 +162,9 @@ def train(model: str, name: str, seed: int, dataset: Dataset, runs_dir: Path) ->
     loop.train(network, dataset, recipe, seed=seed)
     seconds = time.process_time() - start
     deployed = method.deployed(network, arch=recipe.model.arch)
-    smallest = _smallest(
-        deployed, partial(accuracies, dataset=dataset, batches=recipe.batches), name
-    )
+    reached = partial(accuracies, dataset=dataset, batches=recipe.batches)
+    block_size = method.block_size or BLOCKS[name.rstrip("0123456789")]
+    smallest = _smallest(deployed, reached, block_size)
     row = {"model": model, "method": name, "seed": seed} | smallest
     return row | {"cpu_seconds": f"{seconds:.1f}"}
 
@@ -181,13 +185,12 @@ def _begun(model: str, method: Method, seed: int, runs_dir: Path) -> tuple[nn.Mo
 
 
 def _smallest(
-    model: nn.Module, reached: Callable[[nn.Module], dict[str, float]], name: str
+    model: nn.Module, reached: Callable[[nn.Module], dict[str, float]], block_size: int
 ) -> dict:
     """Of all lossless codings, the smallest whole file."""
     settings = config.load(config.Pack, path=PROFILE)
-    size = next(size for start, size in BLOCKS.items() if name.startswith(start))
     rows = levels.ordinary(model, reached, settings.compressors)
-    rows += levels.lossless(model, reached, block_size=size, slicing="tensor")
+    rows += levels.lossless(model, reached, block_size=block_size, slicing="tensor")
     row = min(rows, key=lambda row: row["file_bytes"])
     kept = {key: row[key] for key in ("coding", "file_bytes")}
     return kept | {"test_accuracy": f"{row['test_accuracy']:.6f}"}

@@ -50,9 +50,13 @@ SCHEDULES: dict[str, list] = {
     "latent": [["latent", 1.0]],
     "latent_late": [["redrawn", 0.5], ["latent", 1.0]],
     "latent_trained": [["latent", 0.7], ["trained", 1.0]],
-    "latent_half": [["latent", 0.5], ["trained", 1.0]],
+    "dense": [["dense", 0.5], ["trained", 1.0]],
+    "dense_kmeans": [["dense", 0.5], ["kmeans", 0.7], ["trained", 1.0]],
+    "dense_long": [["dense", 0.7], ["trained", 1.0]],
+    "dense_short": [["dense", 0.3], ["trained", 1.0]],
+    "dense_twice": [["dense", 0.3], ["trained", 0.5], ["kmeans", 0.6], ["trained", 1.0]],
 }  # fmt: skip
-SPREAD = ("early_spread", "kfirst")  # whose motifs are drawn by k-means++
+SPREAD = ("early_spread", "kfirst", "dense_spread")  # whose motifs are drawn by k-means++
 
 
 def entry(name: str) -> dict[str, Any]:

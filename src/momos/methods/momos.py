@@ -29,7 +29,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "block_size": 4,
         "capacity": 0.01,
         "projection_every": "epoch",
-        "motifs": [["redrawn", 0.5], ["trained", 1.0]],
+        "motifs": [["dense", 0.5], ["trained", 1.0]],
     }
 }
 CHOICES = {"kmeans++": "k-means++", "usage": "usage"}

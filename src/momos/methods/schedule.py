@@ -23,7 +23,7 @@ from momos.settings import require
 KINDS = ("dense", "redrawn", "frozen", "kmeans", "latent", "trained")
 MOVING = ("dense", "kmeans", "latent")  # whose motifs move to the middle of their blocks
 REDRAWN = (("redrawn", 1.0),)  # the paper's: one phase
-WORDS = {"kmeans": "k-means"}
+WORDS = {"kmeans": "k-means", "dense": "none at first"}
 
 Schedule = tuple[tuple[Any, ...], ...]  # kind and share of each phase
 
