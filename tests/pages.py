@@ -28,17 +28,17 @@ def build(root: Path) -> Path:
     return build_report(root)
 
 
-def build_report(root: Path) -> Path:
-    """The same of a study that is there."""
-    names = ("data/imported", "digits.json", "runs/digits", "results/digits", "reports/digits")
-    arguments = (PAPER, *(root / name for name in names))
+def build_report(root: Path, profile: str = "digits") -> Path:
+    """The same of a study that is there. profile: under whose name it is reported."""
+    names = ("data/imported", "digits.json", "runs/digits", "results/digits")
+    arguments = (PAPER, *(root / name for name in names), root / "reports" / profile)
     reports = arguments[-1]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         patch.setattr(figures, "write_all", _one_for_all)
         patch.setattr(rounding, "fingerprint", FINGERPRINT)
         _stage("report", *arguments)
-        _write_costs(root)
+        _write_costs(root, reports / "cost")
         _stage(
             "provenance",
             reports / "results.json",
@@ -74,9 +74,8 @@ def _one_for_all(drawn, folder: Path) -> None:
     )
 
 
-def _write_costs(root: Path) -> None:
+def _write_costs(root: Path, folder: Path) -> None:
     rows = [_cost(run) for run in config.runs(path=root / "params.yaml")]
-    folder = root / "reports" / "digits" / "cost"
     folder.mkdir()
     pd.DataFrame(rows).to_csv(folder / "cost.csv", index=False)
 

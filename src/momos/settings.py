@@ -4,12 +4,16 @@ An error names the key, the value and what was expected.
 """
 
 import difflib
+import re
 import sys
 import types
 import typing
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, ClassVar, Literal, Self  # Any: what YAML holds, and type hints
+
+# Control characters, and line and paragraph breaks
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +118,8 @@ def typed(value: Any, hint: Any, where: str) -> Any:
     elif fits(value, hint):
         if origin is tuple:
             return tuple(typed(item, args[0], f"{where}[{i}]") for i, item in enumerate(value))
+        if hint is str:  # it stands in tables, messages and paths
+            require(not UNPRINTABLE.search(value), where, "printable text on one line", value)
         return float(value) if hint is float else value
     raise ValueError(f"{where} must be {_describe(hint)}, got {value!r}{_exponent_hint(value)}")
 

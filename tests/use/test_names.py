@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 import pytest
@@ -126,9 +127,13 @@ text = st.text(st.characters(codec="utf-8"), max_size=12) | st.from_regex(
 )
 
 
-def accepted(name: str, folder: Path) -> bool:
+def accepted(name: str, kind: str, folder: Path) -> bool:
+    """Whether a profile can be called so, or an entry of one of SECTIONS."""
     params = digits()
-    params["methods"][name] = {"bits": 8}
+    if kind == "profile":
+        params["profile"] = name
+    else:
+        params[kind][name] = next(iter(params[kind].values()))
     try:
         checked(params, folder)
     except ValueError:
@@ -146,12 +151,13 @@ COMMANDS = [stage["cmd"] for stage in STAGES.values()]
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(name=text)
-@example(name="a b")
-@example(name="a;b")
-@example(name="$x")
-def test_a_name_that_passes_is_one_word_of_a_shell_and_one_key(tmp_path, name):
-    if not accepted(name, tmp_path):
+@given(name=text, kind=st.sampled_from(["profile", *SECTIONS]))
+@example(name="a b", kind="methods")
+@example(name="a;b", kind="profile")
+@example(name="$x", kind="models")
+@example(name="0-a", kind="profile")
+def test_a_name_that_passes_is_one_word_of_a_shell_and_one_key(tmp_path, name, kind):
+    if not accepted(name, kind, tmp_path):
         return
     for command in COMMANDS:
         words = shlex.split(re.sub(r"\$\{[^}]*\}", "NAME", command))
@@ -227,34 +233,88 @@ def check_report(reports: Path, model: str, method: str) -> None:
     assert model in page and label in page
 
 
-name = st.from_regex(names.NAME, fullmatch=True) | st.sampled_from(ODD)
+class Names(NamedTuple):
+    """What a user may call things: entries and the profile plainly, all else as it comes."""
+
+    model: str
+    method: str
+    profile: str
+    free: str  # of paths and of models from elsewhere
 
 
-def survives(study: Tree, folder: Path, model: str, method: str) -> None:
-    """The whole report, with these names for a model and a method."""
-    params = renamed_params(study, {"resnet20": model, "qat8": method})
+def check_free_text(reports: Path, free: str) -> None:
+    """A path of the settings and the name of a model from elsewhere, in each kind of text."""
+    rows = [line for line in plain(reports / "README.md").splitlines() if "data.path" in line]
+    (row,) = rows
+    cells = re.split(r"(?<!\\)\|", row)
+    shown = cells[2].strip().replace(r"\|", "|").replace("&lt;", "<")
+    assert len(cells) == 4 and shown == f"data/raw/{free}".strip()
+    assert not re.search("<[A-Za-z/!?]", row)
+    known = BeautifulSoup(plain(reports / "index.html"), "html.parser")
+    assert f"data/raw/{free}" in {cell.get_text() for cell in known.find_all("td")}
+    html = BeautifulSoup(plain(reports / "tables/zoo_networks.html"), "html.parser")
+    assert free in {cell.get_text() for cell in html.find_all("td")}
+    assert tables.latex_escape(free) in plain(reports / "tables/zoo_networks.tex")
+
+
+def free_params(params: dict, free: str) -> None:
+    """Put a text wherever any may stand."""
+    params["data"] |= {"source": "images", "path": f"data/raw/{free}", "test_fraction": None}
+    params["text"] |= {"name": free, "tokenizer": free}
+    params["survey"]["path"] = f"data/zoo/{free}"
+    params["tracking"]["experiment"] = free
+
+
+def survives(study: Tree, folder: Path, called: Names) -> None:
+    """The whole report, with these names."""
+    new = {"resnet20": called.model, "qat8": called.method}
+    params = renamed_params(study, new) | {"profile": called.profile}
+    free_params(params, called.free)
     try:
         checked(params, folder)
     except ValueError:
         return  # nan, say, or the name of another method
-    renamed(study, folder / "renamed", {"resnet20": model, "qat8": method})
-    (folder / "renamed/params.yaml").write_text(write_yaml(params))
-    check_report(build_report(folder / "renamed"), model, method)
+    renamed(study, folder / "renamed", new)
+    (folder / "renamed/params.yaml").write_text(write_yaml(params), encoding="utf-8")
+    zoo = folder / "renamed/results/digits/zoo.csv"
+    frame = pd.read_csv(zoo)
+    frame["name"] = frame["name"].where(frame["name"] != "m2", called.free)
+    frame.to_csv(zoo, index=False)
+    reports = build_report(folder / "renamed", called.profile)
+    check_report(reports, called.model, called.method)
+    assert f"profile `{called.profile}`" in plain(reports / "README.md")
+    check_free_text(reports, called.free)
+
+
+name = st.from_regex(names.NAME, fullmatch=True) | st.sampled_from(ODD)
+free = st.text(st.characters(codec="utf-8", exclude_characters="/"), min_size=1, max_size=20)
+called = st.builds(Names, name, name, st.from_regex(names.PROFILE, fullmatch=True), free)
+NASTY = r"a|b <i> `c` $x_1$ & 50% #1 \ </script> é {{x}} {% y %}".replace("/", ":")
 
 
 @settings(max_examples=1, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(new=st.tuples(name, name))
-@example(new=("model", "label"))
-@example(new=("a" * 63, "E1e5_"))
-def test_names_that_pass_survive_the_whole_report(study, tmp_path, new):
-    survives(study, tmp_path, *new)
+@given(called=called)
+@example(called=Names("model", "label", "0-a_B", NASTY))
+@example(called=Names("a" * 63, "E1e5_", "x" * 63, "007"))
+def test_names_that_pass_survive_the_whole_report(study, tmp_path, called):
+    survives(study, tmp_path, called)
 
 
 @pytest.mark.stress
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(new=st.tuples(name, name))
-def test_many_names_that_pass_survive_the_whole_report(study, tmp_path, new):
-    survives(study, tmp_path, *new)
+@given(called=called)
+def test_many_names_that_pass_survive_the_whole_report(study, tmp_path, called):
+    survives(study, tmp_path, called)
+
+
+@pytest.mark.parametrize("line", ["a\nb", "a\x1b[31mb", "a\u2028b", "a\x7f"])
+def test_a_text_of_several_lines_or_with_control_characters_is_refused(tmp_path, line):
+    for section, key in (("data", "path"), ("text", "name"), ("report", "picture_tensor")):
+        params = digits()
+        params[section][key] = f"data/raw/{line}"
+        with pytest.raises(ValueError) as error:
+            checked(params, tmp_path)
+        assert f"{section}.{key} must be printable text on one line" in str(error.value)
 
 
 def test_entries_with_equal_settings_keep_labels_of_their_own(study, tmp_path):

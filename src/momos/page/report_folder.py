@@ -11,6 +11,8 @@ import pandas as pd
 from momos.files import atomic
 from momos.files.droppings import files_below
 
+TEXTS = {"name", "title", "group"}  # a model from elsewhere may be called 7, 1e5 or nan
+
 
 @dataclass(frozen=True)
 class ReportFolder:
@@ -46,7 +48,11 @@ class ReportFolder:
             raise ValueError(
                 f"{path} is missing: expected a table written by an earlier stage (run `dvc repro`)"
             )
-        return pd.read_csv(path)
+        frame = pd.read_csv(path)
+        texts = pd.read_csv(path, dtype=str, keep_default_na=False)
+        for column in TEXTS & set(frame.columns):
+            frame[column] = texts[column].where(texts[column] != "")
+        return frame
 
     def labels(self, model: str, method: str) -> dict[str, str]:
         """What readers see in place of a model's and a method's name, and the method's group."""

@@ -70,6 +70,7 @@ PACKING = {
     "test_accuracy",
 }
 SURVEY = {"name", "family", "source", "num_weights", "bdm_1d_ratio", "bdm_2d_ratio", "error"}
+TEXTS = {"name", "family"}  # a model from elsewhere may be called 7, 1e5 or nan
 SINGULAR = {"table", "model", "method", "measure", "seed", "value", "unit", "source", "stage"}
 ALWAYS_PACKED = ("safetensors", "fixed", "entropy")  # codings that every packed run has
 TITLES = {"mlp": "MLP", "resnet20": "ResNet20", "tiny_vit": "Tiny-ViT", "mobilevit": "MobileViT"}
@@ -394,11 +395,14 @@ def _read_table(path: Path, columns: set[str]) -> pd.DataFrame:
         )
     try:
         frame = pd.read_csv(path)
+        texts = pd.read_csv(path, dtype=str, keep_default_na=False)
     except ValueError as error:  # pandas' parser errors are ValueErrors that do not name the file
         raise ValueError(f"{path} is damaged or of another kind: {error}") from error
     missing = sorted(columns - set(frame.columns))
     if missing:
         raise ValueError(f"{path}: column {', '.join(missing)} is missing")
+    for column in TEXTS & set(frame.columns):
+        frame[column] = texts[column].where(texts[column] != "")
     return frame
 
 

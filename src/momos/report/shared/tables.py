@@ -8,6 +8,7 @@ Accuracies lie in [0, 1] and are printed in percent.
 
 import html as escaping
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 import pandas as pd
@@ -228,11 +229,20 @@ def markdown(frame: pd.DataFrame, caption: str = "") -> str:
         ["---" if _is_text(frame, i) else "---:" for i in range(len(names))],
         *frame.astype(str).to_numpy().tolist(),
     ]
-    lines = [
-        "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |"
-        for row in rows
-    ]
+    lines = ["| " + " | ".join(map(_markdown_cell, row)) + " |" for row in rows]
     return "\n".join(([caption, ""] if caption else []) + lines) + "\n"
+
+
+def _markdown_cell(text: str) -> str:
+    """Text that ends no cell and no line, and begins no element of HTML."""
+    plain = re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text)
+    return plain.replace("|", "\\|").replace("\n", " ")
+
+
+def code(text: str) -> str:
+    """Text on one line as Markdown's code: between more backticks than it has in a row."""
+    ticks = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"`{text}`" if ticks == "`" else f"{ticks} {text} {ticks}"
 
 
 def html(frame: pd.DataFrame, caption: str) -> str:

@@ -96,12 +96,14 @@ def _listed(values: tuple[int, ...]) -> str:
 def _data_text(study: SltStudy) -> str:
     if not study.text:
         return "This profile has no language models."
-    source, name, tokenizer = (study.text[key] for key in ("source", "name", "tokenizer"))
+    source, name, tokenizer = (
+        rendering.code(study.text[key]) for key in ("source", "name", "tokenizer")
+    )
     tokens = ", ".join(
         f"{count:,} {part.replace('_', ' ')}" for part, count in study.text["tokens"].items()
     )
     return (
-        f"Text: `{source}` {name}, tokens by `{tokenizer}`: {tokens}.\n"
+        f"Text: {source} {name}, tokens by {tokenizer}: {tokens}.\n"
         f"SHA-256: `{study.text['sha256']}`."
     )
 
