@@ -1,23 +1,27 @@
-"""Stage `complexity`: critical n_q and LLC of one image classifier's runs (method B4).
+"""Stage `complexity`: both papers' measures of one image classifier's runs (method B4).
 
-What has been measured before is taken from where it is kept (`momos.measured`).
-usage: complexity.py MODEL DATA.safetensors RUNS_DIR EVALUATION.csv OUT.csv
+They are taken at the last weights, and at the steps that train.keep has kept. What has been
+measured before is taken from where it is kept (`momos.measured`).
+usage: complexity.py MODEL DATA.safetensors RUNS_DIR EVALUATION.csv OUT.csv ALONG.csv
 """
 
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 from tqdm import tqdm
 
 from momos import config
+from momos.complexity import compressors
 from momos.compute.device import prepare_device
 from momos.files import atomic, run_folder
 from momos.images.dataset import load_dataset
 from momos.measured import Measured
 from momos.resume.scratch import Scratch
+from momos.slt.along import measure_along
 from momos.slt.classifiers import measure_classifier
 
 KEYS = ["model", "method", "seed"]
@@ -26,9 +30,20 @@ BESIDE = (
 )  # fmt: skip
 
 
-def main(name: str, data_file: Path, runs_dir: Path, evaluation_csv: Path, out: Path) -> None:
+def part_of(parts: Scratch, prefix: str, name: str, compute: Callable[[], dict]) -> dict:
+    return parts(f"{prefix}{name}", compute)
+
+
+def as_rows(measure: Callable[[], dict]) -> list[dict]:
+    return [measure()]
+
+
+def main(
+    name: str, data_file: Path, runs_dir: Path, evaluation_csv: Path, out: Path, along_csv: Path
+) -> None:
     settings, search = config.load(config.Complexity), config.load(config.Compressibility)
     evaluate, loop = config.load(config.Evaluate), config.load(config.Train)
+    rivals = config.load(config.Rivals)
     eps, dataset = list(config.load(config.Slt).eps), load_dataset(data_file)
     device = prepare_device(loop.device, loop.num_threads)
     evaluation = pd.read_csv(evaluation_csv).query("weights == 'deployed'").set_index(KEYS)
@@ -41,24 +56,25 @@ def main(name: str, data_file: Path, runs_dir: Path, evaluation_csv: Path, out: 
     folders = [run.folder(runs_dir.parent) for run in wanted]
     files = [folder / file for folder in folders for file in (run_folder.RUN, "last.safetensors")]
     parts = Scratch("complexity", common, data_file, *files)
-    rows = []
-    with parts, Measured(Path(__file__), common, data_file, device=device) as measured:
+    later = [f"{compressors.__name__}.{name}" for name in rivals.compressors]
+    kept_rows = Measured(Path(__file__), common, data_file, device=device, later=later)
+    rows, along = [], []
+    with parts, kept_rows as measured:
         for run, folder in tqdm(list(zip(wanted, folders, strict=True)), disable=None, desc=name):
-
-            def measure(run: config.Run = run, folder: Path = folder) -> list[dict]:
-                def keep(chain: str, compute: Callable[[], dict]) -> dict:
-                    return parts(f"{run.method}-{run.seed}-{chain}", compute)
-
-                about = folder, run.settings, dataset
-                return [measure_classifier(*about, settings, search, eps, device, keep)]
-
+            keep = partial(part_of, parts, f"{run.method}-{run.seed}-")
+            what, how = (folder, run.settings, dataset), (eps, device, keep)
+            last = partial(measure_classifier, *what, settings, search, *how)
+            kept = partial(measure_along, *what, settings, search, rivals, *how)
             key = run[: len(KEYS)]
-            beside = evaluation.loc[key][[*BESIDE, *evaluate.compressors]].to_dict()
-            (row,) = measured(folder, run.settings, measure)
-            rows.append(dict(zip(KEYS, key, strict=True)) | beside | row)
-    frame = pd.DataFrame(rows, columns=None if rows else KEYS)
-    atomic.write_text(out, frame.to_csv(index=False))
+            names, cells = dict(zip(KEYS, key, strict=True)), evaluation.loc[key]
+            (row,) = measured(folder, run.settings, partial(as_rows, last))
+            rows.append(names | cells[[*BESIDE, *evaluate.compressors]].to_dict() | row)
+            steps = measured(folder, (run.settings, rivals), kept)
+            along += [names | {"rac": cells["rac"]} | row for row in steps]
+    for path, found in ((out, rows), (along_csv, along)):
+        frame = pd.DataFrame(found, columns=None if found else KEYS)
+        atomic.write_text(path, frame.to_csv(index=False))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], *map(Path, sys.argv[2:6]))
+    main(sys.argv[1], *map(Path, sys.argv[2:7]))

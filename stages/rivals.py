@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from momos import config
-from momos.complexity import checkpoints
+from momos.complexity.language_models import measure_steps
 from momos.compute.device import prepare_device
 from momos.files import atomic
 
@@ -21,9 +21,7 @@ def main(name: str, folder: Path, out: Path) -> None:
     rows = [
         {"seed": seed} | row
         for seed in seeds
-        for row in checkpoints.measure_steps(
-            folder / str(seed), recipe.steps, settings, device=device
-        )
+        for row in measure_steps(folder / str(seed), recipe.steps, settings, device=device)
     ]
     atomic.write_text(out, pd.DataFrame(rows).to_csv(index=False))
 

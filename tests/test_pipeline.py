@@ -111,7 +111,7 @@ TRAININGS = ["train", "more_seeds", "ablation"]
         ("compute/cost.py", set()),
         ("config/images.py", set()),
         ("raw/archives.py", {"prepare"}),
-        ("complexity/compressors/zstd.py", {"evaluate", "pack", "rivals"}),
+        ("complexity/compressors/zstd.py", {"evaluate", "pack", "rivals", "complexity", "survey"}),
         ("survey/run.py", {"survey"}),
         ("slt/llc/langevin.py", {"llc", "complexity"}),
         ("methods/qat.py", {*TRAININGS, "evaluate", "pack", "complexity", "report"}),

@@ -9,6 +9,7 @@ from scipy import stats
 from small_neox import SMALL, shaken, small
 
 from momos.complexity import bdm, checkpoints, planes
+from momos.complexity.language_models import measure_steps
 from momos.config import Rivals
 from momos.files import atomic
 from momos.language import neox, steps
@@ -28,7 +29,7 @@ def folder(tmp_path_factory):
 
 
 def test_every_column_of_each_step(folder):
-    first, second = checkpoints.measure_steps(folder, [1, 2], SETTINGS, device=torch.device("cpu"))
+    first, second = measure_steps(folder, [1, 2], SETTINGS, device=torch.device("cpu"))
     assert (first["step"], second["step"]) == (1, 2)
     model = steps.load(folder, 2)
     weights = [weight.detach().numpy() for weight in model.parameters()]
@@ -43,7 +44,7 @@ def test_every_column_of_each_step(folder):
 
 
 def test_z_says_how_far_from_untrained_models(folder):
-    first, second = checkpoints.measure_steps(folder, [1, 2], SETTINGS, device=torch.device("cpu"))
+    first, second = measure_steps(folder, [1, 2], SETTINGS, device=torch.device("cpu"))
     fresh = []
     for seed in range(checkpoints.FIRST_SEED, checkpoints.FIRST_SEED + 3):
         model = small(seed)
@@ -79,4 +80,4 @@ def test_weights_that_are_not_finite_are_refused(folder, tmp_path):
     atomic.write_json(tmp_path / steps.ABOUT, atomic.read_json(folder / steps.ABOUT))
     steps.save_step(tmp_path, 1, model)
     with pytest.raises(ValueError, match="NaN or infinite"):
-        checkpoints.measure_steps(tmp_path, [1], SETTINGS, device=torch.device("cpu"))
+        measure_steps(tmp_path, [1], SETTINGS, device=torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""What the weights of a language model's checkpoint say by themselves: the LLC's rivals (B4).
+"""What a checkpoint's weights say by themselves: the LLC's rivals (method B4).
 
 | column         | what it is                                                              |
 |----------------|-------------------------------------------------------------------------|
@@ -15,8 +15,7 @@ All trainable weights of the model as it is measured elsewhere take part, embedd
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
@@ -24,25 +23,9 @@ from torch import Tensor, nn
 
 from momos.complexity import bdm, compressors, planes
 from momos.config import Rivals
-from momos.language import steps
 
 FIRST_SEED = 1_000_000  # of untrained models: no training has it
 COMPLEXITIES = ("bdm_1d", "bdm_2d", "planes")
-
-
-def measure_steps(
-    folder: Path, chosen_steps: Sequence[int], settings: Rivals, *, device: torch.device
-) -> list[dict[str, float]]:
-    """Measure the model at each step: a row per step with the columns above.
-
-    folder: of the model's training, see `momos.language.steps`. device: where singular values are
-    computed. Raises ValueError for weights that are not finite or have no complete block.
-    """
-    untrained = _of_untrained(folder, chosen_steps[0], settings)
-    return [
-        {"step": step} | measure(steps.load(folder, step, device=device), untrained, settings)
-        for step in chosen_steps
-    ]
 
 
 def measure(
@@ -50,7 +33,8 @@ def measure(
 ) -> dict[str, float]:
     """The columns above of one model.
 
-    untrained: the values of COMPLEXITIES of untrained models, (num_initializations,) each.
+    untrained: of `of_untrained`. Raises ValueError for weights that are not finite, and for ones
+    without a matrix that is not zero.
     """
     tensors = _tensors(model)
     squares = sum(float(tensor.double().square().sum()) for tensor in tensors.values())
@@ -106,14 +90,15 @@ def _code_bits(tensor: Tensor, bit_depth: int) -> float:
     return float(-(counts * np.log2(counts / counts.sum())).sum())
 
 
-def _of_untrained(folder: Path, step: int, settings: Rivals) -> dict[str, np.ndarray]:
-    """COMPLEXITIES of untrained models of the shape that the step's model has."""
-    seeds = range(FIRST_SEED, FIRST_SEED + settings.num_initializations)
-    rows = [
-        complexities(_tensors(steps.untrained(folder, step, seed=seed)), settings.bit_depth)
-        for seed in seeds
-    ]
+def of_untrained(models: Iterable[nn.Module], bit_depth: int) -> dict[str, np.ndarray]:
+    """COMPLEXITIES of untrained models of one shape, (num_models,) float64 each."""
+    rows = [complexities(_tensors(model), bit_depth) for model in models]
     return {name: np.array([row[name] for row in rows]) for name in COMPLEXITIES}
+
+
+def untrained_seeds(settings: Rivals) -> range:
+    """The seeds of the untrained models that trained weights are compared with."""
+    return range(FIRST_SEED, FIRST_SEED + settings.num_initializations)
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:

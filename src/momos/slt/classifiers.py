@@ -1,6 +1,5 @@
 """Critical n_q and LLC of image classifiers, beside the first paper's measures (method B4)."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,10 @@ from momos import config, models
 from momos.compute.seeds import generator_for
 from momos.files import run_folder
 from momos.images.dataset import Dataset
-from momos.images.inputs import Batches
+from momos.images.inputs import Batches, with_random_labels
 from momos.methods.method import Method
 from momos.slt.compressibility import own_n_q, schemes
-from momos.slt.llc.rows import Target, llc_rows, spectrum_of
+from momos.slt.llc.rows import Keep, Target, llc_rows, spectrum_of
 
 Batch = tuple[Tensor, Tensor]  # network inputs (n, C, H, W) float32, labels (n,) int64
 
@@ -33,19 +32,22 @@ def measure_classifier(
     search: config.Compressibility,
     eps: list[float],
     device: torch.device,
-    keep: Callable[[str, Callable[[], dict]], dict],
+    keep: Keep,
+    which: str = "last",
 ) -> dict[str, Any]:
-    """Measure the last weights of a run as deployed, on training images as validation has them.
+    """Measure a run's weights as deployed, on training images as validation has them.
 
-    folder: the run's. eps: tolerances in nats. keep: as `estimate_llc` takes it. Returns columns of
-    the LLC's row, critical_n_q_eps<eps> and critical_status_eps<eps>. own_n_q is the grid on which
-    quantised weights lie already, which the scan's grid may pass over: critical_n_q_own_eps<eps>
-    is it where it is smaller.
+    folder: the run's. eps: tolerances in nats. keep: as `estimate_llc` takes it. which: of the
+    run's weights, see `momos.files.run_folder`. Returns columns of the LLC's row,
+    critical_n_q_eps<eps> and critical_status_eps<eps>. own_n_q is the grid on which quantised
+    weights lie already, which the scan's grid may pass over: critical_n_q_own_eps<eps> is it where
+    it is smaller.
     """
     about = run_folder.load_run(folder)
-    model = models.restore(about, run_folder.load_weights(folder, "last"))
-    model = method.deployed(model, arch=about["arch"]).to(device).eval()
+    model = deployed(folder, method, which, device)
     inputs = Batches.of_run(about, settings.batch_size, device)
+    if about.get("random_labels"):
+        dataset = with_random_labels(dataset)
     batches = training_batches(dataset, inputs, settings)
     chosen = batches[: -(-settings.num_images // settings.batch_size)]
 
@@ -71,6 +73,13 @@ def measure_classifier(
     )
     row = {name: value for name, value in estimate["row"].items() if name != "num_weights"}
     return row | critical
+
+
+def deployed(folder: Path, method: Method, which: str, device: torch.device) -> nn.Module:
+    """Return the run's network with the weights `which` as they are used, in eval mode."""
+    about = run_folder.load_run(folder)
+    model = models.restore(about, run_folder.load_weights(folder, which))
+    return method.deployed(model, arch=about["arch"]).to(device).eval()
 
 
 def training_batches(dataset: Dataset, inputs: Batches, settings: config.Complexity) -> list[Batch]:
