@@ -146,7 +146,7 @@ def test_weights_that_are_not_finite_are_named(tmp_path, capsys):
     broken = {name: tensor.clone() for name, tensor in state(5).items()}
     broken["linear.bias"][2] = float("nan")
     path = saved(tmp_path / "a.safetensors", broken)
-    assert "tensor linear.bias (trained) holds NaN" in refused(capsys, "measure", path, *ARCH)
+    assert "a.safetensors: tensor linear.bias holds NaN" in refused(capsys, "measure", path, *ARCH)
 
 
 @pytest.mark.parametrize(

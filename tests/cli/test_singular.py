@@ -199,7 +199,10 @@ def test_bad_input_is_named(own, capsys):
         (["--module", "own.py:gone"], "own.py has no function gone"),
         (["--module", "own.py:wrong"], "own.py:wrong: expected (model, batches, loss), got Linear"),
         (["--module", "own.py:regression", "--device", "abacus"], "--device abacus: expected auto"),
-        (["--module", "own.py:regression", "--out", "a.txt"], "--out a.txt is a file"),
+        (
+            ["--module", "own.py:regression", "--out", "a.txt"],
+            "--out a.txt: a.txt is a file, expected a folder",
+        ),
     ):
         for command in ("compressibility", "llc"):
             assert message in refused(capsys, command, *arguments), arguments

@@ -306,7 +306,7 @@ def test_a_torchscript_archive_is_called_one(tmp_path, recwarn):
 def test_missing_and_empty_files_are_named(tmp_path):
     assert "gone.pt is missing: expected" in refusal(tmp_path / "gone.pt")
     (tmp_path / "folder.pt").mkdir()
-    assert "folder.pt is missing: expected" in refusal(tmp_path / "folder.pt")
+    assert "folder.pt is an empty folder: expected" in refusal(tmp_path / "folder.pt")
     assert "holds no tensors" in refusal(saved(tmp_path / "a.safetensors", {}))
 
 

@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict
@@ -48,7 +49,8 @@ def shape_of(arguments: argparse.Namespace) -> Shape:
 def require_output(out: Path, suffix: str, source: Path | None = None) -> None:
     """Raises ValueError unless `out` may be written.
 
-    It must have the ending of its kind, lie in a folder that is there, and not be the input.
+    It must have the ending of its kind, lie in a folder that is there and takes files, and not be
+    the input.
     """
     if out.suffix != suffix:
         raise ValueError(f"{out}: expected a name ending in {suffix}")
@@ -58,6 +60,32 @@ def require_output(out: Path, suffix: str, source: Path | None = None) -> None:
         raise ValueError(f"{out}: there is no folder {out.parent}, expected one that is there")
     if source is not None and out.exists() and out.samefile(source):
         raise ValueError(f"{out} is the input, which is not replaced: expected another name")
+    _require_writable(out.parent, out)
+
+
+def require_block_size(block_size: int, num_weights: int) -> None:
+    """Raises ValueError for blocks of more weights than there are."""
+    if block_size > num_weights:
+        expected = f"must be in 1..{num_weights} (the number of weights)"
+        raise ValueError(f"block_size {expected}, got {block_size}")
+
+
+def require_folder(out: Path) -> None:
+    """Raises ValueError unless `out` is a folder that takes files, or can become one."""
+    there = next(one for one in (out, *out.parents) if one.exists())
+    if not there.is_dir():
+        raise ValueError(f"--out {out}: {there} is a file, expected a folder")
+    _require_writable(there, out)
+
+
+def _require_writable(folder: Path, out: Path) -> None:
+    """Raises ValueError naming `out` unless a file can be made in the folder. None is left."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        message = f"{out} can't be written ({error.strerror}): expected a folder that takes files"
+        raise ValueError(message) from error
 
 
 def positive(text: str) -> int:

@@ -64,7 +64,7 @@ def _run_compare(arguments: argparse.Namespace) -> int:
     measurer = Measurer(
         arguments.init_seeds,
         arguments.init,
-        kinds_of(arguments.kinds or "[]"),
+        kinds_of(arguments.kinds),
         arguments.compressors.split(","),
     )
     measured = [

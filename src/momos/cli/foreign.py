@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from momos.cli.arguments import require_block_size, require_output
 from momos.cli.stored import Columns, StoredForm, compressed_ratio, mosaic_description, stored_form
 from momos.methods.method import FULL_PRECISION
 from momos.weights.files import one_line, open_weights
@@ -68,7 +69,11 @@ def run(arguments: argparse.Namespace, num_init_seeds: int) -> int:
         from momos.cli import layers
 
         layers.require_picture(arguments.layers)
+        require_output(arguments.layers, arguments.layers.suffix, arguments.weights)
     network = _network(arguments)
+    if arguments.block_size is not None:
+        num_weights = sum(math.prod(network.stored.layout[name]) for name in network.names)
+        require_block_size(arguments.block_size, num_weights)
     columns: Columns = {}
     parts = _parts(network, num_init_seeds, arguments.block_size, _compressors(arguments))
     for part, lines in parts:
@@ -87,12 +92,14 @@ def run(arguments: argparse.Namespace, num_init_seeds: int) -> int:
 def _network(arguments: argparse.Namespace) -> "Network":
     from momos.survey.network import find_network
 
-    kinds = kinds_of(arguments.kinds or "[]")
+    kinds = kinds_of(arguments.kinds)
     stored = open_weights(arguments.weights)
     stored.keep_tensors(KEPT)  # every measure goes through all of them
     if sum(map(math.prod, stored.layout.values())) > KEPT:
         return_freed_memory()
-    return find_network(stored, init=arguments.init or "default", kinds=kinds)
+    return find_network(
+        stored, init="default" if arguments.init is None else arguments.init, kinds=kinds
+    )
 
 
 def return_freed_memory() -> None:
@@ -104,12 +111,15 @@ def return_freed_memory() -> None:
         mallopt(ctypes.c_int(M_MMAP_THRESHOLD), ctypes.c_int(LARGE))
 
 
-def kinds_of(text: str) -> list:
+def kinds_of(text: str | None) -> list:
     """The pairs that --kinds gives. Raises ValueError for text that is no list of pairs."""
     from momos.weights.initial import require_kinds
 
+    if text is None:
+        return []
     try:
-        kinds = json.loads(text)
+        if not isinstance(kinds := json.loads(text), list):
+            raise TypeError(f"it is of the type {type(kinds).__name__}")
         require_kinds(kinds)
     except (TypeError, ValueError) as error:
         raise ValueError(f"--kinds must be a JSON list of pairs, got {text!r} ({error})") from error
@@ -120,7 +130,8 @@ def _compressors(arguments: argparse.Namespace) -> list[str]:
     """Raises ValueError for a name that is no compressor."""
     from momos.complexity import compressors
 
-    names = arguments.compressors.split(",") if arguments.compressors else compressors.names()
+    given = arguments.compressors
+    names = compressors.names() if given is None else given.split(",")
     for name in names:
         compressors.load(name)
     return names

@@ -25,12 +25,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments = _parser().parse_args(argv)
         return arguments.run(arguments)
-    except (ValueError, OSError, ModuleNotFoundError) as error:
-        print(f"momos: {one_line(str(error))}{_remedy(error)}", file=sys.stderr)
+    except (ValueError, OSError, ModuleNotFoundError, MemoryError) as error:
+        print(f"momos: {one_line(_message(error))}{_remedy(error)}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
         print("momos: interrupted", file=sys.stderr)
         return INTERRUPTED
+
+
+def _message(error: Exception) -> str:
+    """What went wrong, without the number that systems give it."""
+    if isinstance(error, MemoryError):
+        return f"more memory is needed than there is {error}"
+    if not isinstance(error, OSError) or error.strerror is None:
+        return str(error)
+    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
 
 
 def _remedy(error: Exception) -> str:

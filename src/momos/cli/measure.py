@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +68,7 @@ def _add_comparison(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--bits",
-        type=int,
+        type=positive,
         default=FULL_PRECISION,
         metavar="Q",
         choices=[*range(2, 17), FULL_PRECISION],
@@ -122,7 +122,7 @@ def measure_model(
     there are distinct blocks (MoMos, Eq. 8 and 21), against the bits of a weight as stored.
     Compressors see the bytes as stored, and where these are no float32 also as float32.
     Raises ValueError where names or shapes of the weights do not fit the architecture, and for
-    integers.
+    integers, NaN and infinity.
     """
     from momos.complexity import compressors
     from momos.complexity.measure import measure_weights
@@ -133,6 +133,7 @@ def measure_model(
     for given in (weights, initial or weights):
         require_fit(given, model)
         given.require_floats(fresh)
+        _require_finite(given, fresh)
     start = {name: (initial or fresh)[name] for name in fresh}
     model.load_state_dict(dict(weights), strict=False)  # buffers may be absent: none is measured
     trained = blocks.trainable(method.deployed(model, arch=arch))
@@ -155,6 +156,14 @@ def measure_model(
     }
     described = _description(trained, method, block_size, columns["distinct_blocks"], stored.bits)
     return about | described | columns
+
+
+def _require_finite(weights: "WeightFile", names: Iterable[str]) -> None:
+    """Raises ValueError naming the file and the tensor that holds other numbers."""
+    for name in names:
+        if not weights[name].isfinite().all():
+            found = f"tensor {name} holds NaN or infinite weights, expected finite ones"
+            raise ValueError(f"{weights.name}: {found}")
 
 
 def _fresh_bdm(

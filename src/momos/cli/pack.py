@@ -12,6 +12,7 @@ from momos.cli.arguments import (
     add_shape,
     as_text,
     positive,
+    require_block_size,
     require_output,
     shape_of,
 )
@@ -180,6 +181,7 @@ def _run_pack(arguments: argparse.Namespace) -> int:
     block_size = arguments.block_size or source.block_size
     if block_size is None:
         raise ValueError(f"{arguments.source} says no block size: give --block-size")
+    require_block_size(block_size, sum(source.tensors[name].numel() for name in source.weights))
     packing.pack_tensors(
         source.tensors,
         arguments.out,

@@ -31,7 +31,12 @@ def _run_verify(arguments: argparse.Namespace) -> int:
     from momos.report.momos.verify import verify
 
     data = arguments.data or arguments.report.resolve().parents[1] / "data"
-    found = verify(arguments.report, data / "paper", data / "imported")
+    try:
+        found = verify(arguments.report, data / "paper", data / "imported")
+    except (KeyError, TypeError, AttributeError) as error:
+        what = "results.json and tables/*.csv that belong together"
+        message = f"{arguments.report} lacks {error}: expected a report's folder, with {what}"
+        raise ValueError(message) from error
     for line in found.differing:
         print(f"momos: {line}", file=sys.stderr)
     left = ", ".join(f"{count} of {table}" for table, count in found.not_derived.items())

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from momos.cli.arguments import non_negative, positive, positive_number
+from momos.cli.arguments import non_negative, positive, positive_number, require_folder
 from momos.cli.kept import INTERRUPTED, Kept, key_of
+from momos.weights.files import some_of
 
 if TYPE_CHECKING:
     import torch
@@ -109,8 +110,10 @@ def _subject(arguments: argparse.Namespace) -> "tuple[Subject, torch.device]":
         raise ValueError("expected MODEL with --text FILE, or --module FILE.py:FUNCTION")
     if arguments.model is not None and arguments.text is None:
         raise ValueError(f"{arguments.model}: expected a text to measure the loss on (--text FILE)")
-    if arguments.out.is_file():
-        raise ValueError(f"--out {arguments.out} is a file, expected a folder")
+    for name in ("text", "tokenizer"):
+        if arguments.module is not None and getattr(arguments, name) is not None:
+            raise ValueError(f"--{name} {getattr(arguments, name)}: expected MODEL, not --module")
+    require_folder(arguments.out)
     from momos.own import subject
 
     device = _device(arguments)
@@ -153,11 +156,10 @@ def _run_compressibility(arguments: argparse.Namespace) -> int:
     search = _search(arguments.scheme)
     about = {"scheme": arguments.scheme, "eps": arguments.eps, "notes": subject.notes}
     copies = 4 if arguments.scheme == "pruning" else 2  # all magnitudes are there twice
+    loss = _loss(subject)
     seconds = _seconds_of_loss(subject)
     _say_before(subject, device, _expected_losses(search), seconds, copies=copies)
-    kept = Kept(
-        arguments.out, key_of(subject.model, about | {"loss": subject.mean_loss(subject.model)})
-    )
+    kept = Kept(arguments.out, key_of(subject.model, about | {"loss": loss}))
     try:
         with kept.until_done():
             points = _searched(search, subject, arguments.eps, kept)
@@ -316,8 +318,8 @@ def _run_llc(arguments: argparse.Namespace) -> int:
         "seed": arguments.seed,
     }
     num_steps = arguments.chains * (arguments.draws + arguments.burnin)
+    loss = _loss(subject)
     _say_before(subject, device, num_steps, _seconds_of_step(subject), copies=6)
-    loss = subject.mean_loss(subject.model)
     about = settings | {"notes": subject.notes, "loss": loss}
     kept = Kept(arguments.out, key_of(subject.model, about))
     measured: Losses = {}
@@ -450,18 +452,35 @@ def _seconds_of_step(subject: "Subject") -> float:
     return _seconds(subject, step)
 
 
-def _seconds(subject: "Subject", measure: Callable[[], float]) -> float:
-    """How long it takes; of what is quick, the second time, for the first one warms up.
+def _loss(subject: "Subject") -> float:
+    """The loss at the model's own weights. Raises ValueError naming what is not finite."""
+    from momos.own.weights import not_finite
 
-    Raises ValueError naming the model whose loss can't be measured.
-    """
+    if names := not_finite(dict(subject.model.named_parameters())):
+        found = f"NaN or infinite weights in {some_of(names)}"
+        raise ValueError(f"{subject.name}: {found}, expected finite ones")
+    loss = _measured(subject, lambda: subject.mean_loss(subject.model))
+    if not math.isfinite(loss):
+        raise ValueError(f"{subject.name}: its loss is {loss}, expected a finite one")
+    return loss
+
+
+def _measured(subject: "Subject", measure: Callable[[], float]) -> float:
+    """The number. Raises ValueError naming the model whose loss can't be measured."""
+    from momos.own.subject import told
+
+    try:
+        return float(measure())
+    except Exception as error:  # a loss is other people's code
+        raise ValueError(f"{subject.name}: its loss can't be measured: {told(error)}") from error
+
+
+def _seconds(subject: "Subject", measure: Callable[[], float]) -> float:
+    """How long it takes; of what is quick, the second time, for the first one warms up."""
     seconds = QUICK
     for _ in range(2):
         start = time.perf_counter()
-        try:
-            float(measure())
-        except (RuntimeError, TypeError, IndexError, AttributeError) as error:
-            raise ValueError(f"{subject.name}: its loss can't be measured: {error}") from error
+        _measured(subject, measure)
         seconds = time.perf_counter() - start
         if seconds > QUICK:
             break

@@ -4,6 +4,7 @@ It is a causal language model of Hugging Face with a text, or what a function of
 """
 
 import importlib.util
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -54,8 +55,9 @@ def language_model(
     the folder is run. tokenizer: as `name`, or BYTES; None: the model's own. context: tokens per
     sequence, at most. Raises ValueError naming the folder or the file, and what was expected.
     """
-    tokens, vocabulary = _tokens(file, tokenizer or name)
+    content = _text(file)
     model = _load(name)
+    tokens, vocabulary = _tokens(content, tokenizer or name)
     longest = getattr(model.config, "max_position_embeddings", None) or context
     length = min(context, longest, len(tokens) - 1)
     size = model.get_input_embeddings().num_embeddings
@@ -80,12 +82,17 @@ def language_model(
     )
 
 
-def _tokens(file: Path, tokenizer: str) -> tuple[Tensor, int]:
+def _text(file: Path) -> bytes:
     if not file.is_file():
-        raise ValueError(f"{file} is missing: expected a text file (--text)")
+        found = "is a folder" if file.is_dir() else "is missing"
+        raise ValueError(f"{file} {found}: expected a text file (--text)")
     content = file.read_bytes()
     if not content.strip():
         raise ValueError(f"{file} is empty: expected text")
+    return content
+
+
+def _tokens(content: bytes, tokenizer: str) -> tuple[Tensor, int]:
     if tokenizer == BYTES:
         pieces, vocabulary = text.tokenize([content], BYTES)
         return pieces[0], vocabulary
@@ -102,6 +109,9 @@ def _load(name: str) -> Any:
 
 
 def _from_pretrained(kind: str, name: str, expected: str, **options: Any) -> Any:
+    if Path(name).is_file():
+        place = "a folder of Hugging Face, or a name in its local cache"
+        raise ValueError(f"{name} is a file: expected {expected}, in {place}")
     import transformers
     from transformers.utils import logging
 
@@ -123,18 +133,18 @@ def own_module(place: str, device: torch.device) -> Subject:
 
     place: FILE.py:FUNCTION. The file is run as a program of one's own is. The model is moved to the
     device, batches are left as they are. loss(model, batch) -> scalar Tensor. Raises ValueError
-    naming the file, the function, and what was expected; what its own code raises passes.
+    naming the file, the function, and what was expected, or the line of its code that raises.
     """
     path, _, function = place.rpartition(":")
     if not path.endswith(".py") or not Path(path).is_file() or not function:
         raise ValueError(f"--module {place}: expected FILE.py:FUNCTION of a file that is there")
     spec = importlib.util.spec_from_file_location(Path(path).stem, path)
     assert spec is not None and spec.loader is not None  # for it ends in .py
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module, loader = importlib.util.module_from_spec(spec), spec.loader
+    _run(place, path, lambda: loader.exec_module(module))
     if not callable(made := getattr(module, function, None)):
-        raise ValueError(f"--module {place}: {path} has no function {function}")
-    returned = made()
+        raise ValueError(f"--module {place}: {path} has no function {function}, expected one")
+    returned = _run(place, path, made)
     if not (isinstance(returned, tuple | list) and len(returned) == 3):
         raise ValueError(f"--module {place}: expected (model, batches, loss), got {returned!r}")
     model, batches, loss = returned
@@ -145,3 +155,19 @@ def own_module(place: str, device: torch.device) -> Subject:
         raise ValueError(f"--module {place}: expected a sequence of one or more batches")
     notes = (f"{len(batches)} batches of {place}",)
     return Subject(place, model.to(device).eval(), batches, loss, notes, 0)
+
+
+def _run(place: str, path: str, code: Callable[[], Any]) -> Any:
+    """What the file's code returns. Raises ValueError with its last line that an error came by."""
+    try:
+        return code()
+    except Exception as error:  # whatever other people's code raises
+        own = [at.lineno for at in traceback.extract_tb(error.__traceback__) if at.filename == path]
+        where = f"line {own[-1]} of {path}" if own else path
+        message = f"{where} raises {told(error)}, expected (model, batches, loss)"
+        raise ValueError(f"--module {place}: {message}") from error
+
+
+def told(error: Exception) -> str:
+    """The kind of an error and what it says: KeyError's own text is a mere name."""
+    return f"{type(error).__name__}: {error}".rstrip(": ")

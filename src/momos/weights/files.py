@@ -159,7 +159,8 @@ def open_weights(path: Path, *, name: str | None = None) -> WeightFile:
     """
     name = str(path) if name is None else name
     if not path.exists() or (path.is_dir() and not entries(path)):
-        raise ValueError(one_line(f"{name} is missing: expected {EXPECTED}"))
+        found = "is an empty folder" if path.exists() else "is missing"
+        raise ValueError(one_line(f"{name} {found}: expected {EXPECTED}"))
     try:
         opened = _opener_of(path)(path, name)
     except (OSError, MemoryError) as error:
@@ -184,7 +185,16 @@ def _unreadable(name: str, path: Path, error: Exception) -> str:
     archive = path.name.lower().endswith(ARCHIVES)  # which gzip packs, damaged or not
     starts = [start for start in BEGINNINGS if not (archive and start == GZIP)]
     known = (BEGINNINGS[start] for start in starts if beginning.startswith(start))
-    return f"{name} can't be read as weights: {next(known, _reason(error))}; expected {EXPECTED}"
+    reason = next(known, _reason(error))
+    if not reason.startswith("it is") and path.is_file() and _is_text(beginning):
+        reason = "it is text" if beginning else "it is empty"
+    return f"{name} can't be read as weights: {reason}; expected {EXPECTED}"
+
+
+def _is_text(beginning: bytes) -> bool:
+    """Whether bytes are UTF-8 that can be shown; they may end within a letter."""
+    shown = beginning.decode(errors="replace")[:-1]
+    return all(c.isprintable() or c.isspace() for c in shown) and "\ufffd" not in shown
 
 
 def is_weight_file(path: Path) -> bool:

@@ -223,4 +223,5 @@ def _read_file(path: Path, read: Callable[[], Any]) -> Any:
     try:
         return read()
     except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+        expected = "expected a report's folder, as reports/digits is"
+        raise ValueError(f"{path} is damaged ({error}): {expected}") from error
