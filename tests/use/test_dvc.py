@@ -1,6 +1,7 @@
 """Settings as they come through DVC: its numbers, names in its commands, its copies."""
 
 import io
+import re
 
 import numpy as np
 import pytest
@@ -92,3 +93,18 @@ def test_an_experiments_copy_lacks_own_images_and_says_what_to_add(clone):
     more = ["-C", MINE]
     out = clone.run("dvc", "exp", "run", "--temp", *more, "-S", "train.epochs=1", "prepare")
     assert "Ran experiment" in out and "does not exist" not in out
+
+
+@pytest.mark.stress
+def test_queued_experiments_lack_own_images_too_and_say_what_to_add(clone):
+    """Their output is in `dvc queue logs`. In `make stress`: the queue's worker takes its time,
+    and the words are those of the test above.
+    """
+    queue = ("dvc", "exp", "run", "--queue", "-S", "train.epochs=1", "--name")
+    clone.run(*queue, "without", "prepare")
+    clone.run(*queue, "with", "-C", MINE, "prepare")
+    clone.run("dvc", "exp", "run", "--run-all", check=False)
+    status = clone.run("dvc", "queue", "status")
+    assert re.search(r"without .*Failed", status) and re.search(r"with .*Success", status), status
+    logs = clone.run("dvc", "queue", "logs", "without")
+    assert f"'{MINE}' does not exist" in logs and f"add `-C {MINE}` to `dvc exp run`" in logs
