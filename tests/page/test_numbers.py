@@ -5,6 +5,7 @@ import pytest
 from momos.page.numbers import (
     EMPTY,
     cell_attributes,
+    digits_of,
     format_number,
     row_attributes,
     rows_by_id,
@@ -26,6 +27,17 @@ from momos.page.numbers import (
 def test_numbers_as_readers_see_them(value, digits, signed, text):
     assert format_number({"value": value}, "value", digits, signed) == text
     assert format_number(None, "value", 2) == EMPTY
+
+
+@pytest.mark.parametrize(
+    ("value", "digits"),
+    [
+        (0.98765, 4), (-97.0793, 4), (142.22, 3), (-9999.9, 2), (142_222.5, 0), (9_036_096.0, 0),
+        ([0.5, -1234.5], 2), (0, 4), (None, 4), (float("inf"), 4),
+    ],
+)  # fmt: skip
+def test_six_digits_are_enough_for_every_number(value, digits):
+    assert digits_of({"value": value}, "value") == digits
 
 
 def test_a_cell_says_what_its_row_does_not():

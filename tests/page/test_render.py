@@ -96,6 +96,23 @@ def test_the_last_table_has_every_number(soup, results):
         assert shown == [name for name in ("value", "interval") if cell.get(name) is not None]
 
 
+def test_bit_planes_stand_beside_bdm_in_the_paper_tables(reports, results, tmp_path):
+    ids = [f"complexity/mlp/{name}/planes_ratio" for name in ("qat4", "momos_s2_c10")]
+    beside = next(cell for cell in results["cells"] if cell["id"].startswith("complexity/mlp/"))
+    cells = [beside | {"id": name, "value": 0.9125} for name in ids]
+    shutil.copytree(reports, tmp_path / "report")
+    changed = results | {"cells": results["cells"] + cells}
+    (tmp_path / "report" / "results.json").write_text(json.dumps(changed))
+    page = BeautifulSoup(render(tmp_path / "report").read_text(), "html.parser")
+    header = page.select_one("table.paper thead tr:last-child").find_all("th")
+    assert header[-1].text == "Planes"
+    last = [row.find_all(["td", "th"])[-1] for row in page.select("table.paper tbody tr")]
+    assert [(id_of(cell), cell.text) for cell in last if is_number(cell)] == [
+        (name, "0.912") for name in ids
+    ]
+    assert {cell.text for cell in last} == {"0.912", EMPTY}
+
+
 def test_no_number_in_a_results_table_has_another_source(soup):
     cells = soup.select("td.num")
     strays = [

@@ -8,6 +8,7 @@ table of every number the row's header is the whole id.
 """
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -30,6 +31,15 @@ def format_number(cell: Cell | None, field: str, digits: int, signed: bool = Fal
     if isinstance(value, list):
         return " to ".join(_format_digits(end, digits) for end in value)
     return EMPTY if value is None else _format_digits(value, digits, "+" if signed else "")
+
+
+def digits_of(cell: Cell, field: str) -> int:
+    """Decimals for six significant digits of a field, at most four: of an interval's wider end."""
+    value = cell.get(field)
+    ends = value if isinstance(value, list) else [value or 0.0]
+    largest = max(map(abs, ends))
+    whole = len(str(int(largest))) if math.isfinite(largest) else 0
+    return min(4, max(0, 6 - whole))
 
 
 def _format_digits(value: float, digits: int, sign: str = "") -> str:

@@ -56,6 +56,7 @@ def _environment(report: ReportFolder) -> jinja2.Environment:
     environment.globals |= {
         "EMPTY": numbers.EMPTY,
         "symbol": SYMBOLS.__getitem__,
+        "digits_of": numbers.digits_of,
         "format_number": numbers.format_number,
         "format_setting": numbers.format_setting,
         "class_name": numbers.class_name,
