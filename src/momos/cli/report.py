@@ -41,6 +41,9 @@ def _run_verify(arguments: argparse.Namespace) -> int:
         print(f"momos: {line}", file=sys.stderr)
     left = ", ".join(f"{count} of {table}" for table, count in found.not_derived.items())
     beside = f"; not derived, for the report lacks their rows: {left}" if left else ""
+    if found.newer:
+        named = ", ".join(f"{count} of {measure}" for measure, count in found.newer.items())
+        beside += f"; derived, but not in this older report: {named}"
     differing = f"{len(found.differing)} differ" if found.differing else "none differs"
     print(f"{found.num_derived} numbers follow from the tables, {differing}{beside}")
     return DIFFERS if found.differing else 0

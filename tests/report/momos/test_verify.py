@@ -112,6 +112,19 @@ def test_cells_whose_rows_are_not_there_are_counted(report, capsys):
         assert count and f"{count} of {name}" in out
 
 
+def test_a_measure_that_an_older_report_has_not_is_counted(report, capsys):
+    """But one of its cells that is gone is a difference."""
+    path = report / "results.json"
+    document = json.loads(path.read_text())
+    share = [cell["id"] for cell in document["cells"] if cell["measure"] == "share_below_1"]
+    (pairs, *_) = [cell["id"] for cell in document["cells"] if cell["measure"] == "num_pairs"]
+    document["cells"] = [cell for cell in document["cells"] if cell["id"] not in (*share, pairs)]
+    path.write_text(json.dumps(document))
+    status, out, lines = verified(report, capsys)
+    assert status == 1 and f"not in this older report: {len(share)} of share_below_1" in out
+    assert lines == [f"momos: {pairs}: the tables give it, results.json lacks it"]
+
+
 def test_what_is_no_report_is_named(report, tmp_path, capsys):
     assert "results.json is missing: expected" in refused(capsys, "verify-report", tmp_path)
     (report / "tables" / "runs.csv").unlink()

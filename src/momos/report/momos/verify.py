@@ -2,7 +2,8 @@
 
 Nothing is trained or measured. The cells, the counts and the Pareto fronts are computed by the code
 of the report from tables/*.csv and from the published tables. The cells of a table that a report
-does not have, because an older version wrote it, can't be derived and are counted.
+does not have, because an older version wrote it, can't be derived and are counted. So are those of
+a measure that an older results.json has not at all.
 """
 
 import math
@@ -46,6 +47,7 @@ class Verified(NamedTuple):
     num_derived: int  # cells, counts and fronts
     differing: list[str]  # each in a line: id, key, what the file has, what follows
     not_derived: dict[str, int]  # table -> cells whose rows the report lacks
+    newer: dict[str, int]  # measure -> cells of it, of which the report has none
 
 
 def verify(folder: Path, paper_dir: Path, imported_dir: Path) -> Verified:
@@ -59,8 +61,12 @@ def verify(folder: Path, paper_dir: Path, imported_dir: Path) -> Verified:
         raise ValueError(f"{folder / 'results.json'}: expected a report's, it lacks {lacking[0]}")
     study, absent = read_study(folder, found, paper_dir, imported_dir)
     known = {cell["id"]: cell for cell in found["cells"]}
+    measures = {_measure(cell) for cell in found["cells"]}
     cells = list(_cells(study, absent))
-    derived: dict[str, Mapping[str, Any]] = {cell["id"]: cell for cell in cells}
+    newer = Counter(cell["measure"] for cell in cells if _measure(cell) not in measures)
+    derived: dict[str, Mapping[str, Any]] = {
+        cell["id"]: cell for cell in cells if _measure(cell) in measures
+    }
     shown = {name: cell for name, cell in known.items() if _table(cell) not in absent}
     lines = list(_differences(shown, derived))
     summaries = {"counts": document.counts(study, cells), "pareto": document.pareto(study)}
@@ -71,7 +77,12 @@ def verify(folder: Path, paper_dir: Path, imported_dir: Path) -> Verified:
         lines += _differences(named, ours)
         num_summaries += len(named)
     left = Counter(cell["table"] for name, cell in known.items() if name not in shown)
-    return Verified(len(derived) + num_summaries, lines, dict(left))
+    return Verified(len(derived) + num_summaries, lines, dict(left), dict(newer))
+
+
+def _measure(cell: Mapping[str, Any]) -> tuple[str, str]:
+    """What a table has from one version of the report on."""
+    return cell["table"], cell["measure"]
 
 
 def _cells(study: Study, absent: set[str]) -> Iterator[Cell]:
