@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from momos.images.dataset import dataset_digest
+from momos.raw import archives
 from momos.raw.sources import read_dataset
 
 IMAGES = {
@@ -120,6 +121,26 @@ def test_archives_and_folders_of_one_image_set_have_one_digest(tmp_path):
         write(tmp_path / "c", files),
     ]
     assert len({dataset_digest(read_images(path)) for path in paths}) == 1
+
+
+@pytest.mark.parametrize("kind", ["gz", "xz", "bz2"])
+def test_a_tar_archive_has_a_short_ending_too(tmp_path, kind):
+    path = write_tar(tmp_path / f"a.T{kind.upper()}", tree(), mode=f"w:{kind}")
+    assert len(read_images(path).images) == 16
+
+
+@pytest.mark.parametrize("form", ["a.zip", "a.tar.gz"])
+def test_what_unpacks_to_more_than_an_image_is_refused_unread(tmp_path, form, monkeypatch):
+    monkeypatch.setattr(archives, "MOST_BYTES", 2**20)
+    path = write(tmp_path / form, tree() | {"train/cat/9.png": bytes(2**20 + 1)})
+    with pytest.raises(ValueError, match=r"'train/cat/9.png' unpacks to more than 1 MiB"):
+        read_images(path)
+
+
+def test_a_class_in_other_letters_is_named(tmp_path):
+    files = {name.replace("test/cat", "test/Cat"): content for name, content in tree().items()}
+    with pytest.raises(ValueError, match=r"class 'cat' is missing from 'test' \(which has 'Cat'\)"):
+        read_images(write(tmp_path / "a", files))
 
 
 def test_jpeg_png_and_capital_suffixes(tmp_path):

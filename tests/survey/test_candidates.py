@@ -131,7 +131,7 @@ def test_what_systems_leave_in_a_models_folder_counts_for_nothing(tmp_path):
 def test_a_manifest_lists_files_and_timms_own_weights(tmp_path):
     (tmp_path / "w.pth").touch()
     lines = [
-        "arch,file,name,source",
+        "arch, file,name ,source",
         "test_vit.r160_in1k,w.pth,mine,timm",
         "test_vit,gone.pth,,",
         "test_resnet.r160_in1k,,,",
@@ -155,6 +155,11 @@ def test_a_manifest_lists_files_and_timms_own_weights(tmp_path):
         ("model\nx", "must have the columns arch"),
         ("arch,size\nx,1", "got arch, size"),
         (None, "no file"),
+        ("", "got none"),
+        ("arch,file", "expected a row for each model, found none"),
+        ("arch,file,file\nx,y,z", "each column once, got arch, file, file"),
+        ('arch,name\nx,"a\nb"', "line 3, column name: expected printable text on one line"),
+        ("arch,file\nx,y\0", "line 2, column file: expected printable"),
     ],
 )
 def test_a_bad_manifest_is_an_error(text, message, tmp_path):

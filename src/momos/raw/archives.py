@@ -30,6 +30,8 @@ TAR_OPENERS: dict[str, Callable[[BinaryIO], IO[bytes]]] = {
     ".tar.xz": lambda raw: cast(IO[bytes], lzma.open(raw)),
     ".tar.bz2": lambda raw: cast(IO[bytes], bz2.open(raw)),
 }
+TAR_OPENERS |= {f".t{kind}": TAR_OPENERS[f".tar.{kind}"] for kind in ("gz", "xz", "bz2")}
+MOST_BYTES = 2**28  # of a member: what unpacks to more is no image
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 LAYOUT = "train|test/<class>/<name>.jpg|jpeg|png, possibly below one top folder"
 EXPECTED = f"an archive or a folder with {LAYOUT}"
@@ -70,7 +72,7 @@ class _Entry(NamedTuple):
     """One member of an archive or file of a folder."""
 
     name: str
-    kind: str  # "file", "folder" or "other" (links, devices)
+    kind: str  # "file", "folder", "large" (more than MOST_BYTES) or "other" (links, devices)
     content: bytes = b""  # of a file
 
 
@@ -170,7 +172,9 @@ def _tar_entries(stream: IO[bytes]) -> Iterator[_Entry]:
     with stream, tarfile.open(fileobj=stream, mode="r:") as tar:
         for member in tar:
             file = tar.extractfile(member) if member.isreg() else None
-            if file is not None:
+            if member.size > MOST_BYTES:
+                yield _Entry(member.name, "large")
+            elif file is not None:
                 yield _Entry(member.name, "file", file.read())
             else:
                 yield _Entry(member.name, "folder" if member.isdir() else "other")
@@ -187,6 +191,7 @@ def _zip_entries(raw: BinaryIO) -> Iterator[_Entry]:
         for member in archive.infolist():
             is_link = stat.S_ISLNK(member.external_attr >> 16)
             kind = "folder" if member.is_dir() else "other" if is_link else "file"
+            kind = "large" if member.file_size > MOST_BYTES else kind
             content = archive.read(member) if kind == "file" else b""
             yield _Entry(member.filename, kind, content)
 
@@ -239,6 +244,11 @@ def _check_entry(path: Path, entry: _Entry) -> None:
             f"data.path {str(path)!r}: member {entry.name!r} leads out of the archive; "
             "expected relative paths"
         )
+    if entry.kind == "large":
+        raise ValueError(
+            f"data.path {str(path)!r}: member {entry.name!r} unpacks to more than "
+            f"{MOST_BYTES >> 20} MiB; expected images"
+        )
     if entry.kind == "other":
         raise ValueError(
             f"data.path {str(path)!r}: member {entry.name!r} is a link or a device; "
@@ -251,10 +261,12 @@ def _class_names(path: Path, files: dict[_Key, tuple[str, bytes]]) -> tuple[str,
     if not files:
         raise ValueError(f"data.path {str(path)!r} holds no image; expected {LAYOUT}")
     train, test = ({key.label for key in files if key.split == part} for part in ("train", "test"))
-    for part, absent in (("test", train - test), ("train", test - train)):
+    for part, absent, there in (("test", train - test, test), ("train", test - train, train)):
         if absent:
+            alike = [name for name in there if name.casefold() == min(absent).casefold()]
+            meant = f" (which has {alike[0]!r})" if alike else ""
             raise ValueError(
-                f"data.path {str(path)!r}: class {min(absent)!r} is missing from {part!r}; "
+                f"data.path {str(path)!r}: class {min(absent)!r} is missing from {part!r}{meant}; "
                 "expected images of it"
             )
     return tuple(sorted(train))

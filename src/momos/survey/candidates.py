@@ -20,6 +20,7 @@ import numpy as np
 from momos import config
 from momos.config.running import repository
 from momos.files.droppings import is_dropping
+from momos.settings import UNPRINTABLE
 from momos.survey import manifest as manifest_table
 from momos.survey import weights as weight_files
 from momos.survey.network import find_network
@@ -382,6 +383,9 @@ def _distinct(candidates: list[Candidate], where: Path) -> list[Candidate]:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"{where}: names of models must differ, found twice: {', '.join(twice)}")
+    odd = [name for name in names if UNPRINTABLE.search(name)]
+    if odd:
+        raise ValueError(f"{where}: names of models must be printable text, got {odd[0]!r}")
     return candidates
 
 

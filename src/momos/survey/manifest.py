@@ -4,6 +4,7 @@ import csv
 import json
 from pathlib import Path
 
+from momos.settings import UNPRINTABLE
 from momos.survey.wheels import Wheel
 from momos.weights.initial import require_kinds
 
@@ -22,7 +23,8 @@ def read_rows(manifest: Path) -> list[tuple[int, dict[str, str]]]:
     What spreadsheets add is passed over: a byte order mark, empty rows, empty columns at the end.
 
     Raises ValueError naming the manifest, and the line or columns, for another encoding, columns
-    that are unknown, and rows that are too short or too long.
+    that are unknown or there twice, rows that are too short or too long, control characters, and
+    where there are no rows.
     """
     try:
         content = manifest.read_bytes().decode("utf-8-sig")
@@ -43,15 +45,17 @@ def read_rows(manifest: Path) -> list[tuple[int, dict[str, str]]]:
 
 def _checked(reader: csv.DictReader, manifest: Path) -> list[tuple[int, dict[str, str]]]:
     """The rows of a reader, which have its columns."""
-    columns = list(reader.fieldnames or [])
+    columns = [name.strip() for name in reader.fieldnames or ()]
     while columns and not columns[-1]:
         columns.pop()
     reader.fieldnames = columns
+    if len(set(columns)) < len(columns):
+        raise ValueError(f"{manifest} must have each column once, got {', '.join(columns)}")
     known = {*COLUMNS, *NOTES}
     if not {"arch", "file"} & set(columns) or not set(columns) <= known:
         raise ValueError(
             f"{manifest} must have the columns arch or file and at most "
-            f"{', '.join((*COLUMNS, *NOTES))}, separated by commas, got {', '.join(columns)}"
+            f"{', '.join((*COLUMNS, *NOTES))}, separated by commas, got {', '.join(columns) or 'none'}"
         )
     rows = []
     for row in reader:
@@ -64,7 +68,15 @@ def _checked(reader: csv.DictReader, manifest: Path) -> list[tuple[int, dict[str
             raise ValueError(
                 f"{manifest}, line {reader.line_num}: expected {len(columns)} columns, got {got}"
             )
+        for column in set(COLUMNS) & row.keys():
+            if UNPRINTABLE.search(text(row, column)):
+                raise ValueError(
+                    f"{manifest}, line {reader.line_num}, column {column}: expected printable "
+                    f"text on one line, got {row[column]!r}"
+                )
         rows.append((reader.line_num, row))
+    if not rows:
+        raise ValueError(f"{manifest}: expected a row for each model, found none")
     return rows
 
 
