@@ -30,7 +30,9 @@ TAR_OPENERS: dict[str, Callable[[BinaryIO], IO[bytes]]] = {
     ".tar.xz": lambda raw: cast(IO[bytes], lzma.open(raw)),
     ".tar.bz2": lambda raw: cast(IO[bytes], bz2.open(raw)),
 }
-TAR_OPENERS |= {f".t{kind}": TAR_OPENERS[f".tar.{kind}"] for kind in ("gz", "xz", "bz2")}
+TAR_OPENERS = {
+    f".t{kind}": TAR_OPENERS[f".tar.{kind}"] for kind in ("gz", "xz", "bz2")
+} | TAR_OPENERS
 MOST_BYTES = 2**28  # of a member: what unpacks to more is no image
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 LAYOUT = "train|test/<class>/<name>.jpg|jpeg|png, possibly below one top folder"

@@ -53,9 +53,10 @@ def _checked(reader: csv.DictReader, manifest: Path) -> list[tuple[int, dict[str
         raise ValueError(f"{manifest} must have each column once, got {', '.join(columns)}")
     known = {*COLUMNS, *NOTES}
     if not {"arch", "file"} & set(columns) or not set(columns) <= known:
+        got = ", ".join(columns) or "none"
         raise ValueError(
             f"{manifest} must have the columns arch or file and at most "
-            f"{', '.join((*COLUMNS, *NOTES))}, separated by commas, got {', '.join(columns) or 'none'}"
+            f"{', '.join((*COLUMNS, *NOTES))}, separated by commas, got {got}"
         )
     rows = []
     for row in reader:
