@@ -36,11 +36,15 @@ def main(
     )
     results = read_results(slt_dir, slt)
     imports = imported.load(imported_dir, config.load(config.Report).imported or ())
-    own = read_complexity(slt_dir / "images", config.load(config.Grid).models)
+    own, quantised = (
+        read_complexity(slt_dir / name, config.load(config.Grid).models)
+        for name in ("images", "quantised")
+    )
     study = SltStudy(
         name=out_dir.parent.name,
         results=results,
         complexity=pd.concat([own, imported.complexity(imports)], ignore_index=True),
+        quantised=quantised,
         verdicts=claims.judge(read_claims(paper_dir), results),
         text=atomic.read_json(slt_dir / "text.json"),
         settings=(slt, *others),

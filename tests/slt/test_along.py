@@ -14,7 +14,7 @@ from momos.images.dataset import Dataset
 from momos.images.inputs import Batches, with_random_labels
 from momos.models.evaluate import loss_and_accuracy
 from momos.slt.along import measure_along
-from momos.slt.classifiers import deployed, measure_classifier
+from momos.slt.classifiers import deployed, measure_classifier, measure_quantisability
 from momos.training import loop, runs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -97,6 +97,9 @@ def test_each_kept_step_is_measured_and_the_last_one_is_the_last_weights(dataset
     assert [row["step"] for row in rows] == [1, 3, 6]
     assert rows[0]["llc_mean"] != rows[1]["llc_mean"] != rows[2]["llc_mean"]
     last = alone(tmp_path, dataset, "last")
+    how = (method_of(MOMOS), dataset, LLC, SEARCH, [0.1], CPU)
+    n_q = {name: value for name, value in last.items() if "n_q" in name or "critical" in name}
+    assert measure_quantisability(tmp_path, *how) == n_q and len(n_q) == 4
     assert {name: rows[-1][name] for name in last} == last
     for row in rows:
         model = deployed(tmp_path, method_of(MOMOS), f"step{row['step']}", CPU)

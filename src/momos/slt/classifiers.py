@@ -43,12 +43,58 @@ def measure_classifier(
     weights lie already, which the scan's grid may pass over: critical_n_q_own_eps<eps> is it where
     it is smaller.
     """
-    about = run_folder.load_run(folder)
     model = deployed(folder, method, which, device)
-    inputs = Batches.of_run(about, settings.batch_size, device)
-    if about.get("random_labels"):
-        dataset = with_random_labels(dataset)
-    batches = training_batches(dataset, inputs, settings)
+    batches = _batches_of_run(folder, dataset, settings, device)
+    critical = _critical_columns(model, batches, settings, search, eps)
+    seed = run_folder.load_run(folder)["seed"]
+    target = Target(model, classifier_loss, batches[: settings.num_batches], seed)
+    estimate = llc_rows(
+        target,
+        settings,
+        lr=settings.lr,
+        num_draws=settings.num_draws,
+        spectrum=spectrum_of(target, settings, keep),
+        keep=keep,
+    )
+    row = {name: value for name, value in estimate["row"].items() if name != "num_weights"}
+    return row | critical
+
+
+def measure_quantisability(
+    folder: Path,
+    method: Method,
+    dataset: Dataset,
+    settings: config.Complexity,
+    search: config.Compressibility,
+    eps: list[float],
+    device: torch.device,
+) -> dict[str, Any]:
+    """Measure how far a run's last weights can be quantised: `measure_classifier` without the LLC.
+
+    It takes seconds, so that many runs can be asked.
+    """
+    model = deployed(folder, method, "last", device)
+    batches = _batches_of_run(folder, dataset, settings, device)
+    return _critical_columns(model, batches, settings, search, eps)
+
+
+def _batches_of_run(
+    folder: Path, dataset: Dataset, settings: config.Complexity, device: torch.device
+) -> list[Batch]:
+    """Training images with the labels that the run was trained on."""
+    about = run_folder.load_run(folder)
+    labelled = with_random_labels(dataset) if about.get("random_labels") else dataset
+    return training_batches(labelled, Batches.of_run(about, settings.batch_size, device), settings)
+
+
+def _critical_columns(
+    model: nn.Module,
+    batches: list[Batch],
+    settings: config.Complexity,
+    search: config.Compressibility,
+    eps: list[float],
+) -> dict[str, Any]:
+    """The columns of `measure_classifier` on quantisation."""
     chosen = batches[: -(-settings.num_images // settings.batch_size)]
 
     def mean_loss(compressed: nn.Module) -> float:
@@ -62,17 +108,7 @@ def measure_classifier(
     for p in points:
         both = [n_q for n_q in (p.value, own) if n_q is not None]
         critical[f"critical_n_q_own_eps{p.eps:g}"] = min(both, default=None)
-    target = Target(model, classifier_loss, batches[: settings.num_batches], about["seed"])
-    estimate = llc_rows(
-        target,
-        settings,
-        lr=settings.lr,
-        num_draws=settings.num_draws,
-        spectrum=spectrum_of(target, settings, keep),
-        keep=keep,
-    )
-    row = {name: value for name, value in estimate["row"].items() if name != "num_weights"}
-    return row | critical
+    return critical
 
 
 def deployed(folder: Path, method: Method, which: str, device: torch.device) -> nn.Module:

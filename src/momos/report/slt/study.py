@@ -44,6 +44,7 @@ class SltStudy:
     name: str  # of the profile
     results: SltResults
     complexity: pd.DataFrame  # a row per image classifier
+    quantised: pd.DataFrame  # a row per baseline: independent networks, without the LLC
     verdicts: pd.DataFrame  # `claims.judge`
     text: Mapping[str, Any]  # the summary that `text` wrote; empty without language models
     settings: tuple[config.Settings, ...]
@@ -164,7 +165,7 @@ def tables(study: SltStudy) -> dict[str, tuple[pd.DataFrame, str]]:
             "Image classifiers: measures of the last weights as deployed, side by side.",
         )
         listed["images_quantisability"] = (
-            _quantisability_table(study),
+            _quantisability_table(study.complexity, _image_measures(study.complexity, study.n_q)),
             "Which measure says how far a network can be quantised without loss: Spearman's"
             f" correlation with {study.n_q} over all image classifiers, with 95 % intervals of a"
             " bootstrap over runs; those of one model share their initialisation.",
@@ -172,6 +173,13 @@ def tables(study: SltStudy) -> dict[str, tuple[pd.DataFrame, str]]:
         listed["images_correlation"] = (
             _correlation_table(study),
             "Spearman's correlation of these measures over all image classifiers.",
+        )
+    if len(study.quantised):
+        listed["networks_quantisability"] = (
+            _independent_quantisability(study.quantised, study.n_q),
+            "The same over independent networks, the baseline of each model and seed, with 95 %"
+            " intervals of a bootstrap over them (of eight or more); within: over their deviations"
+            " from the mean of their model.",
         )
     return listed
 
@@ -226,41 +234,51 @@ def _known(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     return frame[[name for name in columns if name in frame]]
 
 
-def _image_measures(study: SltStudy) -> list[str]:
+def _image_measures(frame: pd.DataFrame, n_q: str) -> list[str]:
+    """Columns of image classifiers' measures, critical n_q first."""
     named = (
-        study.n_q, "llc_mean", "hessian_trace", "bdm_1d_ratio", "bdm_2d_ratio", "planes_ratio",
-        "rac",
+        n_q, "llc_mean", "hessian_trace", "bdm_1d_ratio", "bdm_2d_ratio", "planes_ratio", "rac",
+        "bdm_1d_z", "bdm_2d_z", "planes_z",
     )  # fmt: skip
-    measures = [name for name in named if name in study.complexity]
-    return measures + [name for name in study.complexity if name in compressor_names()]
+    measures = [name for name in named if name in frame]
+    return measures + [name for name in frame if name in compressor_names()]
 
 
-def _quantisability_table(study: SltStudy) -> pd.DataFrame:
-    """Spearman's correlation of each measure with critical n_q, the strongest first.
+def _quantisability_table(frame: pd.DataFrame, measures: Sequence[str]) -> pd.DataFrame:
+    """Spearman's correlation of each measure with the first, critical n_q; the strongest first.
 
     Runs whose critical n_q lies beyond the grid take no part.
     """
-    measures = _image_measures(study)
-    values = study.complexity.loc[study.complexity[study.n_q].notna(), measures]
+    n_q, *others = measures
+    values = frame.loc[frame[n_q].notna(), measures]
     low, high = rank_correlation_intervals(values, range(len(values)), seed=0)
-    place = measures.index(study.n_q)
     rows = [
         {
             "measure": name,
-            "spearman": spearman(values[name], values[study.n_q]),
-            "low": low[place, other],
-            "high": high[place, other],
+            "spearman": spearman(values[name], values[n_q]),
+            "low": low[0, place],
+            "high": high[0, place],
             "num_runs": len(values),
         }
-        for other, name in enumerate(measures)
-        if name != study.n_q
+        for place, name in enumerate(others, start=1)
     ]
     table = pd.DataFrame(rows)
     return table.sort_values("spearman", key=lambda column: -column.abs(), kind="stable")
 
 
+def _independent_quantisability(frame: pd.DataFrame, n_q: str) -> pd.DataFrame:
+    """`_quantisability_table` of networks, and of what is left of them within their models."""
+    measures = [name for name in _image_measures(frame, n_q) if frame[name].nunique() > 1]
+    known = frame[frame[n_q].notna()]
+    within = known[measures] - known.groupby("model")[measures].transform("mean")
+    ends = ["spearman", "low", "high"]
+    inside = _quantisability_table(within, measures)[["measure", *ends]]
+    names = {name: f"{name}_within" for name in ends}
+    return _quantisability_table(known, measures).merge(inside.rename(columns=names), on="measure")
+
+
 def _correlation_table(study: SltStudy) -> pd.DataFrame:
-    measures = _image_measures(study)
+    measures = _image_measures(study.complexity, study.n_q)
     rows = []
     for a in measures:
         values = {b: spearman(study.complexity[a], study.complexity[b]) for b in measures}
