@@ -306,6 +306,19 @@ def test_an_archive_with_two_weight_files_names_both(tmp_path, capsys):
     )
 
 
+@pytest.mark.parametrize(
+    ("tensor", "expected"),
+    [
+        (torch.eye(8).to_sparse(), "holds tensor fc.weight as torch.sparse_coo"),
+        (torch.empty(8, 8, device="meta"), "holds tensor fc.weight without numbers (meta)"),
+    ],
+)
+def test_tensors_that_are_not_dense_are_refused(tmp_path, capsys, tensor, expected):
+    path = saved(tmp_path / "a.pt", {"fc.weight": tensor})
+    for command in (["measure", path], ["pack", path, tmp_path / "a.momos", "--block-size", 2]):
+        assert expected in refused(capsys, *command)
+
+
 # --- half precision, and integers in every command
 
 

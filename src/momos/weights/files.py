@@ -418,6 +418,10 @@ def _open_torch(path: Path, name: str) -> WeightFile:
         expected = f"expected {EXPECTED}, bare or under {', '.join(WRAPPERS)}"
         raise _NoWeights(f"{_description(content)}; {expected}")
     tensors = state.tensors
+    for key, tensor in tensors.items():
+        if tensor.is_meta or tensor.layout is not torch.strided:
+            kind = "without numbers (meta)" if tensor.is_meta else f"as {tensor.layout}"
+            raise _NoWeights(f"tensor {key} {kind}; expected dense tensors")
     layout = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
 
     def is_float(key: str) -> bool:
