@@ -8,8 +8,13 @@ BACKEND ?= local
 BIN := .venv/bin
 STAMP := .venv/.stamp
 
-# Any characters may stand in these: recipes read them from the environment.
-export SET NAME
+# Any characters may stand in these, $ too: recipes read them from the environment.
+override SET := $(value SET)
+override NAME := $(value NAME)
+override NOTE := $(value NOTE)
+override TRAINED := $(value TRAINED)
+override PROFILE := $(value PROFILE)
+export SET NAME NOTE TRAINED PROFILE
 
 # dvc.yaml says `python stages/...`: the environment's python comes first.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -65,10 +70,10 @@ bench: setup ## measure the hot paths against plain baselines (10 minutes): BENC
 	@$(BIN)/python -m benchmarks $(BENCH)
 
 use: setup ## write params.yaml from a profile: make use PROFILE=cifar10 (FORCE=1 drops edits of params.yaml)
-	@$(BIN)/python scripts/use.py $(PROFILE) $(if $(filter 1,$(FORCE)),--force)
+	@$(BIN)/python scripts/use.py "$$PROFILE" $(if $(filter 1,$(FORCE)),--force)
 
 export: setup ## write this report's runs for other reports to import: make export NAME=h200 NOTE="what readers should know"
-	@$(BIN)/python scripts/export.py "$(NAME)" --note "$(NOTE)" $(if $(TRAINED),--trained "$(TRAINED)")
+	@$(BIN)/python scripts/export.py "$$NAME" --note "$$NOTE" $(if $(TRAINED),--trained "$$TRAINED")
 
 track: setup ## add the runs that MLflow does not show yet
 	@$(BIN)/python stages/track.py

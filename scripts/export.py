@@ -17,8 +17,10 @@ import pandas as pd
 import repro
 
 from momos import config
+from momos.config.names import PROFILE, PROFILE_RULE
 from momos.files import atomic, run_folder
 from momos.report.shared import imported
+from momos.settings import require
 
 FOLDER = Path("data/imported")
 # Keys of `train` that the runs record: a machine that only measures may need other values.
@@ -115,9 +117,8 @@ if __name__ == "__main__":
     parser.add_argument("--note", default="", help="what a reader of the numbers should know")
     parser.add_argument("--trained", type=Path, metavar="PROVENANCE.json")
     args = parser.parse_args()
-    if Path(args.name).name != args.name or args.name in ("", ".."):
-        sys.exit(f"NAME: expected a plain folder name, got {args.name!r}")
     try:
+        require(PROFILE.fullmatch(args.name), "NAME", PROFILE_RULE, args.name)
         require_fresh(repro.changed_stages())
         main(args.name, args.note, args.trained)
     except ValueError as error:

@@ -131,6 +131,32 @@ def test_make_works_in_a_folder_with_spaces_and_writes_nothing_beside_it(tmp_pat
     assert str(folder) not in shown, "commands name paths relative to the clone"
 
 
+ODD = "a \"b\" `touch x` $(touch x) $HOME 5 $ ; 'c' ü"
+
+
+def test_any_characters_may_stand_in_what_make_hands_on(tmp_path):
+    """Python is a script here that shows its arguments, one a line."""
+    for name in ("Makefile", "requirements.txt", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path / name)
+        os.utime(tmp_path / name, (0, 0))
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    (tmp_path / ".venv/.stamp").touch()
+    python = tmp_path / ".venv/bin/python"
+    python.write_text('#!/bin/sh\nfor one in "$@"; do echo "<$one>"; done\n')
+    python.chmod(0o755)
+    before = files_below(tmp_path)
+    for command, script, arguments in (
+        (["export", f"NAME={ODD}", f"NOTE={ODD}", f"TRAINED={ODD}"], "export.py",
+         [ODD, "--note", ODD, "--trained", ODD]),
+        (["exp", f"SET={ODD}", f"NAME={ODD}"], "exp.py", [ODD, "--name", ODD, "--jobs", "2"]),
+        (["use", f"PROFILE={ODD}"], "use.py", [ODD]),
+    ):  # fmt: skip
+        shown = run(tmp_path, "make", *command).splitlines()
+        start = shown.index(f"<scripts/{script}>")
+        assert shown[start + 1 :] == [f"<{argument}>" for argument in arguments]
+    assert files_below(tmp_path) == before
+
+
 def test_a_training_is_recorded_from_any_folder(tmp_path):
     """The real stages, and MLflow's store beside them."""
     folder = tmp_path / NAME
