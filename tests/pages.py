@@ -38,7 +38,7 @@ def build_report(root: Path, profile: str = "digits") -> Path:
         patch.setattr(figures, "write_all", _one_for_all)
         patch.setattr(rounding, "fingerprint", FINGERPRINT)
         _stage("report", *arguments)
-        _write_costs(root, reports / "cost")
+        _write_costs(root, profile)
         _stage(
             "provenance",
             reports / "results.json",
@@ -74,8 +74,9 @@ def _one_for_all(drawn, folder: Path) -> None:
     )
 
 
-def _write_costs(root: Path, folder: Path) -> None:
+def _write_costs(root: Path, profile: str = "digits") -> None:
     rows = [_cost(run) for run in config.runs(path=root / "params.yaml")]
+    folder = root / "reports" / profile / "cost"
     folder.mkdir()
     pd.DataFrame(rows).to_csv(folder / "cost.csv", index=False)
 
