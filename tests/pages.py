@@ -35,7 +35,7 @@ def build_report(root: Path, profile: str = "digits") -> Path:
     reports = arguments[-1]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        patch.setattr(figures, "write_all", _one_for_all)
+        patch.setattr(figures, "write_all", one_for_all)
         patch.setattr(rounding, "fingerprint", FINGERPRINT)
         _stage("report", *arguments)
         _write_costs(root, profile)
@@ -60,10 +60,12 @@ def _stage(name: str, *arguments: Path) -> None:
     runpy.run_path(str(ROOT / "stages" / f"{name}.py"))["main"](*arguments)
 
 
-def _one_for_all(drawn, folder: Path) -> None:
-    figure = Figure(figsize=(4, 2))
-    figure.subplots().plot([1, 2])
-    figures.save(figure, folder, "blank")
+def one_for_all(drawn, folder: Path) -> None:
+    """`figures.write_all` with one small picture in place of every figure."""
+    with figures.style():
+        figure = Figure(figsize=(4, 2))
+        figure.subplots().plot([1, 2])
+        figures.save(figure, folder, "blank")
     for name in drawn:
         for kind in figures.FORMATS:
             shutil.copy(folder / f"blank.{kind}", folder / f"{name}.{kind}")

@@ -118,7 +118,10 @@ def test_one_training_gives_several_readings(tmp_path, monkeypatch, which_ends):
     loop = {"epochs": 4, "patience": None, "mark_patience": 1 if which_ends == "patience" else 99}
     grid = {"models": ["resnet20", "mlp"], "methods": ["qat4"]}
     shown = {"picture_method": "qat4"}
-    project = Project(tmp_path, monkeypatch, {"train": loop, "grid": grid, "report": shown})
+    few = {"test_fraction": 0.1, "validation_fraction": 0.4}  # test images, one after the other
+    changes = {"train": loop, "grid": grid, "report": shown, "data": few}
+    changes["evaluate"] = {"compressors": ["gzip"]}
+    project = Project(tmp_path, monkeypatch, changes)
     project.prepare()
     folder = project.train("resnet20", "qat4")
     project.stage("evaluate", "resnet20", "data.safetensors", "runs/micro/resnet20", "out.csv")

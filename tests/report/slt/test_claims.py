@@ -11,11 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from pages import one_for_all
 from scipy import stats
 
 from momos import config
 from momos.report.momos import cell_list
 from momos.report.momos.claims import read_singular
+from momos.report.shared import figures as shared_figures
 from momos.report.shared import verdicts
 from momos.report.shared.claims import read_claims
 from momos.report.shared.results import read_singular_numbers
@@ -109,8 +111,8 @@ def results(*, noise: float = 0.0, knee: float = 0.1, **changes) -> SltResults:
 
 
 def verdict(name: str, found: SltResults) -> verdicts.Judgement:
-    (row,) = claims.judge(WANTED, found).query("id == @name").itertuples()
-    return verdicts.Judgement(**{name: getattr(row, name) for name in verdicts.Judgement._fields})
+    (claim,) = [claim for claim in WANTED if claim.id == name]
+    return claims.judge_claim(claim, found)
 
 
 # --- fits
@@ -378,10 +380,10 @@ def test_the_threshold_of_the_file_decides(name):
 # --- the stage
 
 
-def write_tree(root: Path, found: SltResults) -> None:
+def write_tree(root: Path, found: SltResults, **changes) -> None:
     """As the measuring stages do, below root/slt; params.yaml, too."""
     params = PARAMS | {
-        "slt": PARAMS["slt"] | {"fit_steps": [200, 1500]},
+        "slt": PARAMS["slt"] | {"fit_steps": [200, 1500]} | changes,
         "grid": PARAMS["grid"] | {"models": ["mlp"]},
     }
     (root / "params.yaml").write_text(
@@ -462,8 +464,16 @@ def tree(tmp_path_factory):
     root = tmp_path_factory.mktemp("tree")
     write_tree(root, HOLD)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shared_figures, "write_all", made_alone)
         run_stage(root, root, patch)
     return root
+
+
+def made_alone(drawn, folder: Path) -> None:
+    """Make every figure, and write one small picture for all: most of the time is the writing."""
+    with shared_figures.style():
+        assert all(drawing.draw().axes for drawing in drawn.values())
+    one_for_all(drawn, folder)
 
 
 def test_the_report_holds_all_that_it_links_to(tree):
@@ -539,17 +549,28 @@ def test_the_first_papers_report_reads_the_verdicts(tree):
     assert read_singular(tree / "missing.json") == {}
 
 
+def written(root: Path) -> dict[Path, bytes]:
+    return {
+        path.relative_to(root): path.read_bytes()
+        for path in (root / "digits").rglob("*")
+        if path.is_file()
+    }
+
+
 def test_the_same_results_give_the_same_bytes(tree, tmp_path, monkeypatch):
-    run_stage(tree, tmp_path, monkeypatch)
-    first, second = (
-        {
-            path.relative_to(root): path.read_bytes()
-            for path in (root / "digits").rglob("*")
-            if path.is_file()
-        }
-        for root in (tree, tmp_path)
-    )
-    assert first == second
+    """All texts of three runs; the figures as they are written, of one run."""
+    with monkeypatch.context() as patch:
+        patch.setattr(shared_figures, "write_all", one_for_all)
+        run_stage(tree, tmp_path / "again", patch)
+    assert written(tree) == written(tmp_path / "again")
+    write_tree(tmp_path, results(seeds=[1]), seeds=[1])
+    for out in ("first", "second"):
+        run_stage(tmp_path, tmp_path / out, monkeypatch)
+    assert written(tmp_path / "first") == written(tmp_path / "second")
+    names = {path.name for path in (tree / "digits" / "slt" / "figures").iterdir()}
+    drawn = {path.name: path.read_bytes() for path in tmp_path.glob("first/digits/slt/figures/*")}
+    assert drawn.keys() == names and len(names) == 3 * 13 + 1
+    assert len(set(drawn.values())) == len(names), "no picture stands for another"
 
 
 def test_a_missing_table_is_named(tree, tmp_path, monkeypatch):

@@ -88,7 +88,8 @@ def markdown(drawings: Mapping[str, Drawing]) -> str:
 def save(figure: Figure, folder: Path, name: str) -> None:
     """Write folder/name.png, .svg and .pdf."""
     folder.mkdir(parents=True, exist_ok=True)
-    figure.draw_without_rendering()  # lays it out, once for all formats
+    if engine := figure.get_layout_engine():
+        engine.execute(figure)  # once for all formats
     # Without this, savefig would put the layout engine back at its end.
     with matplotlib.rc_context({"figure.constrained_layout.use": False}):
         figure.set_layout_engine(None)  # any engine, even "none", makes every format draw twice
