@@ -2,6 +2,7 @@
 
 import json
 import re
+from urllib.parse import unquote
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from command import measured, ran, refused, saved
 from torch import nn
 
 from momos import pack, project_
+from momos.cli.several import _against
 
 FEW = ("--init-seeds", 4)
 
@@ -70,6 +72,17 @@ def test_layers_are_measured_by_themselves(folder, capsys):
     assert few["zstd_bits_per_weight"] < layer["zstd_bits_per_weight"] / 2
     bias = next(row for row in base["layers"] if row["name"] == "2.bias")
     assert bias["bdm_1d_z"] is None, "eight weights make no block of twelve"
+    norm = next(row for row in base["layers"] if row["name"] == "1.bias")
+    assert norm["bdm_1d_ratio"] > 0 and norm["bdm_1d_z"] is None, "fresh ones are all the same"
+
+
+@pytest.mark.parametrize("value", [36.93, 1 / 3, 1e9 / 7])
+def test_equal_fresh_weights_have_no_deviation(value):
+    """Their mean may be rounded, and differ from each of them."""
+    fresh = [{"a": {"bdm_1d": value}}] * 3
+    assert _against({"a": {"bdm_1d": 40.0}}, fresh, "a")["bdm_1d_z"] is None
+    fresh[0] = {"a": {"bdm_1d": value * (1 + 1e-9)}}
+    assert _against({"a": {"bdm_1d": 40.0}}, fresh, "a")["bdm_1d_z"] is not None
 
 
 def test_a_folder_of_checkpoints_is_a_training_in_the_order_of_its_steps(folder, capsys):
@@ -105,6 +118,12 @@ def test_the_page_shows_all_files_and_needs_nothing_else(folder, capsys):
     ran(capsys, "compare", *files[1:3], *FEW)
     assert (folder / "comparison.html").read_bytes() == first
     assert first.count(b"<figure>") == 3
+    panels = [
+        unquote(one) for one in re.findall('<img src=.data:image/svg.xml,([^"]+)', first.decode())
+    ]
+    assert len(panels) == 3 + 2 + 2, "ratio, z and bytes; z and bits by layer; two layers' corners"
+    widths = [float(re.findall(r"width=.([\d.]+)pt", panel)[0]) for panel in panels]
+    assert max(widths) < 72 * 5, "in a row on a laptop, and legible one below the other on a phone"
 
 
 def test_bad_input_is_named(folder, capsys):

@@ -36,6 +36,7 @@ BIT_DEPTH = 8  # of the planes
 PICTURE = 32  # rows and columns of a tensor that are shown
 PACKED = ".momos"
 PER_LAYER = "zstd"  # compressor of single tensors
+ROUNDING = 1e-12  # a smaller deviation relative to the mean is none
 WHOLE = ""  # in the place of a tensor's name
 Counts = dict[str, dict[str, float]]  # tensor, or WHOLE -> measure -> bits
 
@@ -191,7 +192,8 @@ def _against(counts: Counts, fresh: Sequence[Counts], name: str) -> Columns:
         mean = initial.mean()
         spread = initial.std(ddof=1) if len(initial) > 1 else 0.0
         ratio = None if value is None else float(value / mean)
-        z = None if value is None or not spread > 0 else float((value - mean) / spread)
+        is_varied = spread > ROUNDING * abs(mean)  # equal values differ from their mean's rounding
+        z = float((value - mean) / spread) if value is not None and is_varied else None
         columns |= {measure: value, f"{measure}_ratio": ratio, f"{measure}_z": z}
     return columns
 
