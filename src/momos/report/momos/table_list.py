@@ -27,7 +27,8 @@ COMPLEXITY = (
     "Algorithmic complexity of the weights' signs: BDM against the mean of several initialisations,"
     " its distance from that in their standard deviations (z), against the run's own initialisation"
     " (MoMos, Eq. 22), on pybdm's scale of 0 to 1, and against the same bits shuffled within each"
-    " tensor. Planes: BDM of the weights' eight bit planes. Means over seeds."
+    " tensor. Planes: BDM of the weights' eight bit planes, between the percentiles 0.05 and 99.95"
+    " of each tensor. Means over seeds."
 )
 COMPRESSORS = (
     "Raw / compressed bytes of the float32 weights and of their packed signs. Means over seeds."
@@ -47,7 +48,8 @@ ZOO = (
     " Below chance: models whose z lies where one of a thousand initialisations does."
     " Against the shuffled control (signs permuted within each tensor) what lies below 1 is order"
     " among the signs, not a share of positive ones other than one half. `untrained`:"
-    " initialisations alone. Planes: BDM of the eight bit planes of weights quantised uniformly."
+    " initialisations alone. Planes: BDM of the eight bit planes of weights quantised uniformly"
+    " between the percentiles 0.05 and 99.95 of each tensor."
 )
 ZOO_NETWORKS = (
     "Networks that other people trained. Below 1 because of (percent of the initial 1-D BDM, which"
