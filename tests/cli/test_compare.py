@@ -1,5 +1,6 @@
 """`momos compare`: its numbers against those of `momos measure`, its page, and bad input."""
 
+import html
 import json
 import re
 from urllib.parse import unquote
@@ -118,11 +119,9 @@ def test_the_page_shows_all_files_and_needs_nothing_else(folder, capsys):
     ran(capsys, "compare", *files[1:3], *FEW)
     assert (folder / "comparison.html").read_bytes() == first
     assert first.count(b"<figure>") == 3
-    panels = [
-        unquote(one) for one in re.findall('<img src=.data:image/svg.xml,([^"]+)', first.decode())
-    ]
-    assert len(panels) == 3 + 2 + 2, "ratio, z and bytes; z and bits by layer; two layers' corners"
-    widths = [float(re.findall(r"width=.([\d.]+)pt", panel)[0]) for panel in panels]
+    uris = re.findall('<img src="data:image/svg.xml,([^"]+)', html.unescape(first.decode()))
+    assert len(uris) == 3 + 2 + 2, "ratio, z and bytes; z and bits by layer; two layers' corners"
+    widths = [float(re.findall(r"width='([\d.]+)pt'", unquote(uri))[0]) for uri in uris]
     assert max(widths) < 72 * 5, "in a row on a laptop, and legible one below the other on a phone"
 
 
