@@ -4,6 +4,7 @@ import argparse
 import gzip
 import json
 import os
+import pickle
 import struct
 import tarfile
 import warnings
@@ -275,6 +276,10 @@ def test_nothing_in_a_file_is_executed(tmp_path, capsys):
     assert not (tmp_path / "executed").exists()
 
 
+# A graph whose only initialiser, 2x3 float32, lies at the `location` beside it
+EXTERNAL = b"\x08\x08:!*\x1f\x08\x02\x08\x03\x10\x01B\tfc.weightj\n\n\x08locationp\x01"
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -284,6 +289,8 @@ def test_nothing_in_a_file_is_executed(tmp_path, capsys):
         ("a.tgz", b"no archive", "can't be read as weights"),
         ("a.npz", b"no arrays", "can't be read as weights"),
         ("a.onnx", b"no graph", "it is no ONNX model"),
+        ("a.onnx", EXTERNAL, "tensor fc.weight, whose data are in another file (external data)"),
+        ("a.pth", pickle.dumps(print, protocol=4), "can't be read as weights: "),
         ("a.pth.gz", gzip.compress(b"weights", mtime=0), "it is packed by gzip"),
         ("a.tgz", gzip.compress(b"weights", mtime=0), "weights: file could not be opened"),
         ("a.bin", b"GGUF\3\0\0\0", "it is a GGUF file"),
