@@ -483,8 +483,16 @@ def test_a_database_that_others_make_is_waited_for(forked):
     assert waiting.wait() == 0 and Path("mlflow.db").is_file()
 
 
-def test_a_store_that_cant_be_opened_is_told_with_the_way_out():
+def test_an_empty_file_is_no_store_yet():
+    """Made in its place, it would be broken for good by a process that is killed meanwhile."""
+    Path("mlflow.db").touch()
+    assert store.needs_set_up()
+
+
+def test_a_store_that_cant_be_opened_is_told_with_the_way_out(workplace, monkeypatch):
     """As it was left by a process that was killed while it made the store in its place."""
+    (workplace / "my clone (2)").mkdir()
+    monkeypatch.chdir(workplace / "my clone (2)")
     with sqlite3.connect("mlflow.db") as database:
         database.execute("create table experiments (name text)")
     with pytest.raises(RuntimeError) as error:

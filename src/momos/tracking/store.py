@@ -9,6 +9,7 @@ import contextlib
 import json
 import logging
 import os
+import shlex
 import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -46,16 +47,22 @@ def advice() -> str:
     database = local_database()
     if database is None or not database.exists():
         return "set MLFLOW_TRACKING_URI for another"
+    move = shlex.join(["mv", str(database), f"{database}.broken"])
     return (
-        f"`mv {database} {database}.broken` and then `make track` make it anew from the run "
+        f"`{move}` and then `make track` make it anew from the run "
         "folders; or set MLFLOW_TRACKING_URI for another"
     )
 
 
 def missing_database() -> Path | None:
-    """The local store's file if it has to be made first; None if it is there, and for a server."""
+    """The local store's file if it has to be made first; None if it is there, and for a server.
+
+    An empty file is none yet: whoever opens a database leaves one.
+    """
     database = local_database()
-    return None if database is None or database.exists() else database
+    if database is None or (database.exists() and database.stat().st_size):
+        return None
+    return database
 
 
 def needs_set_up() -> bool:
