@@ -36,15 +36,16 @@ def main(
     )
     results = read_results(slt_dir, slt)
     imports = imported.load(imported_dir, config.load(config.Report).imported or ())
-    own, quantised = (
+    own, quantised, along = (
         read_complexity(slt_dir / name, config.load(config.Grid).models)
-        for name in ("images", "quantised")
+        for name in ("images", "quantised", "along")
     )
     study = SltStudy(
         name=out_dir.parent.name,
         results=results,
         complexity=pd.concat([own, imported.complexity(imports)], ignore_index=True),
         quantised=quantised,
+        along=along,
         verdicts=claims.judge(read_claims(paper_dir), results),
         text=atomic.read_json(slt_dir / "text.json"),
         settings=(slt, *others),

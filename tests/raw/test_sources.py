@@ -35,7 +35,7 @@ def digits():
 def test_unknown_source(source):
     with pytest.raises(
         ValueError,
-        match=rf"data\.source.*digits, cifar10, mnist, fashion_mnist, images.*{source!r}",
+        match=rf"data\.source.*digits, modular_addition, cifar10, mnist, fashion_mnist, images.*{source!r}",
     ):
         read_dataset(source, **DIGITS)
 
@@ -117,6 +117,23 @@ def test_a_split_without_one_of_the_classes(fraction, split):
         ValueError, match=rf"class '\d' has no image.*split '{split}'.*data\.validation_fraction"
     ):
         read_dataset("digits", **DIGITS | {"validation_fraction": fraction})
+
+
+def test_sums_are_all_pairs_once_and_their_classes_are_even():
+    """Each image says which pair it is, and its label is what the pair adds up to."""
+    sums = read_dataset(
+        "modular_addition", **DIGITS | {"test_fraction": 0.3, "validation_fraction": 0.3}
+    )
+    assert sums.images.shape == (47 * 47, 1, 10, 10) and sums.classes[-1] == "46"
+    assert set(sums.images.unique().tolist()) == {0, 255}
+    places = sums.images.flatten(1).nonzero()[:, 1].view(-1, 2).tolist()
+    found = {(a, b - 47): label for (a, b), label in zip(places, sums.labels.tolist(), strict=True)}
+    assert found == {(a, b): (a + b) % 47 for a in range(47) for b in range(47)}
+    assert torch.bincount(sums.labels[sums.test]).tolist() == [14] * 47
+    again = read_dataset(
+        "modular_addition", **DIGITS | {"test_fraction": 0.3, "validation_fraction": 0.3}
+    )
+    assert torch.equal(again.train, sums.train)
 
 
 # --- torchvision: tiny copies in the original file formats

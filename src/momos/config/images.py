@@ -16,13 +16,13 @@ class Data(Settings):
 
     section: ClassVar[str] = "data"
     optional: ClassVar[frozenset[str]] = frozenset({"fit", "fit_size"})
-    source: Literal["digits", "cifar10", "mnist", "fashion_mnist", "images"]
-    path: str | None  # an archive or folder inside data/raw; null for digits
+    source: Literal["digits", "modular_addition", "cifar10", "mnist", "fashion_mnist", "images"]
+    path: str | None  # an archive or folder inside data/raw; null for the first two
     download: bool  # may torchvision's loaders use the network
     # images of several sizes become squares: crop (the middle) | resize; null: they have one size
     fit: Literal["crop", "resize"] | None
     fit_size: int | None  # pixels of a side
-    test_fraction: float | None  # digits alone: the other sources bring their own test set
+    test_fraction: float | None  # of the first two: the other sources bring their own test set
     validation_fraction: float  # of what is not test
     split_seed: int
     mean: tuple[float, ...]  # per channel, of pixels in [0, 1]
@@ -46,12 +46,12 @@ class Data(Settings):
         )
         require(all(std > 0 for std in self.std), f"{where}.std", "positive", list(self.std))
         self.check_fit(where)
-        if self.source == "digits":
+        if self.source in ("digits", "modular_addition"):
             fraction = self.test_fraction
             require(
                 fraction is not None and 0 < fraction < 1,
                 f"{where}.test_fraction",
-                "in (0, 1) for digits",
+                f"in (0, 1) for {self.source}",
                 fraction,
             )
             return

@@ -1,6 +1,6 @@
-"""Where images come from: digits, known data sets, archives and folders (method A9).
+"""Where images come from: digits, sums, known data sets, archives and folders (method A9).
 
-The test set is the source's own. Digits has none: a share of each class is drawn. The validation
+The test set is the source's own. Digits and sums have none: a share of each class is drawn. The validation
 set is drawn uniformly from the rest. Both draws come from one numpy `RandomState`, whose stream
 never changes between numpy releases, so a seed means the same split everywhere.
 """
@@ -13,12 +13,13 @@ import numpy as np
 import torch
 
 from momos.images.dataset import Dataset, check_splits
-from momos.raw import cifar10
+from momos.raw import cifar10, modular
 from momos.raw.archives import EXPECTED, Pool, advice, read_images
 from momos.raw.pictures import Fit
 
 TORCHVISION = {"cifar10": "CIFAR10", "mnist": "MNIST", "fashion_mnist": "FashionMNIST"}
-SOURCES = ("digits", *TORCHVISION, "images")
+BUNDLED = ("digits", "modular_addition")  # nothing has to be fetched, and no test set is given
+SOURCES = (*BUNDLED, *TORCHVISION, "images")
 # What torchvision raises on damaged or unreachable data
 LOADER_ERRORS = (
     OSError,
@@ -48,9 +49,10 @@ def read_dataset(
 
     path: the folder of torchvision's copy (cifar10, mnist, fashion_mnist), or the archive or folder
     of `images`. Of cifar10 also its official binary files: their folder, their archive, or a folder
-    in which one of these lies. `digits` needs none, as it is bundled with scikit-learn.
+    in which one of these lies. `digits`, bundled with scikit-learn, and `modular_addition`, which
+    `momos.raw.modular` makes, need none.
     download: let torchvision fetch what is not there.
-    test_fraction: for `digits` alone; the others bring a test set.
+    test_fraction: for these two alone; the others bring a test set.
     validation_fraction: a share of the images outside the test set.
     fit: of `images`, how all of them are brought to one size.
 
@@ -61,8 +63,8 @@ def read_dataset(
     if source not in SOURCES:
         raise ValueError(f"data.source must be one of {', '.join(SOURCES)}, got {source!r}")
     rng = np.random.RandomState(split_seed)
-    if source == "digits":
-        pool = _read_digits(test_fraction, rng)
+    if source in BUNDLED:
+        pool = _read_bundled(source, test_fraction, rng)
     elif path is None:
         raise ValueError(
             f"data.path is missing: data.source {source!r} needs {_expected_at_path(source)}"
@@ -102,22 +104,25 @@ def _draw_validation(
     return np.delete(rest, drawn), np.sort(rest[drawn])
 
 
-def _read_digits(test_fraction: float | None, rng: np.random.RandomState) -> Pool:
-    """scikit-learn's 1,797 8x8 digits, with values 0..16 scaled to 0..255.
-
-    The test set is a uniform draw of `test_fraction` of each class, rounded.
-    """
-    from sklearn.datasets import load_digits
-
+def _read_bundled(source: str, test_fraction: float | None, rng: np.random.RandomState) -> Pool:
+    """Digits or sums. The test set is a uniform draw of `test_fraction` of each class, rounded."""
     if test_fraction is None:
         raise ValueError(
-            "data.test_fraction is missing: data.source 'digits' has no test set of its own; "
+            f"data.test_fraction is missing: data.source {source!r} has no test set of its own; "
             "expected e.g. 0.2"
         )
+    images, labels = _digits() if source == "digits" else modular.pairs()
+    classes = tuple(map(str, range(int(labels.max()) + 1)))
+    return Pool(images, labels, _draw_stratified(labels, test_fraction, rng), classes)
+
+
+def _digits() -> tuple[np.ndarray, np.ndarray]:
+    """scikit-learn's 1,797 8x8 digits, with values 0..16 scaled to 0..255, and their labels."""
+    from sklearn.datasets import load_digits
+
     images, labels = load_digits(return_X_y=True)
     images = np.rint(images.reshape(-1, 1, 8, 8) * (255 / 16)).astype(np.uint8)
-    labels = labels.astype(np.int64)
-    return Pool(images, labels, _draw_stratified(labels, test_fraction, rng), tuple("0123456789"))
+    return images, labels.astype(np.int64)
 
 
 def _draw_stratified(labels: np.ndarray, fraction: float, rng: np.random.RandomState) -> np.ndarray:

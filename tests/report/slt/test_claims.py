@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from kept import kept_steps
 from pages import one_for_all
 from scipy import stats
 
@@ -439,6 +440,8 @@ def write_tree(root: Path, found: SltResults, **changes) -> None:
         for i in range(4)
     ]
     save(slt / "images" / "mlp.csv", pd.DataFrame(rows))
+    save(slt / "along" / "mlp.csv", kept_steps())
+    save(slt / "quantised" / "mlp.csv", pd.DataFrame(columns=["model", "method", "seed"]))
 
 
 def save(path: Path, frame: pd.DataFrame) -> None:
@@ -489,6 +492,7 @@ def test_the_report_holds_all_that_it_links_to(tree):
         "controls",
         "measures",
         "images",
+        "along",
     }
     assert (
         "seed 0, which is not among those judged here: 1, 2, 3"
@@ -569,7 +573,7 @@ def test_the_same_results_give_the_same_bytes(tree, tmp_path, monkeypatch):
     assert written(tmp_path / "first") == written(tmp_path / "second")
     names = {path.name for path in (tree / "digits" / "slt" / "figures").iterdir()}
     drawn = {path.name: path.read_bytes() for path in tmp_path.glob("first/digits/slt/figures/*")}
-    assert drawn.keys() == names and len(names) == 3 * 13 + 1
+    assert drawn.keys() == names and len(names) == 3 * 14 + 1
     assert len(set(drawn.values())) == len(names), "no picture stands for another"
 
 

@@ -246,6 +246,40 @@ def measures(frame: pd.DataFrame, runs: Runs) -> Figure:
     return figure
 
 
+def along(frame: pd.DataFrame) -> Figure:
+    """Every measure along image trainings: a row each, a column per model, a line per method.
+
+    frame: model, method, seed, step, and a column per measure under its name for readers. Lines
+    are means over seeds, bands go from the smallest to the largest.
+    """
+    names = [name for name in frame if name not in ("model", "method", "seed", "step")]
+    models, methods = frame.model.unique(), list(frame.method.unique())
+    figure = Figure(figsize=(1.6 + 2.6 * len(models), 1.0 + 1.15 * len(names)))
+    axes = figure.subplots(len(names), len(models), squeeze=False, sharex="col", sharey="row")
+    for row, name in zip(axes, names, strict=True):
+        for ax, model in zip(row, models, strict=True):
+            for place, method in enumerate(methods):
+                mine = frame[(frame.model == model) & (frame.method == method)]
+                over_seeds(mine, ax, name, place, method)
+            ax.set(xscale="log", ylabel=name.replace(" of ", "\nof ") if ax is row[0] else "")
+            ax.yaxis.label.set(rotation=0, ha="right", va="center")
+    for ax, model in zip(axes[0], models, strict=True):
+        ax.set(title=model.replace("_", " "))
+    for ax in axes[-1]:
+        ax.set(xlabel=AXES["step"])
+    _legend(figure, axes[0, 0])
+    return figure
+
+
+def over_seeds(rows: pd.DataFrame, ax: Axes, y: str, place: int, name: str) -> Axes:
+    """Draw the mean of y over seeds against step, with a band over all seeds. rows: step, y."""
+    found = rows.groupby("step")[y].agg(["mean", "min", "max"]).dropna().reset_index()
+    _line(found, ax, "step", "mean", place, name)
+    colour = plots.COLOURS[place % len(plots.COLOURS)]
+    ax.fill_between(found.step, found["min"], found["max"], color=colour, alpha=0.15, linewidth=0)
+    return ax
+
+
 def images(complexity: pd.DataFrame, n_q: str) -> Figure:
     """Image classifiers: critical n_q, RAC and 1-D BDM ratio against LLC, a marker per model."""
     measures = {n_q: "Critical n_q", "rac": "RAC (times)", "bdm_1d_ratio": "1-D BDM ratio"}

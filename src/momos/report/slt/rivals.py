@@ -220,13 +220,21 @@ def correlations(results: SltResults) -> pd.DataFrame:
     for model, frame in measures(full).groupby("model", sort=False):
         if frame.seed.nunique() < 2:
             continue
-        within = frame.drop(columns=["model", "seed"])
-        within = within.drop(columns="step") - within.groupby("step").transform("mean")
-        matrix = within.loc[:, within.std() > 1e-12 * frame[within.columns].abs().max()].corr()
+        matrix = equal_step(frame.drop(columns=["model", "seed"]))
         rows += [
             {"model": model, "measure": name} | row for name, row in matrix.to_dict("index").items()
         ]
     return pd.DataFrame(rows)
+
+
+def equal_step(frame: pd.DataFrame) -> pd.DataFrame:
+    """Pearson's correlations of all columns but step, each less its mean at that step.
+
+    Columns that do not vary within steps are left out.
+    """
+    values = frame.drop(columns="step")
+    within = values - frame.groupby("step").transform("mean")
+    return within.loc[:, within.std() > 1e-12 * values.abs().max()].corr()
 
 
 def measures(results: SltResults) -> pd.DataFrame:

@@ -4,7 +4,7 @@ A new figure is one function of `figures` and one entry of `drawings`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
@@ -13,7 +13,7 @@ from momos import config
 from momos.config.images import compressor_names
 from momos.report.shared.figures import Drawing
 from momos.report.shared.statistics import rank_correlation_intervals, spearman
-from momos.report.slt import figures, rivals
+from momos.report.slt import along, figures, rivals
 from momos.report.slt.fits import fits
 from momos.report.slt.results import RUN, SltResults
 
@@ -48,6 +48,7 @@ class SltStudy:
     verdicts: pd.DataFrame  # `claims.judge`
     text: Mapping[str, Any]  # the summary that `text` wrote; empty without language models
     settings: tuple[config.Settings, ...]
+    along: pd.DataFrame = field(default_factory=pd.DataFrame)  # a row per image run and kept step
 
     @property
     def slt(self) -> config.Slt:
@@ -69,6 +70,13 @@ def drawings(study: SltStudy) -> dict[str, Drawing]:
             f" critical n_q at eps = {study.slt.main_eps:g}, RAC and BDM ratio against LLC."
         )
         listed["images"] = Drawing(caption, lambda: figures.images(study.complexity, study.n_q))
+    if len(study.along):
+        listed["along"] = Drawing(
+            "Both papers' measures along the trainings of image classifiers, weights as deployed:"
+            f" means over seeds, and bands over all of them. Critical n_q at {study.slt.main_eps:g}"
+            " nats; LLC less the sampler's bias.",
+            lambda: figures.along(along.measures(study.along, study.n_q)),
+        )
     return listed
 
 
@@ -180,6 +188,17 @@ def tables(study: SltStudy) -> dict[str, tuple[pd.DataFrame, str]]:
             "The same over independent networks, the baseline of each model and seed, with 95 %"
             " intervals of a bootstrap over them (of eight or more); within: over their deviations"
             " from the mean of their model.",
+        )
+    if len(study.along):
+        listed["along"] = (
+            along.at_the_end(study.along, study.n_q),
+            "Image classifiers at the last step that was kept, means over seeds; times_quadratic:"
+            " the LLC over its quadratic prediction.",
+        )
+        listed["along_equal_step"] = (
+            along.correlations(study.along, study.n_q),
+            "Pearson's correlation of all measures along image trainings, each less its mean over"
+            " all runs at that step.",
         )
     return listed
 
