@@ -1,12 +1,13 @@
 """Tell DVC whether this folder is under git: an unpacked archive is not, and works all the same.
 
-usage: scm.py   (says nothing: `make setup` calls it; scripts that run stages call `prepare`)
+usage: scm.py   (`make setup` calls it; scripts that run stages call `prepare`)
 
 Without git, DVC needs the setting `core.no_scm`. It stands in .dvc/config.local, which git ignores,
 and goes when there is a repository.
 """
 
 import os
+import sys
 from pathlib import Path
 
 from configobj import ConfigObj
@@ -25,6 +26,12 @@ def own_folders(root: Path) -> dict[str, str]:
         usable = False
     own = {"DVC_GLOBAL_CONFIG_DIR": "user", "DVC_SITE_CACHE_DIR": "site"}
     return {} if usable else {name: str(root / ".dvc" / "tmp" / own[name]) for name in own}
+
+
+def require_path(root: Path) -> None:
+    """Ends the process, with the reason, in a folder in which DVC's progress bars fail."""
+    if "{" in str(root) or "}" in str(root):
+        sys.exit(f"{root}: DVC fails where a folder's name has {{ or }}; expected another name")
 
 
 def is_under_git(root: Path) -> bool:
@@ -51,12 +58,14 @@ def settle(root: Path) -> bool:
 def prepare(root: Path) -> None:
     """Have DVC work in the clone, for this process and those that it starts.
 
-    Says what is missing without git.
+    Says what is missing without git. Ends the process where DVC can't work.
     """
+    require_path(root)
     os.environ |= own_folders(root)
     if not settle(root):
         print(MISSING, flush=True)
 
 
 if __name__ == "__main__":
+    require_path(Path.cwd())
     settle(Path.cwd().resolve())

@@ -131,6 +131,19 @@ def test_make_works_in_a_folder_with_spaces_and_writes_nothing_beside_it(tmp_pat
     assert str(folder) not in shown, "commands name paths relative to the clone"
 
 
+def test_a_folder_in_which_dvc_fails_is_told_at_once(tmp_path):
+    """Of braces DVC says "ERROR: failed to reproduce 'prepare': 'y'", after the first stage."""
+    folder = tmp_path / "{y}"
+    folder.mkdir()
+    expected = f"{folder}: DVC fails where a folder's name has {{ or }}; expected another name"
+    said = run(folder, sys.executable, str(ROOT / "scripts/scm.py"), check=False)
+    assert said == f"{expected}\n"
+    with pytest.raises(SystemExit) as error:
+        scm.prepare(folder)
+    assert str(error.value) == expected
+    assert not list(folder.iterdir())
+
+
 ODD = "a \"b\" `touch x` $(touch x) $HOME 5 $ ; 'c' ü"
 
 
