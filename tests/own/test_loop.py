@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
+from torch.nn.utils.parametrizations import weight_norm
 
 from momos import QAT, MoMos, project_, unpack
 from momos.complexity import code_length
@@ -506,6 +507,7 @@ def half_and_float():
         (lambda: nn.Linear(3, 3, device="meta"), "weight has no values yet"),
         (lambda: nn.Linear(3, 3, dtype=torch.complex64), r"weight is torch.complex64, expected"),
         (lambda: nn.ReLU(), "no trainable weights"),
+        (lambda: nn.ReLU().state_dict(), "of the type OrderedDict, expected an nn.Module"),
         (lambda: nn.Linear(3, 3).requires_grad_(False), "no trainable weights"),
         (half_and_float, r"0.bias is torch.float16, 1.weight torch.float32: expected one type"),
     ],
@@ -548,6 +550,14 @@ def test_what_the_forward_pass_cannot_be_shown_is_refused():
     mosaic.step()
     mosaic.epoch()
     assert distinct_blocks(lstm) <= 4 and torch.isfinite(lstm(torch.ones(2, 3))[0]).all()
+    normed = nn.Sequential(nn.Linear(3, 3), weight_norm(nn.Linear(3, 3)))
+    with pytest.raises(ValueError, match="1 is a ParametrizedLinear: remove its parametrizations"):
+        QAT(normed, 8)
+    mosaic = MoMos(normed, 2, num_motifs=4)
+    mosaic.step()
+    assert mosaic.epoch().motifs_used <= 4
+    with pytest.raises(ValueError, match="no weights to quantise, expected some that are no"):
+        QAT(nn.BatchNorm1d(3), 8)
     model = network()
     QAT(model, 8)
     with pytest.raises(ValueError, match=r"0 sees quantised weights already: remove\(\) them"):

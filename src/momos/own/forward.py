@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from momos.methods.quantize import fake_quantize
 
@@ -21,8 +22,11 @@ def quantize_(model: nn.Module, names: Sequence[str], bits: int) -> None:
     """Let the model see these of its weights quantised, wherever they are used (tied ones, too).
 
     names: as `named_parameters` has them. Raises ValueError for a model that is quantised already,
-    and naming a recurrent layer, which keeps its weights in a list of its own.
+    for none of its weights, and naming what can't be: a recurrent layer, which keeps its weights in
+    a list of its own, and one whose weight is computed from others (torch's parametrizations).
     """
+    if not names:
+        raise ValueError("the model has no weights to quantise, expected some that are no biases")
     weights = dict(model.named_parameters())
     chosen = {id(weights[name]) for name in names}
     places: list[tuple[nn.Module, tuple[str, ...]]] = []
@@ -30,8 +34,10 @@ def quantize_(model: nn.Module, names: Sequence[str], bits: int) -> None:
         own = tuple(key for key, weight in module._parameters.items() if id(weight) in chosen)
         if hasattr(type(module), ORIGINAL):
             raise ValueError(f"{path or 'the model'} sees quantised weights already: remove() them")
+        kind = f"{path or 'the model'} is a {type(module).__name__}"
+        if parametrize.is_parametrized(module):
+            raise ValueError(f"{kind}: remove its parametrizations before weights are quantised")
         if own and isinstance(module, nn.RNNBase):
-            kind = f"{path or 'the model'} is a {type(module).__name__}"
             raise ValueError(f"{kind}, whose weights can't be quantised in the forward pass")
         if own:
             places.append((module, own))

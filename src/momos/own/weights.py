@@ -10,7 +10,12 @@ SHARDING = ("FullyShardedDataParallel", "FSDPModule")  # torch's first and secon
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the model inside DistributedDataParallel, DataParallel and torch.compile."""
+    """Return the model inside DistributedDataParallel, DataParallel and torch.compile.
+
+    Raises ValueError for what is no module.
+    """
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"the model is of the type {type(model).__name__}, expected an nn.Module")
     inner = getattr(model, "_orig_mod", None)  # torch.compile's
     if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
         inner = model.module
