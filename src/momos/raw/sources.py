@@ -1,8 +1,8 @@
 """Where images come from: digits, sums, known data sets, archives and folders (method A9).
 
-The test set is the source's own. Digits and sums have none: a share of each class is drawn. The validation
-set is drawn uniformly from the rest. Both draws come from one numpy `RandomState`, whose stream
-never changes between numpy releases, so a seed means the same split everywhere.
+The test set is the source's own. Digits and sums have none: a share of each class is drawn. The
+validation set is drawn uniformly from the rest. Both draws come from one numpy `RandomState`, whose
+stream never changes between numpy releases, so a seed means the same split everywhere.
 """
 
 import zlib

@@ -22,7 +22,7 @@ from momos.report.shared import figures as shared_figures
 from momos.report.shared import verdicts
 from momos.report.shared.claims import read_claims
 from momos.report.shared.results import read_singular_numbers
-from momos.report.slt import beside, claims, figures, rivals
+from momos.report.slt import beside, claims, figures, rivals, study
 from momos.report.slt.fits import fit, rise_at_knee
 from momos.report.slt.results import RUN, SltResults
 
@@ -531,6 +531,15 @@ def test_its_numbers_stand_in_the_document_of_both_papers(tree):
         and cells["slt_images/mlp/m3/llc_mean"]["num_seeds"] == 1
     )
     assert read_singular_numbers(tree / "missing.csv").empty
+
+
+def test_an_eps_below_the_losses_own_noise_is_flagged():
+    """At eps = 0.1, beside the flags that there are."""
+    errors = [0.2, 0.2, 0.05, 0.05] + [0.0] * (len(HOLD.llc) - 4)
+    flags = [None, "negative", None, "negative"] + [None] * (len(HOLD.llc) - 4)
+    noisy = dataclasses.replace(HOLD, llc=HOLD.llc.assign(loss_se=errors, flags=flags))
+    found = study._step_table(noisy)["flags"].fillna("").tolist()
+    assert found[:5] == ["eps_below_noise", "negative eps_below_noise", "", "negative", ""]
 
 
 def test_bits_are_drawn_for_every_run():

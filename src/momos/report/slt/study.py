@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from momos import config
@@ -27,7 +28,7 @@ FITTED = (
     "noise_relative",
 )
 LLC_COLUMNS = [
-    *RUN, "step", "init_loss", "llc_mean", "llc_std", "llc_corrected", "llc_quadratic",
+    *RUN, "step", "init_loss", "loss_se", "llc_mean", "llc_std", "llc_corrected", "llc_quadratic",
     "llc_gradient", "llc_variance", "rhat", "ess", "gradient_norm", "loss_rise", "hessian_trace",
     "hessian_max", "flags",
 ]  # fmt: skip
@@ -164,7 +165,9 @@ def tables(study: SltStudy) -> dict[str, tuple[pd.DataFrame, str]]:
         )
         listed["checkpoints"] = (
             _step_table(study.results),
-            f"Every checkpoint: LLC, controls, critical values at eps = {study.slt.main_eps:g}.",
+            f"Every checkpoint: LLC, controls, critical values at eps = {study.slt.main_eps:g}."
+            " loss_se: standard error of the loss over batches; where eps is below it, the flag"
+            " eps_below_noise is raised.",
         )
         listed |= {name: (frame, text) for name, frame, text in _rival_tables(study) if len(frame)}
     if len(study.complexity):
@@ -242,6 +245,10 @@ def _rival_tables(study: SltStudy) -> Iterator[tuple[str, pd.DataFrame, str]]:
 def _step_table(results: SltResults) -> pd.DataFrame:
     """A row per run and step: the LLC, and a column of critical values for each scheme."""
     frame = _known(results.llc, LLC_COLUMNS)
+    if {"loss_se", "flags"} <= set(frame):
+        noisy = frame.loss_se > results.settings.main_eps
+        raised = frame["flags"].fillna("") + np.where(noisy, " eps_below_noise", "")
+        frame = frame.assign(flags=raised.str.strip().replace("", np.nan))
     for scheme in results.settings.schemes:
         values = results.values(scheme, config.CRITICAL[scheme])
         frame = frame.merge(values, on=[*RUN, "step"], how="left")
