@@ -10,6 +10,7 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Self  # Any: what YAML holds, and type hints
 
 # Control characters, and line and paragraph breaks
@@ -163,3 +164,17 @@ def not_empty_and_distinct(values: tuple, where: str) -> None:
     """Raises ValueError for a list without entries, or with an entry twice."""
     require(len(values) > 0, where, "a list with at least one entry", list(values))
     require(len(set(values)) == len(values), where, "a list without repeats", list(values))
+
+
+def advice(path: Path) -> str:
+    """What to add to the command where this folder is a copy that DVC made for an experiment.
+
+    `dvc exp run --temp` and `--queue` copy what git knows, and people's own files in data/raw and
+    data/zoo are not among it. path: what is missing there.
+    """
+    if "/.dvc/tmp/exps/" not in f"{Path.cwd().as_posix()}/":
+        return ""
+    return (
+        f". This is DVC's copy of the repository, without files that git ignores: add `-C {path}` "
+        "to `dvc exp run` (or run it without --temp and --queue)"
+    )

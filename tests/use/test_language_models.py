@@ -131,3 +131,15 @@ def test_as_many_sequences_as_the_text_has_are_enough(project):
     project.write({"language": {"num_held_out": 147, "batch_size": 2938}})
     project.stage("text", "text.safetensors", "text.json")
     assert Path("text.json").exists()
+
+
+def test_an_experiments_copy_lacks_own_text_and_says_what_to_add(project, monkeypatch):
+    """As `dvc exp run --temp` and `--queue` run it: in a copy without what git ignores."""
+    copy = project.folder / ".dvc/tmp/exps/tmp1"
+    copy.mkdir(parents=True)
+    project.folder = copy
+    project.write({"survey": {"source": "folder", "path": "data/zoo/mine", "untrained": []}})
+    monkeypatch.chdir(copy)
+    for stage, path in (("text", "data/raw/words.txt"), ("survey", "data/zoo/mine")):
+        with pytest.raises(ValueError, match=f"add `-C {path}` to `dvc exp run`"):
+            project.stage(stage, "one", "two", *(["three"] if stage == "survey" else []))

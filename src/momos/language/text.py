@@ -23,6 +23,7 @@ from torch import Tensor
 
 from momos import config
 from momos.files.droppings import files_below
+from momos.settings import advice
 
 BYTES = "bytes"  # the tokenizer that needs no file
 SEPARATOR = b"\0"  # between documents of bytes
@@ -136,7 +137,8 @@ def file_documents(path: str, num_documents: int | None = None) -> list[Document
     """
     root = Path(path)
     if not root.exists():
-        raise ValueError(f"text.name: {path} is missing: expected a text file or a folder of them")
+        missing = f"text.name: {path} is missing: expected a text file or a folder of them"
+        raise ValueError(missing + advice(root))
     files = [root] if root.is_file() else files_below(root)
     return [
         (file.relative_to(root).as_posix(), file.read_bytes()) for file in files[:num_documents]

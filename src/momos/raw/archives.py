@@ -22,6 +22,7 @@ import numpy as np
 
 from momos.files.droppings import is_dropping
 from momos.raw.pictures import Fit, decode_all
+from momos.settings import advice
 
 # How the bytes of a compressed tar archive are read, by suffix
 TAR_OPENERS: dict[str, Callable[[BinaryIO], IO[bytes]]] = {
@@ -151,19 +152,6 @@ def _read_archive(path: Path) -> list[_Entry]:
                 f"data.path {str(path)!r} is damaged or truncated ({error}); "
                 f"expected a {suffix} archive"
             ) from error
-
-
-def advice(path: Path) -> str:
-    """What to add to the command where this folder is a copy that DVC made for an experiment.
-
-    `dvc exp run --temp` and `--queue` copy what git knows, and data/raw is not among it.
-    """
-    if "/.dvc/tmp/exps/" not in f"{Path.cwd().as_posix()}/":
-        return ""
-    return (
-        f". This is DVC's copy of the repository, without files that git ignores: add `-C {path}` "
-        "to `dvc exp run` (or run it without --temp and --queue)"
-    )
 
 
 def _tar_entries(stream: IO[bytes]) -> Iterator[_Entry]:

@@ -20,7 +20,7 @@ import numpy as np
 from momos import config
 from momos.config.running import repository
 from momos.files.droppings import is_dropping
-from momos.settings import UNPRINTABLE
+from momos.settings import UNPRINTABLE, advice
 from momos.survey import manifest as manifest_table
 from momos.survey import weights as weight_files
 from momos.survey.network import find_network
@@ -230,6 +230,7 @@ def in_folder(folder: Path) -> list[Candidate]:
         endings = ", ".join(f"*{suffix}" for suffix in ALL_SUFFIXES)
         raise ValueError(
             f"survey.path: expected a folder with weight files ({endings}), found none in {folder}"
+            f"{advice(folder)}"
         )
     if skipped:
         listed = some_of([str(path.relative_to(folder)) for path in skipped])
@@ -294,7 +295,7 @@ def in_manifest(manifest: Path) -> list[Candidate]:
     if not manifest.is_file():
         raise ValueError(
             f"survey.path: expected a manifest (CSV with a column arch or file), "
-            f"found no file {manifest}"
+            f"found no file {manifest}{advice(manifest)}"
         )
     rows = manifest_table.read_rows(manifest)
     names = [
