@@ -586,6 +586,35 @@ def test_the_same_results_give_the_same_bytes(tree, tmp_path, monkeypatch):
     assert len(set(drawn.values())) == len(names), "no picture stands for another"
 
 
+def test_odd_names_of_models_and_texts_survive_the_page(tmp_path, monkeypatch):
+    """A model of any name that config takes, and a text from a folder of any name."""
+    model, odd = "a" * 60 + "_E1", "a|b <i> `c` ``d`` $x_1$ & 50% #1 \\ é {{x}}"
+    frames = ("llc", "critical", "curve")
+    one = results(seeds=[1])
+    renamed = {name: getattr(one, name).assign(model=model) for name in frames}
+    found = dataclasses.replace(one, **renamed, settings=settings(models=[model], seeds=[1]))
+    write_tree(tmp_path, found, seeds=[1])
+    params = yaml.safe_load((tmp_path / "params.yaml").read_text())
+    params["language_models"][model] = params["language_models"].pop("neox")
+    params["slt"]["models"] = [model]
+    for key in ("lr", "num_draws"):
+        params["llc"][key] = {model: params["llc"][key]["neox"]}
+    params["text"] |= {"name": odd, "tokenizer": odd}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    text = json.loads((tmp_path / "slt/text.json").read_text()) | {"name": odd, "tokenizer": odd}
+    (tmp_path / "slt/text.json").write_text(json.dumps(text))
+    monkeypatch.setattr(shared_figures, "write_all", one_for_all)
+    run_stage(tmp_path, tmp_path, monkeypatch)
+    report = tmp_path / "digits" / "slt"
+    page = (report / "README.md").read_text()
+    assert f"``` {odd} ```, tokens by ``` {odd} ```" in page
+    (row,) = [line for line in page.splitlines() if "text.tokenizer" in line]
+    assert len(re.split(r"(?<!\\)\|", row)) == 4 and "<i>" not in row
+    fits = pd.read_csv(report / "tables" / "fits.csv")
+    assert set(fits.model) == {model} and model in (report / "tables/fits.md").read_text()
+    assert model.replace("_", r"\_") in (report / "tables/fits.tex").read_text()
+
+
 def test_a_missing_table_is_named(tree, tmp_path, monkeypatch):
     write_tree(tmp_path, HOLD)
     (tmp_path / "slt" / "measures" / "neox" / "2" / "factorization" / "critical.csv").unlink()
