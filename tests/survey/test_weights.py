@@ -242,29 +242,40 @@ def test_the_initialisation_depends_on_the_seed_alone():
 
 
 PEAK = """
-import resource, sys, torch
+import os, resource, sys, torch
 torch.set_num_threads(1)
 from momos.survey.candidates import Candidate, RowSettings, untrained
 from momos.survey.run import measure_candidate
 settings = RowSettings((0,), ("gzip",), 0, False, None)
 measure_candidate(untrained(["test_vit"])[0], settings)  # libraries and tables are loaded
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-large = Candidate("large", "resnet26", "local file", sys.argv[1])
-row = measure_candidate(large, settings).row
-assert row["error"] is None, row
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-print(peak * 1024 / (4 * row["num_weights"]))
+for path in sys.argv[1:]:
+    if pid := os.fork():  # whose peak is its own
+        assert os.waitpid(pid, 0)[1] == 0
+        continue
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    large = Candidate("large", "resnet26", "local file", path)
+    row = measure_candidate(large, settings).row
+    assert row["error"] is None, row
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    print(peak * 1024 / (4 * row["num_weights"]), flush=True)
+    break
 """
 
 
+@pytest.fixture(scope="module")
+def peaks(tmp_path_factory) -> dict[str, float]:
+    """Peak memory by kind of file, in models. resnet26: 16 M weights, 64 MB."""
+    kinds, folder = ("pth", "safetensors"), tmp_path_factory.mktemp("large")
+    tensors = weights.build("resnet26", 1).state_dict()
+    paths = [str(saved(folder / f"large.{kind}", tensors)) for kind in kinds]
+    command = [sys.executable, "-c", PEAK, *paths]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return dict(zip(kinds, map(float, done.stdout.split()), strict=True))
+
+
 @pytest.mark.parametrize("kind", ["pth", "safetensors"])
-def test_memory_stays_below_two_and_a_half_models(kind, tmp_path):
-    """resnet26: 16 M weights, 64 MB."""
-    path = saved(tmp_path / f"large.{kind}", weights.build("resnet26", 1).state_dict())
-    done = subprocess.run(
-        [sys.executable, "-c", PEAK, str(path)], capture_output=True, text=True, check=True
-    )
-    assert float(done.stdout) < 2.5
+def test_memory_stays_below_two_and_a_half_models(peaks, kind):
+    assert 0.5 < peaks[kind] < 2.5, "and it holds at least part of one"
 
 
 # --- downloads
