@@ -185,7 +185,7 @@ def tables(study: SltStudy) -> dict[str, tuple[pd.DataFrame, str]]:
             _correlation_table(study),
             "Spearman's correlation of these measures over all image classifiers.",
         )
-    if len(study.quantised):
+    if study.quantised.get(study.n_q, pd.Series()).nunique() > 1:
         listed["networks_quantisability"] = (
             _independent_quantisability(study.quantised, study.n_q),
             "The same over independent networks, the baseline of each model and seed, with 95 %"
