@@ -3,7 +3,8 @@
 It prints a line per job: `name ratio N.N (ours .. / baseline ..)`. A ratio compares median CPU
 times of processes with one thread each, which take turns. Nothing is asserted. All repeats go to
 results.json, and a figure of cost against size per family goes to figures/, in benchmarks/ or
-where --out says. A quick run, or one of some families only, writes nothing without --out.
+where --out says. A quick run, or one of some families only, writes nothing without --out. Where
+--out has results of the same machine, those of other families stay.
 """
 
 import argparse
@@ -254,6 +255,29 @@ def write(results: dict, folder: Path) -> None:
         figures.draw(name, family, folder / "figures")
 
 
+def merged(results: dict, folder: Path) -> dict:
+    """The folder's results with these families in place of its own, or beside them.
+
+    The machine's peaks stay as they are there, since shares of them do. A family that was measured
+    later says with which commit. Raises SystemExit for results of another machine.
+    """
+    path = folder / "results.json"
+    if not path.is_file():
+        return results
+    earlier = json.loads(path.read_text())
+    for key in ("cpu", "cores", "instructions"):
+        here, there = results["machine"][key], earlier["machine"][key]
+        if here != there:
+            raise SystemExit(f"{path}: expected results of this machine, {key} {here}, got {there}")
+    about = {key: results["machine"][key] for key in ("commit", "uncommitted_changes", "date")}
+    for part in ("jobs", "families", "two_threads_wall_seconds", "wrong_blocks", "compute"):
+        for name, value in results.get(part, {}).items():
+            if not name.startswith("machine"):
+                measured = {"measured": about} if part == "families" else {}
+                earlier.setdefault(part, {})[name] = value | measured
+    return earlier
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
@@ -280,7 +304,7 @@ def main() -> None:
     results = bench(chosen, quick=args.quick, report=lambda text: print(text, flush=True))
     whole = not args.only and not args.quick
     if args.out or whole:
-        write(results, args.out or HERE)
+        write(results if whole else merged(results, args.out), args.out or HERE)
 
 
 if __name__ == "__main__":

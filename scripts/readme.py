@@ -63,6 +63,8 @@ SPEED = {
     "bdm_1M": "BDM of 1 M bits, against pybdm",
     "bdm_10M": "the same, 10 M bits",
     "bdm_100M": "the same, 100 M bits",
+    "planes_1M": "eight bit planes of 1 M weights, against pybdm",
+    "planes_25M": "the same, 25 M weights",
 }
 # A file of stage `pack`, and the column that shows it.
 FILES = {

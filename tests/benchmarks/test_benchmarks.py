@@ -22,6 +22,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # as benchmarks.worker sets it
 from oracles.nearest import squared_distances  # noqa: E402
 
 from benchmarks import __main__ as bench  # noqa: E402
+from benchmarks import __main__ as command  # noqa: E402
 from benchmarks import baselines, inputs, machine, ours, worker  # noqa: E402
 from benchmarks.families import RESNET20, families  # noqa: E402
 from momos import config, models  # noqa: E402
@@ -192,3 +193,21 @@ def test_the_gpu_script_measures_every_setting_and_projection(tmp_path):
         + [found["mlp"]["table1_hours"]]
     )
     assert all(math.isfinite(number) and number > 0 for number in measured)
+
+
+def test_one_familys_results_join_those_of_the_same_machine(quick, tmp_path):
+    _, results, _ = quick
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    job = results["jobs"]["planes_40k"] | {"ours": 1.0}
+    later = results["machine"] | {"commit": "later"}
+    families_ = {name: results["families"][name] for name in ("machine_product", "planes")}
+    one = {"machine": later, "jobs": {"planes_40k": job}, "families": families_, "peaks": {}}
+    found = command.merged(one, tmp_path)
+    assert found["families"]["planes"].pop("measured")["commit"] == "later"
+    assert found["jobs"].pop("planes_40k") == job
+    assert found == results | {
+        "jobs": {name: old for name, old in results["jobs"].items() if name != "planes_40k"}
+    }
+    assert command.merged(one, tmp_path / "none") == one
+    with pytest.raises(SystemExit, match="expected results of this machine, cores 99, got"):
+        command.merged(one | {"machine": later | {"cores": 99}}, tmp_path)
