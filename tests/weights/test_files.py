@@ -1,6 +1,8 @@
 """The one reader of weight files: wrappers, prefixes, their precedence, and files it refuses."""
 
 import argparse
+import contextlib
+import io
 import itertools
 import json
 import random
@@ -320,6 +322,28 @@ def test_another_name_in_messages(tmp_path, capsys):
 # --- one reader for all
 
 
+def both_ways(path: Path) -> tuple[dict, dict]:
+    """A file as the survey and as the command measures it."""
+    settings = RowSettings((0,), ("gzip",), 0, False, path.parent)
+    options = ["--arch", "test_vit", "--num-classes", "1000", "--image-size", "160", "--json"]
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        assert cli.main(["measure", str(path), *options]) == 0
+    row = measure_candidate(Candidate(path.stem, "test_vit", LOCAL, str(path)), settings).row
+    return row, json.loads(said.getvalue())
+
+
+@pytest.fixture(scope="module")
+def apart(tmp_path_factory) -> dict[str, tuple[dict, dict, dict]]:
+    """The average and the plain weights in files of their own: weights, and what is measured."""
+    folder = tmp_path_factory.mktemp("apart")
+    weights = {"average": trained_by_timm("test_vit", 5), "last": trained_by_timm("test_vit", 6)}
+    return {
+        name: (state, *both_ways(saved(folder / f"{name}.safetensors", state)))
+        for name, state in weights.items()
+    }
+
+
 @pytest.mark.parametrize(
     ("ema", "plain"),
     [
@@ -329,23 +353,11 @@ def test_another_name_in_messages(tmp_path, capsys):
         ("ema", "params"),
     ],
 )
-def test_command_line_and_survey_measure_the_same_weights(tmp_path, ema, plain, capsys):
+def test_command_line_and_survey_measure_the_same_weights(tmp_path, apart, ema, plain):
     """A file with an average beside plain weights: one BDM, that of the average alone."""
-    average, last = trained_by_timm("test_vit", 5), trained_by_timm("test_vit", 6)
+    (average, *alone), (last, *of_last) = apart["average"], apart["last"]
     wrapped = {plain: last, ema: prefixed("module.")(average)}
-    paths = [
-        saved(tmp_path / "test_vit.pth", wrapped),
-        saved(tmp_path / "alone.safetensors", average),
-        saved(tmp_path / "last.safetensors", last),
-    ]
-    settings = RowSettings((0,), ("gzip",), 0, False, tmp_path)
-    candidates = [Candidate(path.stem, "test_vit", LOCAL, str(path)) for path in paths]
-    rows = [measure_candidate(candidate, settings).row for candidate in candidates]
-    measured = []
-    for path in paths:
-        options = ["--arch", "test_vit", "--num-classes", "1000", "--image-size", "160", "--json"]
-        assert cli.main(["measure", str(path), *options]) == 0
-        measured.append(json.loads(capsys.readouterr().out))
+    measured = [*both_ways(saved(tmp_path / "test_vit.pth", wrapped)), *alone]
     for name in ("bdm_1d", "bdm_2d", "gzip", "num_weights"):
-        assert rows[0][name] == measured[0][name] == rows[1][name] == measured[1][name]
-    assert rows[0]["bdm_1d"] != rows[2]["bdm_1d"] == measured[2]["bdm_1d"]
+        assert len({one[name] for one in measured}) == 1
+    assert measured[0]["bdm_1d"] != of_last[0]["bdm_1d"] == of_last[1]["bdm_1d"]
