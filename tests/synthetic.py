@@ -5,6 +5,7 @@ accuracy, RAC and BDM ratio that the paper printed for it.
 """
 
 import csv
+import functools
 import json
 from pathlib import Path
 
@@ -136,7 +137,8 @@ def _fresh(prefix: str, ratio: float) -> dict[str, float]:
 
 def described(frame: pd.DataFrame) -> pd.DataFrame:
     """The rows with title, family and label, as `results.read_results` returns them."""
-    methods = [_method(row) for row in frame.itertuples()]
+    cells = zip(frame.bits, frame.block_size, frame.capacity, strict=True)
+    methods = [_method(*cell) for cell in cells]
     measured = {"rac_measured": 1.1 * frame.rac} if "rac" in frame else {}
     return (results.with_control(frame) if "bdm_1d" in frame else frame).assign(
         **measured,
@@ -147,10 +149,14 @@ def described(frame: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _method(row) -> Method:
-    entry = {"bits": int(row.bits)}
-    if pd.notna(row.block_size):
-        entry |= {"block_size": int(row.block_size), "capacity": row.capacity}
+def _method(bits: float, block_size: float, capacity: float) -> Method:
+    if pd.isna(block_size):
+        return _parsed(bits=int(bits))
+    return _parsed(bits=int(bits), block_size=int(block_size), capacity=capacity)
+
+
+@functools.cache
+def _parsed(**entry: float) -> Method:
     return parse(entry, "a synthetic row")
 
 

@@ -195,18 +195,18 @@ def run(code, **environment):
     )
 
 
-def test_importing_the_projection_loads_no_compiler():
-    run("import sys, momos.methods.mosaic; assert not {'numba', 'scipy'} & set(sys.modules)")
-    run(
-        "import sys, torch; before = set(sys.modules); import momos.methods.mosaic; "
-        "assert not 'triton' in set(sys.modules) - before"
-    )
+NO_COMPILER = """
+import sys, torch
+before = set(sys.modules)
+from momos.methods import mosaic
+assert not {"numba", "scipy"} & set(sys.modules) and "triton" not in set(sys.modules) - before
+mosaic.assign(torch.randn(1000, 2), torch.randn(100, 2))
+assert "numba" not in sys.modules
+"""
 
 
-def test_small_problems_load_no_compiler():
-    run("import sys, torch; from momos.methods import mosaic; "
-        "mosaic.assign(torch.randn(1000, 2), torch.randn(100, 2)); "
-        "assert 'numba' not in sys.modules")  # fmt: skip
+def test_importing_the_projection_and_small_problems_load_no_compiler():
+    run(NO_COMPILER)
 
 
 # --- Triton, interpreted here; on a GPU the same again
