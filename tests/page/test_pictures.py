@@ -22,7 +22,7 @@ SCALE = 2  # pixels per point
 def drawn(picture: str) -> np.ndarray:
     """An SVG as (height, width, 3) colours from 0 to 255, by resvg."""
     png = vl_convert.svg_to_png(picture, scale=SCALE)
-    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(np.int16)
 
 
 def assert_looks_the_same(before: str, after: str) -> None:
