@@ -159,15 +159,15 @@ def test_numbers(refuses):
     count = 0
     for command, actions in arguments():
         for action in actions:
-            for value in ("0", "-1", "nan", "word", "1e400", ""):
+            for value in ("0", "-1", "nan", "word", "1e400", "9" * 400, ""):
                 if action.type in NUMBERS and (value, action.type) != ("0", non_negative):
                     message = refuses(command, *with_value(command, action, value))
                     assert f"{action.option_strings[-1]}: " in message and repr(value) in message
                     assert any(word in message for word in EXPECTED)
                     count += 1
     assert count > 150
-    assert "must be in 1..487" in refuses("measure", "good.pt", "--block-size", 10**30)
-    assert "must be in 1..487" in refuses("pack", "good.pt", "new.momos", "--block-size", 10**30)
+    assert "must be in 1..487" in refuses("measure", "good.pt", "--block-size", 10**15)
+    assert "must be in 1..487" in refuses("pack", "good.pt", "new.momos", "--block-size", 10**15)
 
 
 def test_words(refuses):

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from momos import cli
 from momos.complexity.compressibility import critical_n_q
-from momos.own.folding import FOLDS, fold_norms_
+from momos.own.folding import FOLDS, fold_norms_, linear_layers_
 from momos.own.subject import Subject, language_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -49,6 +49,17 @@ def quadratic():
 
 def wrong():
     return nn.Linear(2, 2)
+
+def meta():
+    return nn.Linear(2, 2, device="meta"), [0], print
+
+def frozen():
+    return nn.Linear(2, 2).requires_grad_(False), [0], lambda model, batch: model.weight.sum()
+
+def late():
+    """The loss of the last batch has no meaning."""
+    model, batches, loss = regression()
+    return model, [*batches, (batches[0][0], "words")], loss
 '''
 
 
@@ -198,6 +209,9 @@ def test_bad_input_is_named(own, capsys):
         (["--module", "gone.py:f"], "gone.py:f: expected FILE.py:FUNCTION of a file"),
         (["--module", "own.py:gone"], "own.py has no function gone"),
         (["--module", "own.py:wrong"], "own.py:wrong: expected (model, batches, loss), got Linear"),
+        (["--module", "own.py:meta"], "own.py:meta: weight has no values, expected a model with"),
+        (["--module", "own.py:late"], "own.py:late: its loss can't be measured: TypeError: "),
+        (["--module", "own.py:regression", "--text", "a.txt"], "--text a.txt: expected MODEL, not"),
         (["--module", "own.py:regression", "--device", "abacus"], "--device abacus: expected auto"),
         (
             ["--module", "own.py:regression", "--out", "a.txt"],
@@ -206,6 +220,8 @@ def test_bad_input_is_named(own, capsys):
     ):
         for command in ("compressibility", "llc"):
             assert message in refused(capsys, command, *arguments), arguments
+    message = refused(capsys, "llc", "--module", "own.py:frozen")
+    assert "no parameter requires a gradient, expected some" in message
     assert "--eps: expected a number above 0" in refused(capsys, "compressibility", "--eps", "-1")
     assert "invalid choice: 'heads'" in refused(capsys, "compressibility", "--scheme", "heads")
     message = "--module own.py:regression --lr 100 --draws 40 --device cpu --sampler sgld".split()
@@ -255,6 +271,10 @@ def test_folding_changes_no_output(kind):
     count = sum(weight.numel() for weight in model.parameters())
     with torch.no_grad():
         before = model(tokens).logits
+        linear_layers_(model)
+        torch.testing.assert_close(model(tokens).logits, before, rtol=1e-5, atol=1e-5)
+        assert not [one for one in model.modules() if type(one).__name__ == "Conv1D"]
+        assert sum(weight.numel() for weight in model.parameters()) == count
         note = fold_norms_(model)
         torch.testing.assert_close(model(tokens).logits, before, rtol=1e-4, atol=2e-5)
     after = sum(weight.numel() for weight in model.parameters())
@@ -307,11 +327,26 @@ def test_a_language_model_has_a_curve_and_a_coefficient(folder, capsys, monkeypa
 
 def test_bad_models_and_texts_are_named(folder, capsys, monkeypatch):
     monkeypatch.chdir(folder)
+    import transformers
+
     (folder / "none").mkdir(exist_ok=True)
+    config = transformers.GPT2Config(n_embd=8, n_layer=1, n_head=1, tie_word_embeddings=False)
+    transformers.GPT2Model(config).save_pretrained(folder / "headless")
+    broken = built("gpt2")
+    with torch.no_grad():
+        broken.lm_head.weight[3, 2] = torch.nan
+    broken.save_pretrained(folder / "broken")
+    capsys.readouterr()  # a progress bar
     text = ("--text", "text.txt")
     for arguments, message in (
         (["none", *text, *FEW], "none: expected a causal language model in this folder"),
         (["no/such", *text, *FEW], "no/such: expected a causal language model in this name"),
         (["gpt2", *text], "text.txt has 0 tokens: expected two or more, by the model's tokenizer"),
+        (["gpt2", *text, "--tokenizer", "none"], "none: expected a tokenizer (--tokenizer NAME"),
+        (["text.txt", *text], "text.txt is a file: expected a causal language model, in a folder"),
+        (["gpt2", "--text", "none"], "none is a folder: expected a text file"),
+        (["headless", *text, *FEW], "headless: expected a causal language model, it lacks lm_head"),
+        (["broken", *text, *FEW], "broken: NaN or infinite weights in transformer.wte.weight"),
+        (["gpt2", *text, *FEW[:-1], 10**13], "more memory is needed than there is"),
     ):
         assert message in refused(capsys, "compressibility", *arguments), arguments

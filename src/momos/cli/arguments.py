@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
+TOO_LARGE = 2**63  # for a size of torch's
+
 
 class Shape(TypedDict):
     """What an architecture is built for, beside its number of classes."""
@@ -90,14 +92,14 @@ def _require_writable(folder: Path, out: Path) -> None:
 
 def positive(text: str) -> int:
     """A positive whole number. Raises argparse's error for other text."""
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) < TOO_LARGE:
         raise argparse.ArgumentTypeError(f"expected a positive whole number, got {text!r}")
     return int(text)
 
 
 def non_negative(text: str) -> int:
     """A whole number of 0 or more. Raises argparse's error for other text."""
-    if not text.isascii() or not text.isdigit():
+    if not text.isascii() or not text.isdigit() or int(text) >= TOO_LARGE:
         raise argparse.ArgumentTypeError(f"expected a whole number of 0 or more, got {text!r}")
     return int(text)
 

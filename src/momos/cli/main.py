@@ -13,6 +13,7 @@ from momos.cli.kept import INTERRUPTED
 from momos.weights.files import one_line
 
 BAD_INPUT = 2
+OUT_OF_MEMORY = ("can't allocate memory", "out of memory")  # in errors of torch
 EXTRAS = {"timm": "pipeline", "transformers": "language"}  # that bring what the command lacks
 
 
@@ -27,6 +28,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return arguments.run(arguments)
     except (ValueError, OSError, ModuleNotFoundError, MemoryError) as error:
         print(f"momos: {one_line(_message(error))}{_remedy(error)}", file=sys.stderr)
+        return BAD_INPUT
+    except RuntimeError as error:
+        if not any(words in str(error) for words in OUT_OF_MEMORY):
+            raise
+        print(
+            f"momos: more memory is needed than there is: {one_line(str(error))}", file=sys.stderr
+        )
         return BAD_INPUT
     except KeyboardInterrupt:
         print("momos: interrupted", file=sys.stderr)

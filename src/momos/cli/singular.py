@@ -255,7 +255,9 @@ def _searched(
 
     def loss_of(model: "nn.Module") -> float:
         number = next(calls)
-        loss = kept(str(number), lambda: subject.mean_loss(model))
+        loss = kept(
+            str(number), lambda: float(_measured(subject, lambda: subject.mean_loss(model)))
+        )
         bar.total = max(bar.total or 0, number)
         bar.update()
         return loss
@@ -353,7 +355,7 @@ def _estimated(
     bar = tqdm(total=num_steps, disable=None, desc="steps")
 
     def loss_of(model: "nn.Module", batch: Any) -> "torch.Tensor":
-        loss = subject.loss(model, batch)
+        loss = _measured(subject, lambda: subject.loss(model, batch))
         if loss.requires_grad and measured:
             bar.update()
             measured[list(measured)[-1]].append(loss.detach())
@@ -446,6 +448,8 @@ def _seconds_of_step(subject: "Subject") -> float:
     def step() -> float:
         loss = subject.loss(subject.model, subject.batches[0])
         parameters = [weight for weight in subject.model.parameters() if weight.requires_grad]
+        if not parameters:
+            raise ValueError("no parameter requires a gradient, expected some that are sampled")
         torch.autograd.grad(loss, parameters, allow_unused=True)
         return loss.item()
 
@@ -459,18 +463,20 @@ def _loss(subject: "Subject") -> float:
     if names := not_finite(dict(subject.model.named_parameters())):
         found = f"NaN or infinite weights in {some_of(names)}"
         raise ValueError(f"{subject.name}: {found}, expected finite ones")
-    loss = _measured(subject, lambda: subject.mean_loss(subject.model))
+    loss = float(_measured(subject, lambda: subject.mean_loss(subject.model)))
     if not math.isfinite(loss):
         raise ValueError(f"{subject.name}: its loss is {loss}, expected a finite one")
     return loss
 
 
-def _measured(subject: "Subject", measure: Callable[[], float]) -> float:
-    """The number. Raises ValueError naming the model whose loss can't be measured."""
+def _measured(subject: "Subject", measure: Callable[[], Any]) -> Any:
+    """What is measured. Raises ValueError naming the model whose loss can't be."""
     from momos.own.subject import told
 
     try:
-        return float(measure())
+        return measure()
+    except MemoryError:
+        raise
     except Exception as error:  # a loss is other people's code
         raise ValueError(f"{subject.name}: its loss can't be measured: {told(error)}") from error
 

@@ -46,12 +46,29 @@ FOLDS = {
 
 
 @torch.no_grad()
+def linear_layers_(model: nn.Module) -> None:
+    """Put linear layers in the place of transformers' Conv1D (GPT-2), which computes the same.
+
+    Its weight is (in, out), that of a linear layer (out, in).
+    """
+    for parent in list(model.modules()):
+        for name, layer in list(parent.named_children()):
+            kind, weights = type(layer), layer._parameters
+            if kind.__name__ == "Conv1D" and kind.__module__.startswith("transformers"):
+                weight, bias = weights["weight"], weights["bias"]
+                assert weight is not None  # it always has one
+                linear = nn.Linear(weight.shape[0], weight.shape[1], device="meta")
+                linear.weight, linear.bias = nn.Parameter(weight.T.contiguous()), bias  # type: ignore
+                setattr(parent, name, linear.train(layer.training))
+
+
+@torch.no_grad()
 def fold_norms_(model: Any) -> str:
     """Fold what can be folded, in place, and say in a sentence what was done.
 
-    model: a causal language model of transformers. The norms keep no parameters, and no output
-    changes. The last norm stays where the unembedding is tied to the embedding. Models of other
-    types stay as they are.
+    model: a causal language model of transformers, with linear layers (`linear_layers_`). The norms
+    keep no parameters, and no output changes. The last norm stays where the unembedding is tied to
+    the embedding. Models of other types stay as they are.
     """
     kind = model.config.model_type
     if kind not in FOLDS:
@@ -80,16 +97,12 @@ def _fold(parent: nn.Module, name: str, readers: Sequence[Any]) -> None:
     norm: Any = getattr(parent, name)
     scale, shift = norm.weight.double(), getattr(norm, "bias", None)
     for reader in readers:
-        # transformers' Conv1D of GPT-2 has (in, out) where a linear layer has (out, in).
-        weight = (
-            reader.weight.double() if isinstance(reader, nn.Linear) else reader.weight.double().T
-        )
+        weight = reader.weight.double()
         if shift is not None:
             if reader.bias is None:
                 reader.bias = nn.Parameter(reader.weight.new_zeros(len(weight)))
             reader.bias.copy_(reader.bias.double() + weight @ shift.double())
-        folded = weight * scale
-        reader.weight.copy_(folded if isinstance(reader, nn.Linear) else folded.T)
+        reader.weight.copy_(weight * scale)
     if shift is None:
         plain: nn.Module = nn.RMSNorm(scale.shape, norm.variance_epsilon, elementwise_affine=False)
     else:

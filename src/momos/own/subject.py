@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from momos.compute.seeds import generator_for
 from momos.language import neox, text
-from momos.own.folding import fold_norms_
+from momos.own.folding import fold_norms_, linear_layers_
+from momos.weights.files import some_of
 
 BYTES = text.BYTES  # the tokenizer that needs no file
 # What transformers raises for folders and names that hold no model, or one that it can't build.
@@ -69,6 +70,7 @@ def language_model(
     if length < 1:
         expected = "expected two or more, by the model's tokenizer (--tokenizer NAME or bytes)"
         raise ValueError(f"{file} has {len(tokens)} tokens: {expected}")
+    linear_layers_(model)
     note = fold_norms_(model) if fold else "layer norms are not folded, as asked"
     generator = generator_for("own:sequences", 0)
     batches = text.draw_batches(tokens, length, batch_size, num_batches, generator)
@@ -103,9 +105,14 @@ def _tokens(content: bytes, tokenizer: str) -> tuple[Tensor, int]:
 
 
 def _load(name: str) -> Any:
-    """The model in float32, on the CPU."""
+    """The model in float32, on the CPU. Raises ValueError naming weights that the folder lacks."""
     expected = "a causal language model"
-    return _from_pretrained("AutoModelForCausalLM", name, expected, dtype=torch.float32)
+    model, about = _from_pretrained(
+        "AutoModelForCausalLM", name, expected, dtype=torch.float32, output_loading_info=True
+    )
+    if missing := sorted(about["missing_keys"]):  # which would be drawn at random
+        raise ValueError(f"{name}: expected {expected}, it lacks {some_of(missing)}")
+    return model
 
 
 def _from_pretrained(kind: str, name: str, expected: str, **options: Any) -> Any:
@@ -116,7 +123,9 @@ def _from_pretrained(kind: str, name: str, expected: str, **options: Any) -> Any
     from transformers.utils import logging
 
     loader, is_shown = getattr(transformers, kind), logging.is_progress_bar_enabled()
+    verbosity = logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()  # what matters of its warnings becomes an error, of one line
     try:
         return loader.from_pretrained(name, local_files_only=True, **options)
     except LOAD_ERRORS as error:
@@ -124,6 +133,7 @@ def _from_pretrained(kind: str, name: str, expected: str, **options: Any) -> Any
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f"{name}: expected {expected} in this {where}: {reason}") from error
     finally:
+        logging.set_verbosity(verbosity)
         if is_shown:
             logging.enable_progress_bar()
 
@@ -153,6 +163,11 @@ def own_module(place: str, device: torch.device) -> Subject:
         raise ValueError(f"--module {place}: expected (nn.Module, batches, function), got {kinds}")
     if not hasattr(batches, "__getitem__") or not len(batches):
         raise ValueError(f"--module {place}: expected a sequence of one or more batches")
+    for name, weight in model.named_parameters():
+        if weight.is_meta or isinstance(weight, nn.UninitializedParameter):
+            raise ValueError(
+                f"--module {place}: {name} has no values, expected a model with weights"
+            )
     notes = (f"{len(batches)} batches of {place}",)
     return Subject(place, model.to(device).eval(), batches, loss, notes, 0)
 
