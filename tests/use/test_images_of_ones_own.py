@@ -64,7 +64,8 @@ def test_fewer_training_images_than_a_batch_of_complexity(project):
     project.train()
     runs, evaluation = "runs/micro/mlp", "results/micro/mlp/evaluation.csv"
     project.stage("evaluate", "mlp", "data.safetensors", runs, evaluation)
-    project.stage("complexity", "mlp", "data.safetensors", runs, evaluation, "measured.csv")
+    outs = ("measured.csv", "along.csv", "quantised.csv")
+    project.stage("complexity", "mlp", "data.safetensors", runs, evaluation, *outs)
     row = pd.read_csv("measured.csv").iloc[0]
     assert np.isfinite(row.llc_mean) and row.method == "baseline"
 
