@@ -12,7 +12,7 @@ import torch
 import yaml
 from torch import nn
 
-from momos import cli, config, models
+from momos import cli, config, models, unpack
 from momos.config import overlays
 from momos.files import atomic, run_folder
 
@@ -112,22 +112,30 @@ def test_the_pictures_parts_are_in_it():
     assert "prefers-color-scheme:dark" in words
 
 
-def test_the_readmes_training_loop_projects_after_each_epoch():
+def test_the_readmes_training_loop_ends_with_a_mosaic_on_disk(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (code,) = blocks(ROOT / "README.md", "python")
-    assert len([line for line in code.splitlines() if "project_" in line]) == 2
-    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 8))
     trained = []
 
-    def train_one_epoch(model: nn.Module) -> None:
-        trained.append(len(model[0].weight.unique()))
-        with torch.no_grad():
-            for weight in model.parameters():
-                weight += torch.randn(weight.shape) * 0.1
+    def num_distinct() -> tuple[int, int]:
+        found = torch.cat([weight.reshape(-1, 4) for weight in model.parameters()])
+        return len(found.unique(dim=0)), round(0.01 * len(found))
 
-    exec(code, {"model": model, "num_epochs": 3, "train_one_epoch": train_one_epoch})
-    assert len(trained) == 3 and trained[0] > trained[1]
-    blocks_of_two = torch.cat([weight.reshape(-1, 2) for weight in model.parameters()])
-    assert len(blocks_of_two.unique(dim=0)) <= 0.1 * len(blocks_of_two)
+    def train_one_step(model: nn.Module, batch: int, optimizer: torch.optim.Optimizer) -> None:
+        trained.append(num_distinct())
+        optimizer.zero_grad()
+        model(torch.randn(16, 64)).square().mean().backward()
+        optimizer.step()
+
+    given = {"model": model, "optimizer": torch.optim.SGD(model.parameters(), 0.1)}
+    exec(code, given | {"num_epochs": 4, "batches": range(3), "train_one_step": train_one_step})
+    assert [distinct <= allowed for distinct, allowed in trained] == 6 * [False] + 6 * [True]
+    distinct, allowed = num_distinct()
+    assert distinct <= allowed
+    twin = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 8))
+    unpack("model.momos", twin)
+    assert all(map(torch.equal, twin.parameters(), model.parameters()))
 
 
 def save_run(folder: Path, in_channels: int) -> None:
