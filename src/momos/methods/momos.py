@@ -275,7 +275,7 @@ class _Applied(Applied):
 
     @property
     def _weights(self) -> list[Tensor]:
-        from momos.weights.blocks import trainable
+        from momos.methods.mosaic import trainable
 
         return list(trainable(self.model).values())
 

@@ -239,10 +239,15 @@ def test_a_figure_is_laid_out_once_and_drawn_once_a_format(tmp_path, monkeypatch
         ),
     )
     with figures.style():
-        figures.save(figures.training(TRAINING), tmp_path, "figure")
-    assert drawn == [True, False, False, False] and len(list(tmp_path.iterdir())) == len(
-        figures.FORMATS
-    )
+        figure, laid_out = figures.training(TRAINING), []
+        engine = figure.get_layout_engine()
+        execute = engine.execute
+        monkeypatch.setattr(
+            engine, "execute", lambda figure: (laid_out.append(len(drawn)), execute(figure))
+        )
+        figures.save(figure, tmp_path, "figure")
+    assert laid_out == [0], "before any drawing"
+    assert drawn == [False, False, False] and len(list(tmp_path.iterdir())) == len(figures.FORMATS)
 
 
 def test_a_readers_matplotlibrc_changes_no_figure():
