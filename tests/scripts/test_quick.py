@@ -54,9 +54,7 @@ class QuickClone(Clone):
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory):
-    clone = QuickClone(tmp_path_factory.mktemp("quick") / "my clone (2) ü")
-    with clone.without_drawing():
-        yield clone
+    return QuickClone(tmp_path_factory.mktemp("quick") / "my clone (2) ü")
 
 
 def test_the_page_is_complete_and_the_clone_stays_as_it_is(clone):
