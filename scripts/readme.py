@@ -34,6 +34,7 @@ PROFILE = "digits"  # the embedded one
 COPIES = "cifar10"  # the MLP's column, on JPEG copies of CIFAR-10
 MODELS = ("mlp", "resnet20", "tiny_vit")
 ANSWERS = Path("reports") / PROFILE / "slt" / "tables" / "answers.csv"  # of the second paper
+NETWORKS = Path("reports/networks/networks.csv")  # by scripts/ship.py
 FIRST_RUN = "model == 'resnet20' and method == 'momos_s4_c1' and seed == 0"
 SHOWN = ("baseline", "qat8", "qat4", "momos_s2_c10", "momos_s2_c1", "momos_s4_c10", "momos_s4_c1")
 RECIPE, REPLACED = "momos_best", "momos_s4_c1"
@@ -284,6 +285,22 @@ def recipe_gains() -> str:
     return tables.markdown(pd.DataFrame(rows))
 
 
+def networks() -> str:
+    """The networks of reports/networks, a row each."""
+    rows = [
+        {
+            "Folder": f"[{row['name']}](../{NETWORKS.parent / row['name']})",
+            "Network": f"{results.TITLES[row['model']]}, {row['num_weights']:,} weights",
+            "As plain tensors, kB": f"{row['plain_bytes'] / 1e3:.1f}",
+            "model.momos, kB": f"{row['file_bytes'] / 1e3:.1f}",
+            "Test accuracy, %": f"{100 * row['test_accuracy']:.2f}",
+            "without a mosaic": f"{100 * row['baseline_test_accuracy']:.2f}",
+        }
+        for row in pd.read_csv(NETWORKS).to_dict("records")
+    ]
+    return tables.markdown(pd.DataFrame(rows))
+
+
 def column(profile: str, model: str) -> str:
     """A column of Table 1 that ran on copies of CIFAR-10, beside the published one."""
     document = atomic.read_json(Path("reports") / profile / "results.json")
@@ -434,6 +451,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "accuracies": accuracies,
     "recipe": recipe,
     "recipe_gains": recipe_gains,
+    "networks": networks,
     "rac": rac,
     "llc_answers": llc_answers,
     "packing": packing,

@@ -50,6 +50,7 @@ MADE_FROM = (
     "reports/digits/slt/tables/answers.csv",
     "reports/digits/tables/runs.csv",
     "reports/expected",
+    "reports/networks/networks.csv",
 )
 
 

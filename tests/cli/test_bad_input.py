@@ -29,8 +29,8 @@ WORKS = {  # a call that works
     "verify": ["good.momos", "good.pt"],
     "verify-report": ["report"],
 }
-WEIGHTS = [f"{kind}.{end}" for kind in ("gone", "folder", "empty", "text", "code") for end in
-           ("pt", "safetensors")]  # fmt: skip
+WEIGHTS = [f"{kind}.{end}" for kind in ("gone", "folder", "empty", "text", "code", "cut", "pipe")
+           for end in ("pt", "safetensors")]  # fmt: skip
 MOMOS = [f"{kind}.momos" for kind in ("gone", "folder", "empty", "text", "code", "cut")]
 MODULES = [f"{kind}.py:net" for kind in ("gone", "folder", "empty", "text", "code", "nan", "wrong")]
 REPORTS = ["gone", "folder.pt", "empty.pt", "empty-report", "text-report", "other-report"]
@@ -41,6 +41,8 @@ FILES = {  # (command, argument) -> bad values, each in the place of the one tha
     ("compare", "weights"): WEIGHTS + NAN,
     ("pack", "source"): WEIGHTS,  # NaN is packed bit for bit
     ("verify", "source"): WEIGHTS,  # NaN differs, which is another exit status
+    ("verify", "images"): [file for file in WEIGHTS if file.endswith(".safetensors")],
+    ("verify", "about"): ["gone", "folder.pt", "empty.pt"],  # with images: packing/test_networks.py
     **{(command, "file"): MOMOS for command in ("unpack", "inspect", "verify")},
     **{(command, "module"): MODULES for command in ("compressibility", "llc")},
     ("verify-report", "report"): REPORTS,
@@ -102,10 +104,13 @@ def files(tmp_path_factory):
     pack_tensors(
         good, folder / "good.momos", 2, weights=list(good), level="fixed", slicing="tensor"
     )
-    content = (folder / "good.momos").read_bytes()
-    (folder / "cut.momos").write_bytes(content[: len(content) // 2])
+    for end in ("pt", "safetensors", "momos"):
+        content = (folder / f"good.{end}").read_bytes()
+        (folder / f"cut.{end}").write_bytes(content[: 2 * len(content) // 3])
     for end in ("html", "png"):
         (folder / f"folder.{end}").mkdir()
+    for end in ("pt", "safetensors"):
+        os.mkfifo(folder / f"pipe.{end}")
     for end in ("pt", "safetensors", "momos", "py"):
         (folder / f"empty.{end}").touch()
         (folder / f"text.{end}").write_text("some words\n")

@@ -35,7 +35,8 @@ PACK = (
 UNPACK = "Restore a model, bit for bit."
 INSPECT = "Motifs, blocks, usage, and bytes against the bound k*s*q + n*ceil(log2 k)."
 VERIFY = (
-    "Re-read a file whole, and compare it with what it was packed from. Exit status 1: they differ."
+    "Re-read a file whole, compare it with what it was packed from, and test its network. Exit "
+    "status 1: they differ."
 )
 
 
@@ -102,6 +103,18 @@ def _add_verify(parser: argparse.ArgumentParser) -> None:
         "source", type=Path, nargs="?", metavar="RUN_OR_WEIGHTS", help="what it was packed from"
     )
     _add_which(parser)
+    parser.add_argument(
+        "--images",
+        type=Path,
+        metavar="DATA.safetensors",
+        help="print the accuracy on the test images of this prepared data set, too",
+    )
+    parser.add_argument(
+        "--about",
+        type=Path,
+        metavar="FOLDER",
+        help="whose run.json describes the network (default: the folder of FILE.momos)",
+    )
     parser.set_defaults(run=_run_verify)
 
 
@@ -263,19 +276,41 @@ def _describe_group(group: "Group") -> dict[str, Any]:
 
 def _run_verify(arguments: argparse.Namespace) -> int:
     from momos import packing
+
+    file, images, about = arguments.file, arguments.images, arguments.about
+    if images is None and about is not None:
+        raise ValueError(f"--about {about}: expected --images beside it")
+    tested = None if images is None else _tested(file, about or file.parent, images)
+    if arguments.source is None:
+        print(f"{file} is whole: {packing.inspect(file).num_tensors} tensors")
+    elif _differs(file, arguments.source, arguments.which):
+        return DIFFERENT
+    if tested:
+        print(tested)
+    return 0
+
+
+def _differs(file: Path, source: Path, which: str) -> bool:
+    """Whether a file holds other tensors than its source. Prints what was found."""
+    from momos import packing
     from momos.files import run_folder
 
-    file, source = arguments.file, arguments.source
-    if source is None:
-        print(f"{file} is whole: {packing.inspect(file).num_tensors} tensors")
-        return 0
     if _is_run_folder(source):
-        tensors = run_folder.load_weights(source, arguments.which)
+        tensors = run_folder.load_weights(source, which)
     else:
         tensors = dict(open_weights(source))
     different = packing.differences(file, tensors)
     if different:
         print(f"momos: {file} differs from {source} in {some_of(different)}", file=sys.stderr)
-        return DIFFERENT
-    print(f"{file} equals {source}: {len(tensors)} tensors, bit for bit")
-    return 0
+    else:
+        print(f"{file} equals {source}: {len(tensors)} tensors, bit for bit")
+    return bool(different)
+
+
+def _tested(file: Path, about: Path, images: Path) -> str:
+    """The accuracy of a file's network, as a line."""
+    from momos.cli.accuracy import accuracy_of
+
+    accuracy = accuracy_of(file, about, images)
+    line = f"accuracy {100 * accuracy.value:.2f} % on {accuracy.num_images} test images of {images}"
+    return line if accuracy.as_trained else f"{line}, which is other data than in its training"
