@@ -8,6 +8,7 @@ reports/<profile>/results.json and from benchmarks/. With --check nothing is wri
 status is 1 if a page says something else.
 """
 
+import itertools
 import math
 import re
 import sys
@@ -38,6 +39,16 @@ NETWORKS = Path("reports/networks/networks.csv")  # by scripts/ship.py
 FIRST_RUN = "model == 'resnet20' and method == 'momos_s4_c1' and seed == 0"
 SHOWN = ("baseline", "qat8", "qat4", "momos_s2_c10", "momos_s2_c1", "momos_s4_c10", "momos_s4_c1")
 RECIPE, REPLACED = "momos_best", "momos_s4_c1"
+WITH_BATCHNORM = (
+    "baseline",
+    "qat4",
+    "qat4_in_place",
+    "momos_s2_c1",
+    "momos_s2_c0_5",
+    "momos_s4_c1",
+    "momos_s4_c0_5",
+    RECIPE,
+)
 MEASURES = ("test_accuracy_last", "rac", "bdm_1d_ratio", "bdm_1d_ratio_latent")
 # Of the claims, those that the README shows, in plain words.
 CLAIMS = {
@@ -285,6 +296,27 @@ def recipe_gains() -> str:
     return tables.markdown(pd.DataFrame(rows))
 
 
+def batchnorm() -> str:
+    """What BatchNorm statistics that are gathered again after training give, paired by seed."""
+    runs = pd.read_csv(Path("reports") / PROFILE / "tables" / "runs.csv")
+    kept = runs[(runs.grid == "main") & (runs.weights == "deployed")]
+    rows = []
+    for model, method in itertools.product(("resnet20", "tiny_vit"), WITH_BATCHNORM):
+        found = kept[(kept.model == model) & (kept.method == method)]
+        row = {"Network": results.TITLES[model], "Method": f"`{method}`"}
+        for which in ("last", "best"):
+            column = f"test_accuracy_{which}"
+            plain, again = 100 * found[column], 100 * found[f"{column}_remeasured"]
+            low, high = statistics.student(again - plain) or (math.nan, math.nan)
+            row |= {
+                f"{which} weights": f"{plain.mean():.1f}",
+                f"{which}, again": f"{again.mean():.1f}",
+                f"gain, {which}": f"{(again - plain).mean():+.1f} ({low:+.1f} to {high:+.1f})",
+            }
+        rows.append(row)
+    return tables.markdown(pd.DataFrame(rows))
+
+
 def networks() -> str:
     """The networks of reports/networks, a row each."""
     rows = [
@@ -451,6 +483,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "accuracies": accuracies,
     "recipe": recipe,
     "recipe_gains": recipe_gains,
+    "batchnorm": batchnorm,
     "networks": networks,
     "rac": rac,
     "llc_answers": llc_answers,
