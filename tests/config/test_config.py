@@ -188,6 +188,8 @@ MISTAKES = [
     ({"survey.init_seeds": [0, -1]}, ["survey.init_seeds", "0 or more", "-1"]),
     ({"survey.compressors": ["rar"]}, ["survey.compressors", "'gzip'", "'rar'"]),
     ({"survey.untrained": ["a", "a"]}, ["survey.untrained", "without repeats"]),
+    ({"survey.tasks": {"a": "x"}}, ["survey.tasks.a", "a list of text", "'x'"]),
+    ({"survey.tasks": {"a": ["x"], "b": ["x"]}}, ["survey.tasks", "without repeats", "'x'"]),
     ({"survey.num_workers": -1}, ["survey.num_workers", "0 or more", "-1"]),
     ({"survey.max_parameters": 0}, ["survey.max_parameters", "1 or more", "0"]),
     ({"train.stacked_seeds": 0}, ["train.stacked_seeds", "1 or more", "0"]),

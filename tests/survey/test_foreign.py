@@ -116,6 +116,8 @@ def test_a_row_equals_pybdm_and_numpy_on_the_same_weights(tmp_path):
     starts = [planes.complexity(fresh(weights, seed), 8, 99.9) for seed in range(6)]
     trained_planes = planes.complexity(own, 8, 99.9)
     assert row["planes"] == pytest.approx(trained_planes.sum(), rel=1e-12)
+    chance = stats.t(5).cdf(row["planes_z"] / math.sqrt(1 + 1 / 6))
+    assert row["planes_p"] == pytest.approx(chance, rel=1e-9)
     ratios = trained_planes / np.mean(starts, axis=0)
     assert [row[f"plane_{i}_ratio"] for i in range(8)] == pytest.approx(list(ratios), rel=1e-9)
     assert (row["num_initial"], row["init"], row["num_buffers"]) == (6, "default", 3)
@@ -125,6 +127,7 @@ def test_one_initialisation_tells_no_deviation(tmp_path):
     saved(tmp_path / "net.pt", trained())
     (row,) = rows_of(candidates.in_folder(tmp_path), SETTINGS._replace(init_seeds=(0,))).values()
     assert row["bdm_1d_z"] is None and row["bdm_2d_p"] is None and row["planes_z"] is None
+    assert row["planes_p"] is None
     assert row["bdm_1d_ratio"] > 0 and row["error"] is None
 
 
@@ -272,6 +275,26 @@ def test_a_manifest_says_what_names_can_not(tmp_path):
     assert {row.get("series") for row in rows.values()} == {None, "b"}
     assert rows["gone"]["error"] == "ValueError: no such file: gone.pt"
     assert all(row["error"] is None for name, row in rows.items() if name != "gone")
+
+
+def test_what_a_manifest_notes_of_a_network_stands_in_its_row(tmp_path):
+    saved(tmp_path / "a.pt", trained())
+    (tmp_path / "b").mkdir()
+    for step in (1, 2):
+        saved(tmp_path / "b" / f"{step}.pt", trained(step))
+    notes = {"trained_on": "faces", "licence": "MIT", "notes": " batch norm\nfolded "}
+    files = [{"file": f"b/{step}.pt", "name": "b"} for step in (1, 2)]
+    rows = [{"file": "a.pt", "name": "a", "task": "agents", **notes}, *files]
+    columns = ("file", "name", "task", "trained_on", "licence", "notes", "sha256_source")
+    found = candidates.in_manifest(manifest(tmp_path, rows, columns))
+    found = candidates.with_tasks(found, {"sorting": ["b", "a"]})
+    rows = rows_of(found)
+    expected = {"task": "agents", **notes, "notes": "batch norm folded"}
+    assert {name: rows["a"][name] for name in expected} == expected, "the manifest comes first"
+    assert rows["b/1"]["task"] == rows["b/2"]["task"] == "sorting" and "notes" not in rows["b/1"]
+    assert {*expected} <= {*run.table_columns(["gzip"])}
+    with pytest.raises(ValueError, match=r"survey\.tasks must name networks .*, got nobody"):
+        candidates.with_tasks(found, {"sorting": ["b", "nobody"]})
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import ClassVar, Literal, Self
 
 from momos.config.names import PROFILE, PROFILE_RULE
-from momos.settings import Settings, not_empty_and_distinct, require
+from momos.settings import Settings, not_empty_and_distinct, require, typed
 
 FEWEST_INITIALIZATIONS = 20  # with fewer, chance alone gives large z (method A11)
 
@@ -370,6 +370,7 @@ class Survey(Settings):
     num_models: int | None  # drawn from the source; null: all of them
     min_models: int  # the survey fails with fewer measured ones
     max_parameters: int  # of a model; larger ones are not drawn
+    tasks: dict  # task -> names of the networks, where a manifest does not say it
     seed: int  # of the draw and of the shuffled-bits control
     init_seeds: tuple[int, ...]  # initialisations, whose mean BDM trained weights are compared with
     compressors: tuple[str, ...]
@@ -400,6 +401,7 @@ class Survey(Settings):
         require(
             self.max_parameters >= 1, f"{where}.max_parameters", "1 or more", self.max_parameters
         )
+        _check_tasks(self.tasks, f"{where}.tasks")
         require(self.seed >= 0, f"{where}.seed", "0 or more", self.seed)
         for key in ("init_seeds", "compressors"):
             not_empty_and_distinct(getattr(self, key), f"{where}.{key}")
@@ -417,6 +419,15 @@ class Survey(Settings):
             list(self.untrained),
         )
         require(self.num_workers >= 0, f"{where}.num_workers", "0 or more", self.num_workers)
+
+
+def _check_tasks(tasks: dict, where: str) -> None:
+    """Raises ValueError unless each task has a list of names, and each name one task."""
+    names: list[str] = []
+    for task, listed in tasks.items():
+        typed(task, str, f"{where} (a task)")
+        names += typed(listed, tuple[str, ...], f"{where}.{task}")
+    require(len(set(names)) == len(names), where, "lists without repeats", names)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ import contextlib
 import re
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -72,7 +72,10 @@ class Candidate:
     kinds: tuple[tuple[str, str], ...] = ()
     series: str = ""  # of which training this is a checkpoint
     step: int | None = None  # when in it
+    task: str = ""  # what it was trained for
+    trained_on: str = ""
     licence: str = ""
+    notes: str = ""  # of the manifest: batch norm folded, tied, transposed ..
     wheel: Wheel | None = None  # in which the file lies
 
     @property
@@ -94,7 +97,14 @@ class Candidate:
             "tags": self.tag,
             "source": self.source,
         }
-        extra: Row = {"series": self.series, "step": self.step, "licence": self.licence}
+        extra: Row = {
+            "series": self.series,
+            "step": self.step,
+            "task": self.task,
+            "trained_on": self.trained_on,
+            "licence": self.licence,
+            "notes": self.notes,
+        }
         return about | {name: value for name, value in extra.items() if value not in (None, "")}
 
     def measure_model(self, settings: RowSettings) -> Row:
@@ -186,12 +196,31 @@ def chosen(settings: config.Survey) -> list[Candidate]:
         "none": lambda _: [],
     }
     drawn = draw(
-        lists[settings.source](_place(settings.path or ".")),
+        with_tasks(lists[settings.source](_place(settings.path or ".")), settings.tasks),
         settings.num_models,
         max_parameters=settings.max_parameters,
         seed=settings.seed,
     )
     return [*untrained(settings.untrained), *drawn]
+
+
+def with_tasks(
+    candidates: Sequence[Candidate], tasks: Mapping[str, Sequence[str]]
+) -> list[Candidate]:
+    """The candidates with their tasks. What a manifest says of one comes first.
+
+    tasks: task -> names, of a series that of all its checkpoints. Raises ValueError for a name that
+    no candidate has.
+    """
+    by_name = {name: task for task, names in tasks.items() for name in names}
+    unknown = sorted(by_name.keys() - {one.series or one.name for one in candidates})
+    if unknown:
+        raise ValueError(
+            f"survey.tasks must name networks of the survey's source, got {some_of(unknown)}"
+        )
+    return [
+        replace(one, task=one.task or by_name.get(one.series or one.name, "")) for one in candidates
+    ]
 
 
 def _place(path: str) -> Path:
@@ -285,10 +314,10 @@ def in_manifest(manifest: Path) -> list[Candidate]:
     """The models of a CSV file with a column arch (timm's name) or file, and others.
 
     file: relative to the manifest, or to the folder weights beside it; empty for timm's own
-    weights. name, source, family, licence: of the row. init, kinds: how fresh weights are made, the
-    latter as JSON. parameters: number of weights. wheel, sha256_wheel: of a package registry,
-    pinned as name==version; file is then the path inside it. Rows of one name are checkpoints of
-    one training, in the order of the file's.
+    weights. name, source, family, task, trained_on, licence, notes: of the row. init, kinds: how
+    fresh weights are made, the latter as JSON. parameters: number of weights. wheel, sha256_wheel:
+    of a package registry, pinned as name==version; file is then the path inside it. Rows of one
+    name are checkpoints of one training, in the order of the file's.
     Raises ValueError naming the manifest, and the line and column, for a missing file, another
     encoding or column, a row that is too short, and for a name that is there twice.
     """
@@ -318,12 +347,9 @@ def _listed(row: dict[str, str], manifest: Path, line: int, place: int | None) -
         manifest_table.text(row, "name"),
     )
     source = manifest_table.text(row, "source")
+    about = {"task": manifest_table.text(row, "task"), **manifest_table.shown_notes(row)}
     if not file:
-        return _known(
-            Candidate(
-                name or arch, arch, source or SOURCE, licence=manifest_table.text(row, "licence")
-            )
-        )
+        return _known(Candidate(name or arch, arch, source or SOURCE, **about))  # type: ignore[arg-type]
     path = manifest.parent / file
     if not path.exists() and (manifest.parent / WEIGHTS_FOLDER / file).exists():
         path = manifest.parent / WEIGHTS_FOLDER / file
@@ -340,12 +366,12 @@ def _listed(row: dict[str, str], manifest: Path, line: int, place: int | None) -
     return replace(
         candidate,
         group=manifest_table.text(row, "family"),
-        licence=manifest_table.text(row, "licence"),
         init=manifest_table.text(row, "init") or "default",
         kinds=manifest_table.kinds(row, manifest, line),
         num_parameters=manifest_table.number(row, "parameters", manifest, line),
         series=series,
         step=int(numbers[-1]) if series and numbers else place,
+        **about,  # type: ignore[arg-type]
     )
 
 

@@ -9,11 +9,12 @@ from momos.survey.wheels import Wheel
 from momos.weights.initial import require_kinds
 
 COLUMNS = (
-    "arch", "file", "name", "source", "family", "init", "kinds", "parameters", "wheel",
+    "arch", "file", "name", "source", "family", "task", "init", "kinds", "parameters", "wheel",
     "sha256_wheel",
 )  # fmt: skip
-# what a manifest may say beside for its readers
+# what a manifest may say beside for its readers, and what of it stands in the survey's table
 NOTES = ("architecture", "trained_on", "commit", "licence", "sha256_source", "notes")
+SHOWN_NOTES = ("trained_on", "licence", "notes")
 Kinds = tuple[tuple[str, str], ...]
 
 
@@ -84,6 +85,12 @@ def _checked(reader: csv.DictReader, manifest: Path) -> list[tuple[int, dict[str
 def text(row: dict[str, str], column: str) -> str:
     """A cell without spaces around it; empty for a column that is not there."""
     return (row.get(column) or "").strip()
+
+
+def shown_notes(row: dict[str, str]) -> dict[str, str]:
+    """What a row says for readers, each on one line: trained_on, licence, notes."""
+    plain = {name: UNPRINTABLE.sub(" ", row.get(name) or "") for name in SHOWN_NOTES}
+    return {name: " ".join(value.split()) for name, value in plain.items()}
 
 
 def kinds(row: dict[str, str], manifest: Path, line: int) -> Kinds:

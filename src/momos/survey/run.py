@@ -26,8 +26,11 @@ from momos.survey.candidates import CONTROL, Candidate, RowSettings
 from momos.survey.streaming import further_columns
 
 ABOUT = ("name", "family", "source", "tags", "num_weights", "num_classes")
-# from where the initial weights are, and what of a file is no weight
-LEFT_OUT = ("series", "step", "licence", "init", "num_buffers", "num_tied", "num_beside")
+# what else is known of a model: from where the initial weights are, what of a file is no weight
+LEFT_OUT = (
+    "series", "step", "task", "trained_on", "licence", "notes",
+    "init", "num_buffers", "num_tied", "num_beside",
+)  # fmt: skip
 LAST = ("sparsity", "weights", "sha256", "error")
 LIBRARIES = ("torch", "timm", "numpy", "pybdm", "zstandard")
 # The modules that a row's numbers come from, beside the compressors that the settings name.

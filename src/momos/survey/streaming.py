@@ -11,7 +11,7 @@ it may need up to 0.01 % more or fewer bytes than in one piece. All other values
 |                             | chance that another initialisation is as low (Student's t)         |
 | bdm_<n>d_markov, _permuted  | controls (`momos.survey.controls`)                                 |
 | planes, plane_7 ..          | BDM of bit planes in bits, total and each (method A10), with the   |
-|                             | mean over initialisations, the ratio to it and the z of the total  |
+|                             | mean over initialisations, the ratio to it, z and p of the total   |
 """
 
 import math
@@ -57,6 +57,7 @@ def measure_against(
         values = [bdm.complexity(getattr(start.counts, kind)) for start in starts]
         columns |= _against(prefix, bdm.complexity(getattr(end.counts, kind)), values)
     bit_planes = planes.against(end.planes, [start.planes for start in starts])
+    bit_planes["planes_p"] = chance(bit_planes["planes_z"], len(starts))
     return columns | {"num_initial": len(starts)} | bit_planes
 
 
@@ -91,23 +92,26 @@ def _against(prefix: str, value: float, initial: Sequence[float]) -> dict[str, f
     if not std:
         return dict(zip(names, (std, None, None), strict=True))
     z = (value - mean) / std
-    # of one more value, so the mean's own spread counts too
-    p = student_t(z / math.sqrt(1 + 1 / len(initial)), len(initial) - 1)
-    return dict(zip(names, (std, z, p), strict=True))
+    return dict(zip(names, (std, z, chance(z, len(initial))), strict=True))
 
 
-def student_t(t: float, degrees: int) -> float:
-    """The chance of a value of t or less, in Student's distribution with these degrees."""
+def chance(z: float | None, num_initial: int) -> float | None:
+    """How probable an initialisation of this z or less is, by Student's t; None without z.
+
+    It is one more value beside the num_initial others, so that their mean's own spread counts too.
+    """
     from scipy.special import stdtr
 
-    return float(stdtr(degrees, t))
+    if z is None:
+        return None
+    return float(stdtr(num_initial - 1, z / math.sqrt(1 + 1 / num_initial)))
 
 
 def further_columns() -> list[str]:
     """Names of the module's further columns, in the order of `measure_against`."""
     suffixes = ("initial_std", "z", "p", "markov", "permuted")
     bdm_names = [f"bdm_{n}d_{suffix}" for n in (1, 2) for suffix in suffixes]
-    totals = ["planes", "planes_initial", "planes_ratio", "planes_z"]
+    totals = ["planes", "planes_initial", "planes_ratio", "planes_z", "planes_p"]
     each = [
         f"plane_{plane}{suffix}"
         for plane in reversed(range(BIT_DEPTH))
