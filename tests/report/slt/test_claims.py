@@ -1,6 +1,7 @@
 """Every claim of the second paper on results whose verdict is known; fits against scipy."""
 
 import dataclasses
+import functools
 import json
 import math
 import re
@@ -52,6 +53,16 @@ def knee_curve(eps: float, num: int = 30) -> pd.DataFrame:
     )
 
 
+@functools.cache
+def curves(knee: float, seeds: tuple[int, ...], schemes: tuple[str, ...]) -> pd.DataFrame:
+    """One curve for all runs, schemes and steps."""
+    keys = [("neox", seed, step, name) for seed in seeds for name in schemes for step in STEPS]
+    one = knee_curve(knee)
+    places = pd.DataFrame(keys, columns=["model", "seed", "step", "scheme"])
+    repeated = places.loc[np.repeat(places.index, len(one))].reset_index(drop=True)
+    return pd.concat([pd.concat([one] * len(keys), ignore_index=True), repeated], axis=1)
+
+
 def results(*, noise: float = 0.0, knee: float = 0.1, **changes) -> SltResults:
     """All claims hold: n_q is linear in the LLC, which rises. noise: of critical values; a scheme's
     values: a function of the LLC.
@@ -65,7 +76,7 @@ def results(*, noise: float = 0.0, knee: float = 0.1, **changes) -> SltResults:
         "noise_relative": lambda llc: 1 / llc,
         "pruning": lambda llc: 0.5 + 0 * llc,
     } | {name: law for name, law in changes.items() if name in config.CRITICAL}
-    llc, critical, curve = [], [], []
+    llc, critical = [], []
     for seed in here.seeds:
         values = np.sqrt(STEPS) * (1 + 0.1 * seed)
         if changes.get("llc") == "falls":
@@ -103,12 +114,9 @@ def results(*, noise: float = 0.0, knee: float = 0.1, **changes) -> SltResults:
                         | {"refined": found - 2 * (np.arange(len(STEPS)) % 2)}
                     )
                 )
-            for step in STEPS:
-                curve.append(
-                    knee_curve(knee).assign(model="neox", seed=seed, step=step, scheme=scheme)
-                )
-    frames = (pd.concat(parts, ignore_index=True) for parts in (llc, critical, curve))
-    return SltResults(*frames, pd.DataFrame(), here)
+    frames = (pd.concat(parts, ignore_index=True) for parts in (llc, critical))
+    curve = curves(knee, tuple(here.seeds), tuple(here.schemes)).copy()
+    return SltResults(*frames, curve, pd.DataFrame(), here)
 
 
 def verdict(name: str, found: SltResults) -> verdicts.Judgement:
