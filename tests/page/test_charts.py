@@ -84,14 +84,45 @@ def test_figure_2_says_where_a_network_is_from():
             "bdm_1d_ratio": [0.9, 0.8, 0.7],
             "error": [None, None, "damaged"],
             "licence": ["MIT", None, "MIT"],
+            "trained_on": ["faces", None, None],
+            "notes": None,
         }
     )
     for frame, expected in (
-        (rows, {"source", "licence"}),
-        (rows.drop(columns="licence"), {"source"}),
+        (rows, {"source", "licence", "trained_on"}),
+        (rows.drop(columns="licence").assign(notes="tied"), {"source", "trained_on", "notes"}),
+        (rows.drop(columns=["licence", "trained_on"]), {"source"}),
     ):
         pairs = figure2.surveyed_pairs(frame)
         assert list(pairs.name) == ["a", "b"] and not pairs.isna().any().any()
         drawn = json.dumps(figure2.draw_ratio_against_size(pairs))
-        shown = {name for name in ("source", "licence") if f'"field": "{name}"' in drawn}
-        assert shown == expected
+        names = ("source", "licence", "trained_on", "notes")
+        assert {name for name in names if f'"field": "{name}"' in drawn} == expected
+
+
+def test_checkpoints_of_one_training_are_connected():
+    pairs = pd.DataFrame(
+        {
+            "name": [f"n{place}" for place in range(8)],
+            "source": "hub",
+            "title": [f"n{place}" for place in range(8)],
+            "group": list("aaaabbbb"),
+            "num_weights": [10, 10, 10, 20, 30, 40, 50, 60],
+            "bdm_1d_ratio": 0.9,
+            "error": None,
+            "series": ["s", "s", "s", *[None] * 5],
+            "step": [1.0, 2.0, 3.0, *[None] * 5],
+        }
+    )
+    many = figure2.draw_ratio_against_size(figure2.surveyed_pairs(pairs))
+    (line,) = [one for one in many["layer"] if one["mark"]["type"] == "line"]
+    assert [line["encoding"][name]["field"] for name in ("detail", "order")] == ["series", "step"]
+    few = figure2.draw_ratio_against_size(figure2.surveyed_pairs(pairs.head(3)))
+    assert not [one for one in few["layer"] if one["mark"]["type"] == "line"], "columns of models"
+
+
+def test_forty_seven_groups_have_forty_seven_looks():
+    groups = pd.Series([f"g{place}" for place in range(47)])
+    scales = [look(groups).to_dict()["scale"] for look in (chart_parts.colour, chart_parts.shape)]
+    assert all(scale["domain"] == list(groups) for scale in scales)
+    assert len(set(zip(*(scale["range"] for scale in scales), strict=True))) == 47

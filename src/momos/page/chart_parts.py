@@ -72,19 +72,23 @@ def tip(field: str, title: str, form: str | None = None) -> alt.Tooltip:
     return alt.Tooltip(f"{field}:{kind}", title=title, format=form or alt.Undefined)
 
 
-def _scale(values: pd.Series, looks: tuple) -> alt.Scale:
-    """The same look for a name in every layer of a chart. Looks repeat when they run out."""
-    names = list(dict.fromkeys(values))
-    return alt.Scale(domain=names, range=[looks[index % len(looks)] for index in range(len(names))])
+def _scale(values: pd.Series, looks: tuple, *, shift: bool) -> alt.Scale:
+    """The same look for a name in every layer of a chart. Looks repeat when they run out.
+
+    shift: by one at each repetition, so that shapes stand beside other colours than before.
+    """
+    names, wide = list(dict.fromkeys(values)), len(looks)
+    places = [index + index // wide * shift for index in range(len(names))]
+    return alt.Scale(domain=names, range=[looks[place % wide] for place in places])
 
 
 def colour(values: pd.Series, field: str = "group") -> alt.Color:
-    return alt.Color(f"{field}:N", scale=_scale(values, COLOURS))
+    return alt.Color(f"{field}:N", scale=_scale(values, COLOURS, shift=False))
 
 
 def shape(values: pd.Series, field: str = "group") -> alt.Shape:
-    return alt.Shape(f"{field}:N", scale=_scale(values, SHAPES))
+    return alt.Shape(f"{field}:N", scale=_scale(values, SHAPES, shift=True))
 
 
 def dash(values: pd.Series, field: str = "group") -> alt.StrokeDash:
-    return alt.StrokeDash(f"{field}:N", scale=_scale(values, DASHES))
+    return alt.StrokeDash(f"{field}:N", scale=_scale(values, DASHES, shift=True))

@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from synthetic import CAPACITIES, COMPRESSORS, PAPER, ROOT, SIZES, TREE_METHODS, TREE_MODELS, Tree
+from synthetic import survey as synthetic_survey
 
 from momos.report.momos import pictures, points
-from momos.report.shared import figures
+from momos.report.shared import figures, results
 from momos.report.shared.claims import read_claims
 
 STAGE = ROOT / "stages" / "report.py"
@@ -184,6 +185,18 @@ def test_two_processes_write_the_same_bytes(tree, built, tmp_path):
     )
     assert first.keys() == second.keys()
     assert [path for path in first if first[path] != second[path]] == []
+
+
+def test_models_of_many_families_are_grouped_by_task_where_tasks_are_named():
+    zoo = synthetic_survey([0.9] * 10).assign(source=["hub"] * 9 + [results.CONTROL])
+    zoo = zoo.assign(family=[f"f{place}" for place in range(10)], task=["a"] * 6 + [None] * 4)
+    for frame, expected in (
+        (zoo, ["a"] * 6 + ["no task named"] * 4),
+        (zoo[1:], list(zoo.family[1:])),
+        (zoo.assign(task=np.nan), list(zoo.family)),
+        (zoo.drop(columns="task"), list(zoo.family)),
+    ):
+        assert list(results._told_apart(frame)) == expected
 
 
 def test_the_survey_has_own_runs_the_control_and_models_from_elsewhere(built):

@@ -258,6 +258,34 @@ UNREACHED = pd.DataFrame({
 })  # fmt: skip
 
 
+def test_a_named_task_comes_before_the_brackets_of_a_family():
+    rows = survey([0.9, 0.8, 0.7, 0.6, 0.5, 0.4]).assign(
+        source="hub",
+        name=list("abcdef"),
+        family="mlp (a library)",
+        task=["agents", "agents", "agents", None, None, None],
+    )
+    found = survey_statistics.group_statistics(rows, seed=0)
+    assert row(found, "task", "agents", "elsewhere").ratio_1d == pytest.approx(0.8)
+    assert row(found, "task", "a library", "elsewhere").ratio_1d == pytest.approx(0.5)
+
+
+def test_a_network_says_its_task_what_of_its_file_is_no_weight_and_how_it_was_stored():
+    digest = "0123456789abcdef" * 4
+    models = other_people().assign(
+        task=["agents", None, None],
+        family=["mlp", "mtcnn (faces)", "mlp"],
+        num_buffers=[3.0, np.nan, 0.0],
+        num_tied=[1.0, np.nan, 0.0],
+        notes=["batch norm folded", None, f"transposed; sha256 of the file: {digest}"],
+    )
+    table = survey_statistics.network_table(survey_statistics.networks(models, UNREACHED[:0]))
+    assert list(table.Task) == ["agents", "faces", "–"]
+    assert list(table["Left out"]) == ["3 buffers, 1 tied copies", "–", "–"]
+    last = "transposed; sha256 of the file: 01234567.."
+    assert list(table.Notes) == ["batch norm folded", "–", last]
+
+
 def test_what_a_ratio_below_1_is_made_of_adds_up():
     shares = survey_statistics.shares(other_people()).iloc[0]
     assert tuple(shares) == (3.0, 12.0, 5.0) and shares.sum() == 20.0

@@ -220,6 +220,22 @@ def test_the_survey_figure_has_bit_planes_and_trainings_where_there_are_any():
     assert list(x) == [50, 100] and list(y) == list(rows.bdm_1d_ratio[[1, 0]]), "by step"
 
 
+def test_the_survey_figure_names_the_lowest_and_counts_a_training_once():
+    ratios = [0.5, 1.1, 0.7, 0.9, 0.8, 0.95, 0.6]
+    rows = pd.DataFrame(
+        {"num_weights": range(1000, 8000, 1000), "bdm_1d_ratio": ratios, "group": "x"}
+        | {"title": list("abcdefg"), "source": "hub", "series": [*"ss", *[None] * 5], "step": 1.0}
+    )
+    against_size, _ = (ax for ax in figures.survey(rows).axes if ax.axison)
+    assert against_size.get_title() == "6 of 6 trained models below 1 (100 %)", "0.5 and 1.1: 0.8"
+    assert [text.get_text() for text in against_size.texts] == ["a", "g", "c", "e"]
+
+
+def test_many_series_have_looks_of_their_own():
+    looks = [plots._points(place) for place in range(47)]
+    assert len({(look["color"], look["marker"]) for look in looks}) == 47
+
+
 def test_nothing_of_matplotlib_is_changed():
     before = dict(matplotlib.rcParams)
     with figures.style():

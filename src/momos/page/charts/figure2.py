@@ -10,8 +10,10 @@ from momos.page.report_folder import ReportFolder
 
 CAPTION = (
     "Figure 2. 1-D BDM of trained weights relative to the same architecture at initialisation; "
-    "each mark is one trained model."
+    "each mark is one trained model, and a line connects checkpoints of one training."
 )
+SERIES = ("series", "step")
+NOTES = {"trained_on": "Trained on", "licence": "Licence", "notes": "Notes"}  # column -> title
 MOST_COLUMNS = 5  # models up to which each has a column of its own
 
 
@@ -22,12 +24,12 @@ def chart(report: ReportFolder) -> parts.Spec:
 def surveyed_pairs(rows: pd.DataFrame) -> pd.DataFrame:
     """The pairs that could be measured: name, source, title, group, num_weights, bdm_1d_ratio.
 
-    And the licence, where one is known of any.
+    And series, step and the notes of `NOTES`, each where it is known of any.
     """
     columns = ["name", "source", "title", "group", "num_weights", "bdm_1d_ratio"]
-    if "licence" in rows and rows.licence.notna().any():
-        rows, columns = rows.assign(licence=rows.licence.fillna("")), [*columns, "licence"]
-    return rows.loc[rows.error.isna(), columns].round({"bdm_1d_ratio": 6})
+    known = [name for name in (*SERIES, *NOTES) if name in rows and rows[name].notna().any()]
+    pairs = rows.loc[rows.error.isna(), columns + known].round({"bdm_1d_ratio": 6})
+    return pairs.fillna({name: "" for name in known if name in NOTES})
 
 
 def draw_ratio_against_size(pairs: pd.DataFrame) -> parts.Spec:
@@ -44,7 +46,7 @@ def draw_ratio_against_size(pairs: pd.DataFrame) -> parts.Spec:
         parts.tip("num_weights", "Weights", ",d"),
         parts.tip("bdm_1d_ratio", "BDM ratio", ".4f"),
         parts.tip("source", "Source"),
-        *([parts.tip("licence", "Licence")] if "licence" in pairs else []),
+        *(parts.tip(name, title) for name, title in NOTES.items() if name in pairs),
     ]
     marks = chosen.mark_point(size=48, opacity=0.9, strokeWidth=1.6).encode(
         **_across(pairs),
@@ -53,11 +55,24 @@ def draw_ratio_against_size(pairs: pd.DataFrame) -> parts.Spec:
         shape=parts.shape(pairs.group),
         tooltip=tips,
     )
-    return parts.spec(alt.layer(_line_at_one(), marks).add_params(group), height=320)
+    lines = [_trainings(chosen, y)] if "series" in pairs and _are_many(pairs) else []
+    return parts.spec(alt.layer(_line_at_one(), *lines, marks).add_params(group), height=320)
+
+
+def _trainings(pairs: alt.Chart, y: alt.Y) -> alt.Chart:
+    """A line through the checkpoints of each training, which all have one number of weights."""
+    lines = pairs.transform_filter("datum.series !== null").mark_line(opacity=0.5, strokeWidth=1)
+    return lines.encode(
+        x="num_weights:Q", y=y, detail="series:N", order="step:Q", color=alt.value("currentColor")
+    )
+
+
+def _are_many(pairs: pd.DataFrame) -> bool:
+    return pairs.title.nunique() > MOST_COLUMNS
 
 
 def _across(pairs: pd.DataFrame) -> dict[str, Any]:
-    if pairs.title.nunique() > MOST_COLUMNS:
+    if _are_many(pairs):
         x = alt.X("num_weights:Q", title="Number of weights")
         return {"x": x.scale(type="log", nice=False, padding=10)}
     order = list(pairs.drop_duplicates("title").sort_values("num_weights").title)

@@ -17,7 +17,8 @@ FIGURE1 = (
 FIGURE2 = (
     "Figure 2. 1-D BDM of trained weights relative to the same architecture at initialisation:"
     " the runs of this pipeline by model, models from elsewhere against their number of weights;"
-    " untrained ones are the control. Below: medians of the same ratio by bit plane, and"
+    " untrained ones are the control, the lowest are named, checkpoints of one training count once"
+    " in the title. Below: medians of the same ratio by bit plane, and"
     " checkpoints along a training, where any were surveyed."
 )
 FIGURE3 = (

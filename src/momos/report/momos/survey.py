@@ -26,6 +26,9 @@ TIMM, ELSEWHERE = "timm", "elsewhere"
 OUT_OF_REACH = "NotFetched"  # beginning of what `momos.survey` says of weights that are
 RARE = 0.001  # probability that an initialisation lies below the bound of z (method A11)
 TASK = re.compile(r"\((.+)\)$")  # at the end of a family: carn (super-resolution)
+HASH = r"\b([0-9a-f]{8})[0-9a-f]{56}\b"  # SHA-256: readers see its beginning
+# tensors of a file that are no weights, by the column that counts them
+NO_WEIGHTS = {"num_buffers": "buffers", "num_tied": "tied copies", "num_beside": "others"}
 BASELINE = "Baseline"  # the group of methods that neither quantise nor share weights
 SIZES = (0, 1e6, 5e6, 25e6, 1e8, np.inf)
 SIZE_NAMES = ("below 1 M", "1 M to 5 M", "5 M to 25 M", "25 M to 100 M", "above 100 M")
@@ -150,7 +153,7 @@ def _groupings(source: str, models: pd.DataFrame) -> Iterator[tuple[str, pd.Seri
         yield "method", models.group
     elif source != CONTROL:
         yield "family", _pooled(models.family)
-        tasks = models.family.map(task)
+        tasks = _tasks(models)
         if tasks.any():
             yield "task", _pooled(tasks.where(tasks != "", "none named"))
         yield "size", size_class(models.num_weights)
@@ -164,10 +167,10 @@ def size_class(num_weights: pd.Series) -> pd.Series:
     return pd.cut(num_weights, SIZES, labels=SIZE_NAMES, right=False).astype(str)
 
 
-def task(family: str) -> str:
-    """What stands in brackets behind a family's name, or nothing."""
-    found = TASK.search(family) if isinstance(family, str) else None
-    return found[1] if found else ""
+def _tasks(models: pd.DataFrame) -> pd.Series:
+    """Each model's task; without one what stands in brackets behind its family, or nothing."""
+    in_brackets = models.family.astype(str).str.extract(TASK, expand=False)
+    return _texts(models, "task").fillna(in_brackets).fillna("")
 
 
 def recipe(tag: str) -> str:
@@ -284,6 +287,11 @@ def shares(models: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({name: 100 * (before - after) / initial for name, before, after in pairs})
 
 
+def _texts(models: pd.DataFrame, name: str) -> pd.Series:
+    """A column of texts, missing ones None, all of them where the table has no such column."""
+    return pd.Series(models.get(name), index=models.index, dtype=object)
+
+
 def _column(models: pd.DataFrame, name: str) -> pd.Series:
     """A column of numbers, NaN where the table has none."""
     return pd.Series(models.get(name), index=models.index, dtype=float)
@@ -314,12 +322,24 @@ def network_table(models: pd.DataFrame) -> pd.DataFrame:
     about = {
         "Network": models.name,
         "Family": models.family,
+        "Task": _tasks(models).replace("", None),
         "Source": models.source,
-        "Licence": models.get("licence", pd.Series(tables.EMPTY, index=models.index)),
+        "Licence": _texts(models, "licence"),
         "State": states,
         "Weights": [tables.thousands(value) for value in _column(models, "num_weights")],
     }
-    return pd.DataFrame(about | texts).fillna(tables.EMPTY)
+    form = {
+        "Left out": [_left_out(row) for _, row in models.iterrows()],
+        "Notes": _texts(models, "notes").str.replace(HASH, r"\1..", regex=True),
+    }
+    return pd.DataFrame(about | texts | form).fillna(tables.EMPTY)
+
+
+def _left_out(model: pd.Series) -> str | None:
+    """How many tensors of a file are no weights, and which: 3 buffers, 1 copy of another."""
+    counts = {what: model.get(column) for column, what in NO_WEIGHTS.items()}
+    parts = [f"{int(count)} {what}" for what, count in counts.items() if pd.notna(count) and count]
+    return ", ".join(parts) or None
 
 
 def group_table(groups: pd.DataFrame) -> pd.DataFrame:

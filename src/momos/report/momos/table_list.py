@@ -54,6 +54,8 @@ ZOO = (
 ZOO_NETWORKS = (
     "Networks that other people trained. Below 1 because of (percent of the initial 1-D BDM, which"
     " add up to what the ratio lacks to 1): the share of ones, order within rows, order among rows."
+    " Left out: tensors of the file that are no weights. Notes: what its manifest says, such as"
+    " batch norm folded into convolutions, and tied or transposed weights."
     f" {survey.NOT_RUN}: the weights were out of reach."
 )
 ZOO_AGREEMENT = (

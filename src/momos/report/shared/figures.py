@@ -152,8 +152,7 @@ def survey(rows: pd.DataFrame) -> Figure:
             loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2, columnspacing=1
         )
     for place, (_, part) in enumerate(panels):
-        ratios = part.bdm_1d_ratio[part.source != imported.CONTROL]
-        axes[place].set_title(_share_below(ratios))
+        axes[place].set_title(_share_below(_trainings(part[part.source != imported.CONTROL])))
     for ax in axes[len(drawn) :]:
         ax.set_axis_off()
     return figure
@@ -167,6 +166,14 @@ def _further_panels(rows: pd.DataFrame) -> list[tuple[Callable, pd.DataFrame]]:
     if "series" in rows and rows.series.notna().any():
         panels.append((plots.ratio_along_training, rows[rows.series.notna()]))
     return panels
+
+
+def _trainings(rows: pd.DataFrame) -> pd.Series:
+    """Ratios of trained models; the checkpoints of one training count once, with their mean."""
+    if "series" not in rows:
+        return rows.bdm_1d_ratio
+    names = rows.series.where(rows.series.notna(), rows.index.to_series())
+    return rows.bdm_1d_ratio.groupby(names.astype(str)).mean()
 
 
 def _share_below(ratios: pd.Series) -> str:

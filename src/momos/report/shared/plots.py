@@ -15,6 +15,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 # Colour-blind safe, and of falling lightness in this order where two follow each other.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#8C510A", "#444444", "#E69F00")
+NUM_NAMED = 4  # of Figure 2's models from elsewhere
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (7, 2)), (0, (1, 1)), (0, (3, 1, 1, 1)))
 DASHES = (
@@ -63,10 +64,13 @@ def _picture(matrix: pd.DataFrame, ax: Axes, colours: str, low: float, high: flo
 def ratio_against_size(survey: pd.DataFrame, ax: Axes) -> Axes:
     """Figure 2. Below the line at 1, training made the weights simpler.
 
-    survey: num_weights, bdm_1d_ratio, group.
+    survey: num_weights, bdm_1d_ratio, group, title. The lowest ones are named.
     """
     for index, (name, rows) in enumerate(survey.groupby("group", sort=False)):
         ax.plot(rows.num_weights, rows.bdm_1d_ratio, label=name, **_points(index))
+    for row in survey.nsmallest(NUM_NAMED, "bdm_1d_ratio").itertuples():
+        place = (row.num_weights, row.bdm_1d_ratio)
+        ax.annotate(row.title, place, (4, 2), textcoords="offset points", fontsize=8)
     ax.set(xscale="log", xlabel="Number of weights")
     return _ratio_axis(ax)
 
@@ -259,7 +263,7 @@ def _series(names: list[str]) -> dict[str, Any]:
 
 
 def _points(index: int) -> dict[str, Any]:
-    colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
+    colour, marker = COLOURS[index % len(COLOURS)], _beside_colour(MARKERS, index)
     filled = colour if index % 2 == 0 else "white"  # a second cue beside the shape
     return {
         "linestyle": "none",
@@ -271,11 +275,16 @@ def _points(index: int) -> dict[str, Any]:
     }
 
 
+def _beside_colour(looks: tuple, index: int) -> Any:
+    """The look of series number `index`: where colours repeat, it is the next one's."""
+    return looks[(index + index // len(COLOURS)) % len(looks)]
+
+
 def _line(index: int, num_points: int) -> dict[str, Any]:
     """Line style of series number `index`, with some eight markers along the line."""
     style = {
         "color": COLOURS[index % len(COLOURS)],
-        "linestyle": LINES[index % len(LINES)],
-        "marker": MARKERS[index % len(MARKERS)],
+        "linestyle": _beside_colour(LINES, index),
+        "marker": _beside_colour(MARKERS, index),
     }
     return style | {"linewidth": 1.5, "markersize": 4.5, "markevery": max(1, num_points // 8)}

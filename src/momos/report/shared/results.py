@@ -69,6 +69,7 @@ PACKING = {
     "stored_bytes",
     "test_accuracy",
 }
+MOST_FAMILIES = 8  # that a figure can tell apart
 SURVEY = {"name", "family", "source", "num_weights", "bdm_1d_ratio", "bdm_2d_ratio", "error"}
 TEXTS = {"name", "family"}  # a model from elsewhere may be called 7, 1e5 or nan
 SINGULAR = {"table", "model", "method", "measure", "seed", "value", "unit", "source", "stage"}
@@ -336,7 +337,7 @@ def _survey(
 ) -> pd.DataFrame:
     """The main grid's runs as deployed, then models from elsewhere.
 
-    Own runs are grouped by method, the others by family.
+    Own runs are grouped by method, the others by family, or by task where families are many.
     """
     own = evaluation[(evaluation.grid == "main") & (evaluation.weights == "deployed")]
     own = own.assign(
@@ -348,7 +349,7 @@ def _survey(
     )
     others = zoo.assign(
         title=zoo.name,
-        group=zoo.family.where(zoo.source != CONTROL, CONTROL),
+        group=_told_apart(zoo).where(zoo.source != CONTROL, CONTROL),
         num_weights=zoo.num_weights.astype(int),
     )
     columns = [
@@ -358,6 +359,14 @@ def _survey(
     ]
     parts = [own.reindex(columns=columns), others.reindex(columns=columns)]
     return pd.concat([part for part in parts if len(part)], ignore_index=True)
+
+
+def _told_apart(zoo: pd.DataFrame) -> pd.Series:
+    """Groups that a figure can tell apart: families, or tasks where there are too many of them."""
+    trained = zoo[zoo.source != CONTROL]
+    if "task" not in zoo or trained.task.isna().all() or trained.family.nunique() <= MOST_FAMILIES:
+        return zoo.family
+    return zoo.task.fillna("no task named")
 
 
 def _described(frame: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
