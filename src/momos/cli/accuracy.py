@@ -30,6 +30,8 @@ def accuracy_of(file: Path, run: Path, images: Path) -> Accuracy:
     from momos.images.inputs import Batches
     from momos.models.evaluate import test_accuracy
 
+    if images.exists() and not images.is_file():
+        raise ValueError(f"{images} is no file: expected a prepared data set")
     dataset, about = load_dataset(images), run_folder.load_run(run)
     found = {"in_channels": dataset.images.shape[1], "num_classes": len(dataset.classes)}
     for key, number in found.items():

@@ -19,6 +19,7 @@ One line on stderr says which wrapper and which prefix were removed.
 """
 
 import argparse
+import errno
 import functools
 import json
 import math
@@ -158,13 +159,14 @@ def open_weights(path: Path, *, name: str | None = None) -> WeightFile:
     kind, or without tensors by name where the module's docstring says.
     """
     name = str(path) if name is None else name
-    if not path.exists() or (path.is_dir() and not entries(path)):
-        found = "is an empty folder" if path.exists() else "is missing"
+    if not path.is_file() and not (path.is_dir() and entries(path)):
+        others = "is an empty folder" if path.is_dir() else "is a pipe or a device"
+        found = others if path.exists() else "is missing"
         raise ValueError(one_line(f"{name} {found}: expected {EXPECTED}"))
     try:
         opened = _opener_of(path)(path, name)
     except (OSError, MemoryError) as error:
-        if isinstance(error, MemoryError) or error.errno is not None:
+        if isinstance(error, MemoryError) or error.errno not in (None, errno.EINVAL):
             raise
         raise ValueError(one_line(_unreadable(name, path, error))) from error
     except _NoWeights as error:
@@ -186,6 +188,8 @@ def _unreadable(name: str, path: Path, error: Exception) -> str:
     starts = [start for start in BEGINNINGS if not (archive and start == GZIP)]
     known = (BEGINNINGS[start] for start in starts if beginning.startswith(start))
     reason = next(known, _reason(error))
+    if getattr(error, "errno", None) == errno.EINVAL:  # read from a place before its beginning
+        reason = "it is cut short"
     if not reason.startswith("it is") and path.is_file() and _is_text(beginning):
         reason = "it is text" if beginning else "it is empty"
     return f"{name} can't be read as weights: {reason}; expected {EXPECTED}"
