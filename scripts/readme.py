@@ -458,6 +458,21 @@ def survey() -> str:
     )
 
 
+def zoo() -> str:
+    """How many networks that other people trained became simpler."""
+    folder = Path("reports") / "zoo" / "tables"
+    groups, files = pd.read_csv(folder / "zoo.csv"), pd.read_csv(folder / "zoo_networks.csv")
+    (whole,) = groups.query("source == 'elsewhere' and by == 'all'").to_dict("records")
+    num_models = int(whole["num_models"])
+    share, low, high = (100 * whole[f"share_below{end}"] for end in ("", "_low", "_high"))
+    return (
+        f"Of {num_models} networks ({len(files)} files, {len(files) - num_models} of them further "
+        f"checkpoints of the same training), {share:.0f} % have a 1-D ratio below 1 (95 % interval "
+        f"{low:.0f} to {high:.0f} %), and {whole['num_below_chance']} lie below what chance gives: "
+        f"z against {int(files.num_initial.max())} initialisations of the same layout."
+    )
+
+
 def benchmark() -> dict:
     return atomic.read_json(Path("benchmarks") / "results.json")
 
@@ -493,6 +508,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "jobs": jobs,
     "machine": machine,
     "survey": survey,
+    "zoo": zoo,
     "column_mlp": lambda: column("cifar10", "mlp"),
     "column_resnet20": lambda: column("cifar10_resnet20", "resnet20"),
 }

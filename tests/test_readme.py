@@ -51,6 +51,8 @@ MADE_FROM = (
     "reports/digits/tables/runs.csv",
     "reports/expected",
     "reports/networks/networks.csv",
+    "reports/zoo/tables/zoo.csv",
+    "reports/zoo/tables/zoo_networks.csv",
 )
 
 

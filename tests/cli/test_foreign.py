@@ -73,7 +73,7 @@ def test_the_measures_equal_pybdm_against_fresh_weights(tmp_path, capsys):
 
 def test_twenty_initialisations_and_all_compressors_are_the_default(tmp_path, capsys):
     out = ran(capsys, "measure", saved(tmp_path / "a.pt", network()))
-    assert "against 20 initialisations (default)" in out
+    assert "against 30 initialisations (default)" in out
     titles = [line.split("  ")[0] for line in out.splitlines()]
     assert "BDM 1-D" in titles and "planes" in titles and "lzma" in titles
     assert out.splitlines()[0] == "537 weights in 6 tensors, float32; left out: 3 buffers"
