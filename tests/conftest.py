@@ -4,6 +4,7 @@ Hypothesis runs without its deadline of 200 ms: a first call may compile or impo
 shared.
 """
 
+import gc
 import sys
 import time
 from pathlib import Path
@@ -41,6 +42,17 @@ LONGEST_FIRST = [
     "test_weights",
     "test_pictures",
 ]
+
+
+def pytest_configure():
+    gc.disable()  # what is collected stays: looking for garbage among it takes seconds
+
+
+def pytest_collection_finish():
+    """Leave what is there by now, a million objects, out of each later search for garbage."""
+    gc.enable()
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items):

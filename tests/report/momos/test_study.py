@@ -2,12 +2,12 @@ import json
 import re
 import runpy
 import subprocess
-import sys
 
 import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+from clones import environment, fork
 from synthetic import CAPACITIES, COMPRESSORS, PAPER, ROOT, SIZES, TREE_METHODS, TREE_MODELS, Tree
 from synthetic import survey as synthetic_survey
 
@@ -170,15 +170,22 @@ def test_no_date_and_no_machine_in_any_text(built):
             assert str(built) not in text and not re.search(r"20[2-9]\d-\d\d-\d\d", text), path
 
 
-def test_two_processes_write_the_same_bytes(tree, built, tmp_path):
-    again = tmp_path / "digits"
-    command = [sys.executable, str(STAGE), *map(str, tree.arguments[:-1]), str(again)]
-    subprocess.run(
-        command,
-        cwd=tree.root,
-        check=True,
-        env={"PYTHONPATH": str(ROOT / "src"), "PYTHONHASHSEED": "7", "MPLBACKEND": "svg"},
-    )
+ANOTHER_BACKEND = """
+import runpy, sys
+import matplotlib
+matplotlib.use("svg")
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_two_processes_write_the_same_bytes(tree, built, tmp_path, warm):
+    """This one, and one with another order of every set of strings, and a backend of its own."""
+    again, code = tmp_path / "digits", tmp_path / "code.py"
+    code.write_text(ANOTHER_BACKEND)
+    command = [fork(warm), code, STAGE, *tree.arguments[:-1], again]
+    env = environment() | {"PYTHONPATH": str(ROOT / "src")}
+    subprocess.run(command, cwd=tree.root, check=True, env=env)
     first, second = (
         {path.relative_to(root): path.read_bytes() for path in root.rglob("*") if path.is_file()}
         for root in (built, again)

@@ -1,13 +1,13 @@
 import ast
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+from clones import environment, fork
 from matplotlib.figure import Figure
 
 from momos.report.shared import figures, plots
@@ -276,21 +276,23 @@ def test_a_readers_matplotlibrc_changes_no_figure():
 
 SCRIPT = """
 import sys; from pathlib import Path
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = sys.argv[1:3]
 from test_plots import DRAWN
 from momos.report.shared import figures
 with figures.style():
-    figures.save(DRAWN["distortion"](), Path(sys.argv[2]), "distortion")
+    figures.save(DRAWN["distortion"](), Path(sys.argv[3]), "distortion")
 """
 
 
-def test_two_processes_draw_the_same_bytes(tmp_path):
-    """This one, and a new one with another order of every set of strings."""
+def test_two_processes_draw_the_same_bytes(tmp_path, warm):
+    """This one, and another with another order of every set of strings."""
     with figures.style():
         figures.save(DRAWN["distortion"](), tmp_path / "a", "distortion")
-    command = [sys.executable, "-c", SCRIPT, str(Path(__file__).parent), str(tmp_path / "b")]
+    (tmp_path / "code.py").write_text(SCRIPT)
+    folders = (Path(__file__).parent, ROOT / "scripts")
+    command = [fork(warm), tmp_path / "code.py", *folders, tmp_path / "b"]
     path = f"{ROOT / 'src'}{os.pathsep}{ROOT / 'tests'}"
-    subprocess.run(command, check=True, env={"PYTHONPATH": path, "PYTHONHASHSEED": "2"})
+    subprocess.run(command, check=True, env=environment() | {"PYTHONPATH": path})
     first, second = (
         {path.name: path.read_bytes() for path in (tmp_path / run).iterdir()} for run in "ab"
     )
