@@ -243,6 +243,10 @@ BAD = {
         lambda: {name: tensor.to(torch.float8_e5m2) for name, tensor in network().items()},
         "tensor 0.weight is torch.float8_e5m2, expected floating-point weights of 16 bits or more",
     ),
+    "integers with scales": (
+        lambda: {"0.scale": torch.ones(8), "0.weight": torch.ones(8, 9, dtype=torch.int8)},
+        "tensor 0.weight is torch.int8, expected floating-point weights",
+    ),
     "quantised": (quantised, "0._packed_params._packed_params (tuple); expected"),
     "NaN": (
         lambda: network() | {"3.bias": torch.full((9,), torch.nan)},

@@ -11,6 +11,7 @@ from momos.weights.files import PREFIXES, WeightFile
 from momos.weights.initial import Kinds, buffers, stream
 
 NamedTensors = Iterable[tuple[str, Tensor]]
+QUANTISED = (torch.int8, torch.uint8, torch.int32)  # integers that stand for weights
 
 
 class Network(NamedTuple):
@@ -62,7 +63,7 @@ def find_network(stored: WeightFile, *, init: str = "default", kinds: Kinds = ()
     """
     try:
         _require_one_layout(stored)
-        no_weights = set(buffers(stored.layout, kinds))
+        no_weights = _buffers(stored, kinds)
         names, num_tied = _distinct_weights(stored, no_weights)
         stream(stored.layout, 0, init, kinds)  # what it refuses, it refuses before any weight
     except ValueError as error:
@@ -89,6 +90,22 @@ def _require_one_layout(stored: WeightFile) -> None:
                 f"tensor {twice[0]} is there without the prefix {prefix} too, as all others with "
                 "it are: expected one layout of names"
             )
+
+
+def _buffers(stored: WeightFile, kinds: Kinds) -> set[str]:
+    """Names of the tensors that no optimiser moves.
+
+    Raises ValueError for a tensor of which nothing is known. Beside integer matrices it is the
+    scale of quantised weights, and these are named instead.
+    """
+    try:
+        return set(buffers(stored.layout, kinds))
+    except ValueError as error:
+        for name, tensor in stored.items():
+            if tensor.ndim > 1 and tensor.dtype in QUANTISED:
+                found = f"tensor {name} is {tensor.dtype}, expected floating-point weights"
+                raise ValueError(found) from error
+        raise
 
 
 def _distinct_weights(stored: WeightFile, no_weights: set[str]) -> tuple[tuple[str, ...], int]:
