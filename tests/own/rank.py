@@ -14,6 +14,7 @@ from momos import MoMos
 
 NUM_RANKS, EPOCHS, STEPS, BATCH = 2, 2, 3, 8
 SETTINGS = {"block_size": 2, "capacity": 0.2, "projection_every": 2}
+BEST = {"recipe": "best", "block_size": 2, "capacity": 0.2, "epochs": EPOCHS}  # dense, trained
 
 
 def network():
@@ -33,6 +34,7 @@ def batch(number):
 def train(model, mosaic, part=slice(None)):
     """Train on a part of each batch; return the last projection."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.05)
+    mosaic.follow(optimizer)
     for epoch in range(EPOCHS):
         for number in range(STEPS):
             inputs, targets = (one[part] for one in batch(STEPS * epoch + number))
@@ -48,11 +50,11 @@ def weights(model):
     return [weight.detach().clone() for weight in model.parameters()]
 
 
-def trained(rank, wrap_first, **more):
+def trained(rank, wrap_first, settings=SETTINGS):
     """The seed is rank 0's: the other rank asks for another."""
     model = network()
     wrapped = DistributedDataParallel(model)
-    mosaic = MoMos(wrapped if wrap_first else model, **SETTINGS, seed=rank, **more)
+    mosaic = MoMos(wrapped if wrap_first else model, **settings, seed=rank)
     size = BATCH // NUM_RANKS
     last = train(wrapped, mosaic, slice(rank * size, (rank + 1) * size))
     found = {"motifs": last.motifs, "mosaic": last.mosaic, "weights": weights(model)}
@@ -118,7 +120,8 @@ def main(rank, folder):
     found = {
         "trained": trained(rank, wrap_first=True),
         "before": trained(rank, wrap_first=False),
-        "quantised": trained(rank, wrap_first=True, bits=4),
+        "quantised": trained(rank, wrap_first=True, settings=SETTINGS | {"bits": 4}),
+        "best": trained(rank, wrap_first=True, settings=BEST),
         "differing": spoiled(10.0),
         "failing": spoiled(float("nan")),
         "freezing": spoiled(None),

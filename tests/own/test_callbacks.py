@@ -128,6 +128,8 @@ def test_lightning_gives_the_recipe_its_epochs_and_optimizer(pytorch, tmp_path):
     fit(pytorch, tmp_path, 3, **BEST, epochs=4)
     resumed, _, _ = fit(pytorch, tmp_path, 4, start=tmp_path / "3.ckpt", **BEST)
     assert same(resumed, whole)
+    with pytest.raises(ValueError, match="epochs must be given"):
+        fit(pytorch, tmp_path, -1, **BEST)  # without a limit
 
 
 # --- Hugging Face

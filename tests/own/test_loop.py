@@ -371,9 +371,20 @@ def test_what_phases_need_is_asked_for_before_training():
         MoMos(model, recipe="best")
     with pytest.raises(ValueError, match="MoMos.recipe must be one of best, or an entry of meth"):
         MoMos(model, recipe="worst")
+    for epochs in (0, -1, 2.5, "10", True):
+        with pytest.raises(ValueError, match=f"epochs must be a whole number of 1 .*{epochs!r}$"):
+            MoMos(model, recipe="best", epochs=epochs)
+    with pytest.raises(ValueError, match="projection_every must be epoch where .*, got 'step'"):
+        MoMos(model, recipe="best", epochs=10, projection_every="step")
     mosaic = MoMos(model, recipe="best", num_motifs=5, epochs=10)
     with pytest.raises(ValueError, match=r"optimizer must be given \(optimizer=.., or follow\)"):
         mosaic.step()
+    for given, message in (
+        ("adam", "optimizer is of the type str, expected one of torch.optim"),
+        (optimizer_of(network()), "optimizer: SGD updates other weights, expected this model's"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            mosaic.follow(given)
     assert mosaic.about["block_size"] == 4 and mosaic.about["num_motifs"] == 5
     MoMos(model, recipe={"block_size": 2, "num_motifs": 4}).step()
 
@@ -385,6 +396,25 @@ def test_the_state_of_another_mosaic_is_refused():
         MoMos(network(), 3, capacity=0.1).load_state_dict(state)
     with pytest.raises(ValueError, match="num_weights of the saved state must be 12 as here, got"):
         MoMos(nn.Linear(3, 3), 2, capacity=0.1).load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("settings", "first"), [({"block_size": 2, "capacity": 0.1}, 1), ({"recipe": "best"}, 2)]
+)
+def test_there_is_nothing_to_save_before_the_first_mosaic(tmp_path, settings, first):
+    """Its RAC can be told before."""
+    model, path = network(), tmp_path / "early.momos"
+    optimizer = optimizer_of(model)
+    mosaic = MoMos(model, **settings, epochs=4, optimizer=optimizer)
+    for epoch in range(first):
+        message = f"no mosaic yet after step {3 * epoch}, the first one comes .* epoch {first} at"
+        with pytest.raises(ValueError, match=f"early.momos: there is {message}"):
+            mosaic.save(path)
+        assert mosaic.report().rac > 1 and mosaic.report().distortion is None
+        train(model, mosaic, optimizer, [epoch])
+    mosaic.save(path)
+    unpack(path, twin := network(seed=9))
+    assert same(twin.state_dict(), model.state_dict())
 
 
 def test_a_saved_file_gives_back_the_deployed_weights(tmp_path):
@@ -440,6 +470,22 @@ def test_frozen_weights_stay_and_an_empty_one_takes_part():
     assert same(model[0].state_dict(), before)
     assert mosaic.report().num_weights == sum(w.numel() for w in trainable(model).values())
     assert distinct_blocks(model) <= mosaic.report().num_motifs
+
+
+@pytest.mark.parametrize("toggled", [True, False])
+def test_weights_that_are_frozen_or_thawed_while_motifs_are_trained_are_named(toggled):
+    """Before the optimiser acts on them."""
+    model = network()
+    model[3].bias.requires_grad_(not toggled)
+    optimizer = optimizer_of(model)
+    mosaic = MoMos(model, recipe=PHASES, epochs=3, optimizer=optimizer)
+    train(model, mosaic, optimizer, range(1))
+    assert mosaic.applied.is_tied
+    model[3].bias.requires_grad_(toggled)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match="3.bias .*: expected the same trainable weights"):
+        train(model, mosaic, optimizer, range(1, 2))
+    assert same(model.state_dict(), before)
 
 
 @pytest.mark.parametrize("toggled", [True, False])
@@ -558,6 +604,8 @@ def test_what_the_forward_pass_cannot_be_shown_is_refused():
     assert mosaic.epoch().motifs_used <= 4
     with pytest.raises(ValueError, match="no weights to quantise, expected some that are no"):
         QAT(nn.BatchNorm1d(3), 8)
+    with pytest.raises(ValueError, match="QAT.bits must be from 2 to 16, got 32"):
+        QAT(network(), 32)
     model = network()
     QAT(model, 8)
     with pytest.raises(ValueError, match=r"0 sees quantised weights already: remove\(\) them"):

@@ -33,7 +33,7 @@ def ranks(tmp_path_factory):
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
-@pytest.mark.parametrize("kind", ["trained", "before", "quantised"])
+@pytest.mark.parametrize("kind", ["trained", "before", "quantised", "best"])
 def test_ranks_have_the_same_motifs_mosaic_and_weights(ranks, kind):
     first, second = (found[kind] for found in ranks)
     assert torch.equal(first["motifs"], second["motifs"])
@@ -47,12 +47,15 @@ def test_wrapping_before_or_after_makes_no_difference(ranks):
         assert all(map(torch.equal, found["trained"]["weights"], found["before"]["weights"]))
 
 
-def test_two_ranks_equal_one_process_with_the_joined_batch(ranks, one_thread):
+@pytest.mark.parametrize(("kind", "settings"), [("trained", "SETTINGS"), ("best", "BEST")])
+def test_two_ranks_equal_one_process_with_the_joined_batch(ranks, one_thread, kind, settings):
     """To rounding in float64; the draws are those of rank 0's seed."""
     module = alone()
     model = module.network()
-    last = module.train(model, MoMos(model, **module.SETTINGS, seed=0))
-    found = ranks[0]["trained"]
+    mosaic = MoMos(model, **getattr(module, settings), seed=0)
+    last = module.train(model, mosaic)
+    assert mosaic.applied.is_tied == (kind == "best")
+    found = ranks[0][kind]
     assert torch.equal(last.mosaic, found["mosaic"])
     torch.testing.assert_close(last.motifs, found["motifs"], rtol=1e-10, atol=1e-12)
     for own, other in zip(module.weights(model), found["weights"], strict=True):

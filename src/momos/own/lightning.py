@@ -17,17 +17,17 @@ class MoMosCallback(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit" and not (hasattr(self, "mosaic") and self.mosaic.model is pl_module):
-            self.mosaic = MoMos(pl_module, **{"epochs": trainer.max_epochs, **self.settings})
+            limit = {"epochs": None if trainer.max_epochs == -1 else trainer.max_epochs}
+            self.mosaic = MoMos(pl_module, **limit | self.settings)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.mosaic.check()  # a strategy may have sharded the weights
         self.mosaic.follow(*trainer.optimizers)
         self.seen = trainer.global_step
 
     def on_train_batch_end(self, trainer: Trainer, *about: Any, **more: Any) -> None:
-        for _ in range(trainer.global_step - self.seen):  # not each batch is a step
+        while self.seen < trainer.global_step:  # not each batch is a step
             self.mosaic.step()
-        self.seen = trainer.global_step
+            self.seen += 1
         if trainer.is_last_batch:
             self.mosaic.epoch()
 

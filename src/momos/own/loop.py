@@ -28,9 +28,10 @@ from torch import Tensor, nn
 from momos.complexity.code_length import describe_stored
 from momos.methods.batch_norm import RemeasuredBatchNorm
 from momos.methods.method import FULL_PRECISION, Applied, Method, NotFinite, parse
-from momos.methods.momos import RECIPES
+from momos.methods.momos import RECIPES, MosaicOfMotifs
 from momos.methods.mosaic import Projection
 from momos.methods.qat import Quantization
+from momos.methods.schedule import kind_at
 from momos.methods.tied import gradients_of
 from momos.own import forward, weights
 from momos.own.ranks import Ranks
@@ -41,7 +42,8 @@ class Report(NamedTuple):
     """What a model's weights are at present, by its method; None for what the method has not.
 
     Distortion is that of the last projection (method A3), None before the first. The description
-    length is Eq. 8 of the paper, RAC Eq. 21.
+    length is Eq. 8 of the paper, RAC Eq. 21; before the first projection, those of the mosaic to
+    come.
     """
 
     method: str
@@ -70,9 +72,9 @@ class OwnLoop:
     """A method of the study at work on one model in anybody's training loop.
 
     model: may be wrapped. method: with all of its settings. seed: of the draws. epochs: of the
-    training, for a method in phases. optimizer: as of `follow`. distributed: False for ranks of
-    torch.distributed that train models of their own. Raises ValueError for settings that do not fit
-    the model or the epochs, and naming weights that can't take part (`momos.own.weights`).
+    whole training, for a method in phases. optimizer: as of `follow`. distributed: False for ranks
+    of torch.distributed that train models of their own. Raises ValueError for settings that do not
+    fit the model or the epochs, and naming weights that can't take part (`momos.own.weights`).
     """
 
     def __init__(
@@ -85,7 +87,9 @@ class OwnLoop:
         optimizer: torch.optim.Optimizer | None = None,
         distributed: bool = True,
     ) -> None:
-        self.model, self.method = weights.unwrapped(model), method
+        is_count = epochs is None or (type(epochs) is int and epochs >= 1)
+        require(is_count, "epochs", "a whole number of 1 or more", epochs)
+        self.model, self.method, self.epochs = weights.unwrapped(model), method, epochs
         self.arch = type(self.model).__name__.lower()  # for quantize.exclude: names
         self.ranks = Ranks(model, together=distributed)
         trained = weights.checked(self.model)
@@ -107,9 +111,13 @@ class OwnLoop:
 
         Motifs that are trained need it, before the first step. Where their training begins or ends,
         the optimisers forget their moments: those are of other parameters. Of an optimiser that is
-        given a closure, the gradients are those that the closure leaves.
+        given a closure, the gradients are those that the closure leaves. One that Accelerate has
+        wrapped will do. Raises ValueError for what is no optimiser of this model's weights, and as
+        `check`, for since the beginning a trainer may have sharded them.
         """
-        for optimizer in optimizers:
+        self.check()
+        for given in optimizers:
+            optimizer = weights.optimizer_of(self.model, given)
             optimizer.register_step_pre_hook(self._before_step)
             self.optimizers.append(optimizer)
 
@@ -132,7 +140,7 @@ class OwnLoop:
     def before_update(self) -> None:
         """Let the method act on the gradients, as an optimiser that is followed does by itself."""
         if self.applied.is_tied:
-            self.applied.before_update(gradients_of(weights.trainable(self.model).values()))
+            self.applied.before_update(gradients_of(self.check().values()))
 
     def step(self) -> Projection | None:
         """Take note of an optimiser step, to be called after each; project where that is due.
@@ -175,10 +183,13 @@ class OwnLoop:
 
         Of QAT these are the quantised weights. level: "entropy" for a smaller file. Of several
         ranks the first one writes. The file is small after a projection, before the next step.
-        Raises what `momos.pack` raises.
+        Raises ValueError where there was no projection yet, and what `momos.pack` raises.
         """
         from momos import packing
 
+        if self.about["block_size"] and self.applied.usage is None:
+            first = f"the first one comes at the end of epoch {self._first_mosaic} at the latest"
+            raise ValueError(f"{path}: there is no mosaic yet after step {self.num_steps}, {first}")
         if self.ranks.is_first:
             block_size, slicing = self.about["block_size"], self.about["slicing"]
             deployed = self.method.deployed(self.model, arch=self.arch)
@@ -255,6 +266,13 @@ class OwnLoop:
         if not self._follows_first:
             self.ranks.follow_first(self.applied.generators(), at=self._device)
             self._follows_first = True
+
+    @property
+    def _first_mosaic(self) -> int:
+        """The epoch, counted from 1, at whose end weights are a mosaic for the first time."""
+        (motifs,) = [p.motifs for p in self.method.ingredients if isinstance(p, MosaicOfMotifs)]
+        epochs = range(1, self.epochs or 1)
+        return next((e for e in epochs if kind_at(motifs, e + 1, self.epochs) != "dense"), 1)
 
     @property
     def _device(self) -> torch.device:
@@ -358,6 +376,7 @@ class QAT(OwnLoop):
     """
 
     def __init__(self, model: nn.Module, bits: int, *, exclude: str = "type") -> None:
+        require(bits != FULL_PRECISION, "QAT.bits", "from 2 to 16", bits)
         method = _method({"bits": bits}, "QAT", {"quantize": {"exclude": exclude}})
         super().__init__(model, method)
 
@@ -376,11 +395,14 @@ def _method(recipe: Any, where: str, shared: Mapping[str, Mapping[str, Any]]) ->
 
 
 def _resized(recipe: Mapping[str, Any], size: Mapping[str, Any]) -> dict[str, Any]:
-    """The recipe with those of block_size, capacity and num_motifs that are given."""
+    """The recipe with those of block_size, capacity and num_motifs that are given.
+
+    When it projects is left to the other arguments.
+    """
     given = {name: value for name, value in size.items() if value is not None}
     counted = given.keys() & {"capacity", "num_motifs"}
-    own = {name: value for name, value in recipe.items() if name != "capacity" or not counted}
-    return own | given
+    replaced = {"projection_every"} | ({"capacity"} if counted else set())
+    return {name: value for name, value in recipe.items() if name not in replaced} | given
 
 
 def _first_difference(

@@ -21,7 +21,7 @@ class MoMosCallback(TrainerCallback, ExportableState):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **about: Any) -> None:
         self.mosaic = MoMos(about["model"], **{"epochs": state.num_train_epochs, **self.settings})
-        self.mosaic.follow(about["optimizer"].optimizer)  # within Accelerate's
+        self.mosaic.follow(about["optimizer"])
         if state.global_step:  # goes on from a checkpoint
             saved = b64decode(state.stateful_callbacks["MoMosCallback"]["attributes"]["saved"])
             self.mosaic.load_state_dict(torch.load(BytesIO(saved), weights_only=True))

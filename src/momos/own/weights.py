@@ -22,6 +22,23 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return unwrapped(inner) if isinstance(inner, nn.Module) else model
 
 
+def optimizer_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """Return the optimiser inside Accelerate's wrapper, or the one that is given.
+
+    Raises ValueError for what is no optimiser, and for one that updates none of the model's
+    weights.
+    """
+    inner = getattr(optimizer, "optimizer", optimizer)
+    if not isinstance(inner, torch.optim.Optimizer):
+        kind = type(optimizer).__name__
+        raise ValueError(f"optimizer is of the type {kind}, expected one of torch.optim")
+    updated = {id(weight) for group in inner.param_groups for weight in group["params"]}
+    if not updated & {id(weight) for weight in model.parameters()}:
+        kind = type(inner).__name__
+        raise ValueError(f"optimizer: {kind} updates other weights, expected this model's")
+    return inner
+
+
 def checked(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return the trainable weights by name, in model order, a tied one once.
 
