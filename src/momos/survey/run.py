@@ -261,7 +261,7 @@ class SurveyWorker:
     """A process of its own that measures one candidate after the other."""
 
     def __init__(self, settings: RowSettings):
-        context = multiprocessing.get_context("spawn")
+        context = _processes()
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, settings), daemon=True)
         self.process.start()
@@ -291,6 +291,18 @@ class SurveyWorker:
         self.pipe.close()
         self.process.terminate()
         self.process.join()
+
+
+def _processes() -> multiprocessing.context.ForkServerContext | multiprocessing.context.SpawnContext:
+    """How workers start: as forks of one process that has imported what each of them needs.
+
+    Where there can be no such process, they import it themselves.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, "timm", "scipy.special"])
+    return context
 
 
 def _serve(pipe: connection.Connection, settings: RowSettings) -> None:
