@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
-from multiprocessing import connection
+from multiprocessing import connection, context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -261,9 +261,9 @@ class SurveyWorker:
     """A process of its own that measures one candidate after the other."""
 
     def __init__(self, settings: RowSettings):
-        context = _processes()
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, settings), daemon=True)
+        processes = _processes()
+        self.pipe, theirs = processes.Pipe()
+        self.process = processes.Process(target=_serve, args=(theirs, settings), daemon=True)
         self.process.start()
         theirs.close()
 
@@ -293,16 +293,16 @@ class SurveyWorker:
         self.process.join()
 
 
-def _processes() -> multiprocessing.context.ForkServerContext | multiprocessing.context.SpawnContext:
+def _processes() -> context.ForkServerContext | context.SpawnContext:
     """How workers start: as forks of one process that has imported what each of them needs.
 
     Where there can be no such process, they import it themselves.
     """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, "timm", "scipy.special"])
-    return context
+    forks = multiprocessing.get_context("forkserver")
+    forks.set_forkserver_preload([__name__, "timm", "scipy.special"])
+    return forks
 
 
 def _serve(pipe: connection.Connection, settings: RowSettings) -> None:
