@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from kept import kept_steps
+from scipy import stats
 
 from momos.report.slt import along, figures
 
@@ -52,3 +53,51 @@ def test_a_row_each_measure_and_a_line_each_method_with_its_mean_over_seeds():
     assert [line.get_label() for line in lines] == ["m0", "m1"]
     expected = frame[frame.method == "m1"].groupby("step")["LLC"].mean()
     assert lines[1].get_ydata().tolist() == pytest.approx(expected.tolist())
+
+
+def many_runs() -> pd.DataFrame:
+    """Twelve runs of which critical n_q goes with tr(H), and the LLC with neither."""
+    draws = np.random.default_rng(1)
+    frames = [kept_steps().assign(seed=lambda frame, n=n: frame.seed + 2 * n) for n in range(3)]
+    frame = pd.concat(frames, ignore_index=True)
+    for name in ("llc_mean", "llc_corrected", "init_loss", "hessian_trace"):
+        frame[name] = draws.normal(size=len(frame))
+    return frame.assign(**{N_Q: frame.hessian_trace + 0.1 * draws.normal(size=len(frame))})
+
+
+def partial(x, y, fixed) -> float:
+    """Of the ranks: what is left of both after a line on the fixed one's."""
+    x, y, fixed = (stats.rankdata(values) for values in (x, y, fixed))
+    line = np.stack([np.ones(len(fixed)), fixed], axis=1)
+    left = [values - line @ np.linalg.lstsq(line, values, rcond=None)[0] for values in (x, y)]
+    return abs(np.corrcoef(*left)[0, 1])
+
+
+def test_the_llc_is_compared_with_its_rivals_by_rank():
+    frame = many_runs()
+    found = along.answers(frame, N_Q).set_index(["condition", "rival"])
+    assert len(found) == 4 + 3 + 3 and set(found.num_runs) == {12}
+    rho = abs(stats.spearmanr(frame.llc_corrected, frame[N_Q]).statistic)
+    assert found.loc[("", "tr(H)"), "strength"] == pytest.approx(rho)
+    for condition, fixed in {"at equal loss": frame.init_loss, "at equal step": frame.step}.items():
+        row = found.loc[(condition, "tr(H)")]
+        assert row.strength == pytest.approx(partial(frame.llc_corrected, frame[N_Q], fixed))
+        assert row.strength_rival == pytest.approx(partial(frame.hessian_trace, frame[N_Q], fixed))
+        assert row.difference == pytest.approx(row.strength - row.strength_rival)
+        assert row.difference_low < row.difference < row.difference_high
+    assert (found.xs("tr(H)", level="rival").difference_verdict == "worse").all()
+    better = frame.assign(llc_corrected=frame[N_Q], hessian_trace=frame.llc_mean)
+    found = along.answers(better, N_Q).set_index(["condition", "rival"])
+    assert (found.xs("tr(H)", level="rival").difference_verdict == "better").all()
+
+
+def test_what_is_no_minimum_takes_no_part_and_few_runs_decide_nothing():
+    frame = many_runs()
+    marked = frame.assign(flags=np.where(frame.step == 10, "negative no_minimum", None))
+    found = along.answers(marked, N_Q)
+    assert set(found.num_checkpoints) == {12} and "at equal step" in set(found.condition)
+    rest = along.answers(frame[frame.step == 20], N_Q)
+    assert found.difference.tolist() == pytest.approx(rest.difference.tolist(), nan_ok=True)
+    few = along.answers(kept_steps(), N_Q)
+    assert few.difference_low.isna().all() and set(few.difference_verdict) == {"not told apart"}
+    assert along.answers(frame[(frame.seed == 0) & (frame.method == "m0")], N_Q).empty

@@ -86,16 +86,7 @@ def rank_correlation_intervals(
     (columns, columns) each; NaN with fewer than MIN_GROUPS groups, for a column with a missing
     value, and where more than one draw in twenty has a constant column.
     """
-    table = np.asarray(values, dtype=float)
-    members = [np.flatnonzero(np.asarray(groups) == one) for one in pd.unique(np.asarray(groups))]
-    nothing = np.full((table.shape[1], table.shape[1]), np.nan)
-    if len(members) < MIN_GROUPS:
-        return nothing, nothing
-    generator = np.random.default_rng(seed)
-    drawn = np.empty((RANKED, *nothing.shape))
-    for place in range(RANKED):
-        chosen = generator.integers(len(members), size=len(members))
-        drawn[place] = _rank_correlations(table[np.concatenate([members[one] for one in chosen])])
+    drawn = rank_correlation_draws(values, groups, seed=seed)
     known = np.isfinite(drawn).mean(axis=0) >= LEVEL
     tails = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
     ends = np.nanquantile(np.where(known, drawn, 0.0), tails, axis=0)
@@ -103,7 +94,26 @@ def rank_correlation_intervals(
     return low, high
 
 
-def _rank_correlations(rows: np.ndarray) -> np.ndarray:
+def rank_correlation_draws(values: ArrayLike, groups: ArrayLike, *, seed: int) -> np.ndarray:
+    """Every two columns' rank correlation in each draw of the bootstrap: (RANKED, columns,
+    columns).
+
+    values, groups: as of `rank_correlation_intervals`. NaN with fewer than MIN_GROUPS groups, and
+    where a column is constant or has a missing value.
+    """
+    table = np.asarray(values, dtype=float)
+    members = [np.flatnonzero(np.asarray(groups) == one) for one in pd.unique(np.asarray(groups))]
+    drawn = np.full((RANKED, table.shape[1], table.shape[1]), np.nan)
+    if len(members) < MIN_GROUPS:
+        return drawn
+    generator = np.random.default_rng(seed)
+    for place in range(RANKED):
+        chosen = generator.integers(len(members), size=len(members))
+        drawn[place] = rank_correlations(table[np.concatenate([members[one] for one in chosen])])
+    return drawn
+
+
+def rank_correlations(rows: np.ndarray) -> np.ndarray:
     """Spearman's correlation of every two columns; NaN for constant ones and missing values."""
     ranks = stats.rankdata(rows, axis=0, nan_policy="propagate")
     centred = ranks - ranks.mean(axis=0)

@@ -203,6 +203,15 @@ def tables(study: SltStudy) -> dict[str, tuple[pd.DataFrame, str]]:
             "Pearson's correlation of all measures along image trainings, each less its mean over"
             " all runs at that step.",
         )
+        answers = along.answers(study.along, study.n_q)
+        if len(answers):
+            listed["along_answers"] = (
+                answers,
+                "Does the LLC say critical n_q better than its rivals? Strength of Spearman's"
+                " correlation over all kept checkpoints that are minima, partial at equal loss and"
+                " at equal step, and LLC less rival with the 95 % interval of a bootstrap over"
+                " runs; runs of one seed share their initialisation.",
+            )
     return listed
 
 
