@@ -33,7 +33,7 @@ WEIGHTS = [f"{kind}.{end}" for kind in ("gone", "folder", "empty", "text", "code
            for end in ("pt", "safetensors")]  # fmt: skip
 MOMOS = [f"{kind}.momos" for kind in ("gone", "folder", "empty", "text", "code", "cut")]
 MODULES = [f"{kind}.py:net" for kind in ("gone", "folder", "empty", "text", "code", "nan", "wrong")]
-REPORTS = ["gone", "folder.pt", "empty.pt", "empty-report", "text-report", "other-report"]
+REPORTS = ["/", "gone", "folder.pt", "empty.pt", "empty-report", "text-report", "other-report"]
 NAN = ["nan.pt", "nan.safetensors"]
 FILES = {  # (command, argument) -> bad values, each in the place of the one that works
     ("measure", "weights"): WEIGHTS + NAN,
@@ -46,7 +46,7 @@ FILES = {  # (command, argument) -> bad values, each in the place of the one tha
     **{(command, "file"): MOMOS for command in ("unpack", "inspect", "verify")},
     **{(command, "module"): MODULES for command in ("compressibility", "llc")},
     ("verify-report", "report"): REPORTS,
-    ("verify-report", "data"): REPORTS[:3],
+    ("verify-report", "data"): REPORTS[1:4],
 }
 ENDS = {  # of files that are written; those of a folder that is made have none
     ("measure", "layers"): ".png",
@@ -104,6 +104,7 @@ def files(tmp_path_factory):
     pack_tensors(
         good, folder / "good.momos", 2, weights=list(good), level="fixed", slicing="tensor"
     )
+    saved(folder / "tiny.pt", {"fc.weight": torch.randn(2, 2)})
     for end in ("pt", "safetensors", "momos"):
         content = (folder / f"good.{end}").read_bytes()
         (folder / f"cut.{end}").write_bytes(content[: 2 * len(content) // 3])
@@ -194,6 +195,9 @@ def test_words(refuses):
             "measure", "good.pt", "--kinds", text
         )
     assert json_object("{}") == {}
+    message = "tiny.pt: BDM is undefined: the data holds no complete block of 12 bits"
+    assert message in refuses("measure", "tiny.pt", *FEW)
+    assert "good.pt: the weights do not belong to" in refuses("measure", "good.pt", *ARCH[:-4])
 
 
 @pytest.mark.parametrize("place", FILES, ids="-".join)

@@ -1,6 +1,7 @@
 """Parser and exit codes of the `momos` command."""
 
 import argparse
+import os
 import subprocess
 import sys
 import tomllib
@@ -51,6 +52,17 @@ def test_the_module_can_be_run():
     command = [sys.executable, "-m", "momos.cli", "inspect", "gone.momos"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("momos: gone.momos is missing")
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path, capsys, monkeypatch):
+    """As `momos measure .. | head -1` has one."""
+    path = saved(tmp_path / "a.safetensors", state(5))
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        assert cli.main(["measure", str(path), *ARCH]) == 141
+    assert capsys.readouterr().err == ""
 
 
 def test_messages_hold_nothing_that_a_terminal_obeys(tmp_path, capsys):

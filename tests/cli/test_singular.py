@@ -56,6 +56,24 @@ def meta():
 def frozen():
     return nn.Linear(2, 2).requires_grad_(False), [0], lambda model, batch: model.weight.sum()
 
+def half():
+    return nn.Linear(2, 2).bfloat16(), [0], lambda model, batch: model.weight.sum()
+
+def plain():
+    return nn.Linear(2, 2), [0], lambda model, batch: 1.0
+
+def leaving():
+    raise SystemExit(3)
+
+def no_batches():
+    return nn.Linear(2, 2), (), print
+
+def loader():
+    """The regression's batches, in another order each time."""
+    model, batches, loss = regression()
+    rows = [row for x, y in batches for row in zip(x, y)]
+    return model, torch.utils.data.DataLoader(rows, batch_size=16, shuffle=True), loss
+
 def late():
     """The loss of the last batch has no meaning."""
     model, batches, loss = regression()
@@ -103,6 +121,17 @@ def test_critical_points_of_a_module_are_those_of_the_library(own, capsys):
     assert (own / "compressibility" / "curve.png").read_bytes().startswith(b"\x89PNG")
     assert "21 weights on cpu; 3 batches of own.py:regression" in out and "evaluations of" in out
     assert not (own / "compressibility" / "unfinished.json").exists()
+
+
+def test_batches_of_a_loader_are_drawn_once(own, capsys):
+    """Or each loss would be of others."""
+    out = ran(capsys, "compressibility", "--module", "own.py:loader", "--eps", "0.1")
+    assert "3 batches of own.py:loader" in out
+    (row,) = table(own / "compressibility" / "critical.csv")
+    ran(capsys, "compressibility", "--module", "own.py:regression", "--eps", "0.1")
+    (other,) = table(own / "compressibility" / "critical.csv")
+    assert row["value"] == other["value"]
+    assert float(row["loss"]) == pytest.approx(float(other["loss"]), rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -211,6 +240,9 @@ def test_bad_input_is_named(own, capsys):
         (["--module", "own.py:wrong"], "own.py:wrong: expected (model, batches, loss), got Linear"),
         (["--module", "own.py:meta"], "own.py:meta: weight has no values, expected a model with"),
         (["--module", "own.py:late"], "own.py:late: its loss can't be measured: TypeError: "),
+        (["--module", "own.py:plain"], "has no attribute 'item'; expected a scalar tensor"),
+        (["--module", "own.py:leaving"], "line 47 of own.py raises SystemExit: 3, expected (model"),
+        (["--module", "own.py:no_batches"], "batches or a DataLoader, got tuple"),
         (["--module", "own.py:regression", "--text", "a.txt"], "--text a.txt: expected MODEL, not"),
         (["--module", "own.py:regression", "--device", "abacus"], "--device abacus: expected auto"),
         (
@@ -220,6 +252,11 @@ def test_bad_input_is_named(own, capsys):
     ):
         for command in ("compressibility", "llc"):
             assert message in refused(capsys, command, *arguments), arguments
+    message = refused(capsys, "llc", "--module", "own.py:half")
+    assert "own.py:half: weight is torch.bfloat16, expected float32 or float64" in message
+    cli.main("compressibility --scheme factorization --device cpu --module own.py:half".split())
+    _, err = capsys.readouterr()
+    assert err.startswith("momos: own.py:half: layers must be at least three")
     message = refused(capsys, "llc", "--module", "own.py:frozen")
     assert "no parameter requires a gradient, expected some" in message
     assert "--eps: expected a number above 0" in refused(capsys, "compressibility", "--eps", "-1")

@@ -1,10 +1,11 @@
 """What subcommands share: arguments, and output for readers."""
 
 import argparse
+import contextlib
 import json
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -46,6 +47,17 @@ def shape_of(arguments: argparse.Namespace) -> Shape:
         "image_size": arguments.image_size,
         "kwargs": arguments.arch_kwargs,
     }
+
+
+@contextlib.contextmanager
+def naming(subject: object) -> Iterator[None]:
+    """Let a ValueError inside begin with the file or the model that it is about."""
+    try:
+        yield
+    except ValueError as error:
+        if str(subject) in str(error):
+            raise
+        raise ValueError(f"{subject}: {error}") from error
 
 
 def require_output(out: Path, suffix: str, source: Path | None = None) -> None:

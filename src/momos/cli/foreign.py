@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from momos.cli.arguments import require_block_size, require_output
+from momos.cli.arguments import naming, require_block_size, require_output
 from momos.cli.stored import Columns, StoredForm, compressed_ratio, mosaic_description, stored_form
 from momos.methods.method import FULL_PRECISION
 from momos.weights.files import one_line, open_weights
@@ -76,10 +76,11 @@ def run(arguments: argparse.Namespace, num_init_seeds: int) -> int:
         require_block_size(arguments.block_size, num_weights)
     columns: Columns = {}
     parts = _parts(network, num_init_seeds, arguments.block_size, _compressors(arguments))
-    for part, lines in parts:
-        columns |= part
-        if not arguments.json:
-            print("\n".join(lines), flush=True)
+    with naming(arguments.weights):
+        for part, lines in parts:
+            columns |= part
+            if not arguments.json:
+                print("\n".join(lines), flush=True)
     if arguments.json:
         print(json.dumps(columns, indent=1))
     if arguments.layers is not None:

@@ -4,6 +4,7 @@ Nothing is imported that takes long until a subcommand runs, so that `momos --he
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -13,6 +14,7 @@ from momos.cli.kept import INTERRUPTED
 from momos.weights.files import one_line
 
 BAD_INPUT = 2
+PIPE_CLOSED = 141  # as shells have it
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory")  # in errors of torch
 EXTRAS = {"timm": "pipeline", "transformers": "language"}  # that bring what the command lacks
 
@@ -21,11 +23,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand, and return its exit code.
 
     0: it worked. 1: `verify` or `verify-report` found a difference. 2: the input is bad. 130:
-    Ctrl-C came. With 1 and 2, stderr says what is wrong, in one line for bad input.
+    Ctrl-C came. 141: nobody reads the output any more. With 1 and 2, stderr says what is wrong, in
+    one line for bad input.
     """
     try:
         arguments = _parser().parse_args(argv)
-        return arguments.run(arguments)
+        status = arguments.run(arguments)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # of a reader that has seen enough, as head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes
+        return PIPE_CLOSED
     except (ValueError, OSError, ModuleNotFoundError, MemoryError) as error:
         print(f"momos: {one_line(_message(error))}{_remedy(error)}", file=sys.stderr)
         return BAD_INPUT

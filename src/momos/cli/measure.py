@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from momos.cli import foreign
 from momos.cli.architecture import build_for, require_fit
-from momos.cli.arguments import Shape, add_shape, as_text, positive, shape_of
+from momos.cli.arguments import Shape, add_shape, as_text, naming, positive, shape_of
 from momos.cli.stored import mosaic_description, plain_description, ratios_as_stored, stored_form
 from momos.methods.method import FULL_PRECISION, Method, parse
 from momos.weights.files import open_weights
@@ -89,16 +89,19 @@ def _run_measure(arguments: argparse.Namespace) -> int:
         return foreign.run(arguments, num_init_seeds)
     foreign.require_unused(arguments)
     quantize = {"quantize": {"exclude": arguments.exclude}}
-    columns = measure_model(
-        open_weights(arguments.weights),
-        arguments.arch,
-        arguments.num_classes,
-        shape_of(arguments),
-        num_init_seeds=num_init_seeds,
-        block_size=arguments.block_size,
-        initial=None if arguments.initial is None else open_weights(arguments.initial),
-        method=parse({"bits": arguments.bits}, "--bits", quantize),
-    )
+    weights = open_weights(arguments.weights)
+    initial = None if arguments.initial is None else open_weights(arguments.initial)
+    with naming(arguments.weights):
+        columns = measure_model(
+            weights,
+            arguments.arch,
+            arguments.num_classes,
+            shape_of(arguments),
+            num_init_seeds=num_init_seeds,
+            block_size=arguments.block_size,
+            initial=initial,
+            method=parse({"bits": arguments.bits}, "--bits", quantize),
+        )
     print(json.dumps(columns, indent=1) if arguments.json else as_text(columns))
     return 0
 

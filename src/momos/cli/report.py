@@ -30,7 +30,7 @@ def add_commands(commands: "argparse._SubParsersAction") -> None:
 def _run_verify(arguments: argparse.Namespace) -> int:
     from momos.report.momos.verify import verify
 
-    data = arguments.data or arguments.report.resolve().parents[1] / "data"
+    data = arguments.data or arguments.report.resolve().parent.parent / "data"
     try:
         found = verify(arguments.report, data / "paper", data / "imported")
     except (KeyError, TypeError, AttributeError) as error:

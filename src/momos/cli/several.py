@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from momos.cli.arguments import naming
 from momos.cli.stored import raw_bytes, stored_form
 from momos.complexity import bdm, compressors, planes
 from momos.files.droppings import files_below
@@ -117,6 +118,10 @@ class Measurer:
 
     def measure(self, source: Source) -> Measured:
         """Measure one file. Raises ValueError, naming it, for what is no model's weights."""
+        with naming(source.path):
+            return self._measure(source)
+
+    def _measure(self, source: Source) -> Measured:
         network = find_network(_opened(source.path), init=self.init, kinds=self.kinds)
         tensors = list(network.weights())
         counts, fresh = _counts(tensors), self._fresh_counts(network)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from momos.cli.arguments import non_negative, positive, positive_number, require_folder
+from momos.cli.arguments import naming, non_negative, positive, positive_number, require_folder
 from momos.cli.kept import INTERRUPTED, Kept, key_of
 from momos.weights.files import some_of
 
@@ -161,7 +161,7 @@ def _run_compressibility(arguments: argparse.Namespace) -> int:
     _say_before(subject, device, _expected_losses(search), seconds, copies=copies)
     kept = Kept(arguments.out, key_of(subject.model, about | {"loss": loss}))
     try:
-        with kept.until_done():
+        with naming(subject.name), kept.until_done():
             points = _searched(search, subject, arguments.eps, kept)
     except KeyboardInterrupt:
         tables = _so_far(search, subject, arguments.eps, kept)
@@ -308,6 +308,7 @@ def _run_llc(arguments: argparse.Namespace) -> int:
     from momos.complexity.llc import suggested_lr
 
     subject, device = _subject(arguments)
+    _require_wide(subject)
     lr = arguments.lr or suggested_lr(arguments.localization, sampler=arguments.sampler)
     settings = {
         "lr": lr,
@@ -339,6 +340,14 @@ def _run_llc(arguments: argparse.Namespace) -> int:
     print(f"flags: {', '.join(llc.flags) or 'none'}")
     print(f"llc.csv, traces.csv and traces.png are in {arguments.out}")
     return 0
+
+
+def _require_wide(subject: "Subject") -> None:
+    """Raises ValueError naming a weight whose type is too narrow for a sampler's steps."""
+    for name, weight in subject.model.named_parameters():
+        if weight.is_floating_point() and weight.itemsize < 4:
+            expected = "expected float32 or float64 (model.float(), and its batches)"
+            raise ValueError(f"{subject.name}: {name} is {weight.dtype}, {expected}")
 
 
 def _estimated(
@@ -478,7 +487,8 @@ def _measured(subject: "Subject", measure: Callable[[], Any]) -> Any:
     except MemoryError:
         raise
     except Exception as error:  # a loss is other people's code
-        raise ValueError(f"{subject.name}: its loss can't be measured: {told(error)}") from error
+        message = f"its loss can't be measured: {told(error)}; expected a scalar tensor"
+        raise ValueError(f"{subject.name}: {message}") from error
 
 
 def _seconds(subject: "Subject", measure: Callable[[], float]) -> float:

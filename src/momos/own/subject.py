@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from momos.compute.seeds import generator_for
 from momos.language import neox, text
@@ -142,8 +143,9 @@ def own_module(place: str, device: torch.device) -> Subject:
     """What a function of one's own returns: (model, batches, loss).
 
     place: FILE.py:FUNCTION. The file is run as a program of one's own is. The model is moved to the
-    device, batches are left as they are. loss(model, batch) -> scalar Tensor. Raises ValueError
-    naming the file, the function, and what was expected, or the line of its code that raises.
+    device, batches are left as they are. Those of a DataLoader are drawn once, and kept.
+    loss(model, batch) -> scalar Tensor. Raises ValueError naming the file, the function, and what
+    was expected, or the line of its code that raises.
     """
     path, _, function = place.rpartition(":")
     if not path.endswith(".py") or not Path(path).is_file() or not function:
@@ -161,8 +163,11 @@ def own_module(place: str, device: torch.device) -> Subject:
     if not isinstance(model, nn.Module) or not callable(loss):
         kinds = f"{type(model).__name__}, .., {type(loss).__name__}"
         raise ValueError(f"--module {place}: expected (nn.Module, batches, function), got {kinds}")
+    if isinstance(batches, DataLoader):
+        batches = _run(place, path, lambda: list(returned[1]))
     if not hasattr(batches, "__getitem__") or not len(batches):
-        raise ValueError(f"--module {place}: expected a sequence of one or more batches")
+        kind = f"a sequence of one or more batches or a DataLoader, got {type(batches).__name__}"
+        raise ValueError(f"--module {place}: expected {kind}")
     for name, weight in model.named_parameters():
         if weight.is_meta or isinstance(weight, nn.UninitializedParameter):
             raise ValueError(
@@ -176,13 +181,14 @@ def _run(place: str, path: str, code: Callable[[], Any]) -> Any:
     """What the file's code returns. Raises ValueError with its last line that an error came by."""
     try:
         return code()
-    except Exception as error:  # whatever other people's code raises
-        own = [at.lineno for at in traceback.extract_tb(error.__traceback__) if at.filename == path]
+    except (Exception, SystemExit) as error:  # whatever other people's code raises
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [at.lineno for at in frames if Path(at.filename) == Path(path).absolute()]
         where = f"line {own[-1]} of {path}" if own else path
         message = f"{where} raises {told(error)}, expected (model, batches, loss)"
         raise ValueError(f"--module {place}: {message}") from error
 
 
-def told(error: Exception) -> str:
+def told(error: BaseException) -> str:
     """The kind of an error and what it says: KeyError's own text is a mere name."""
     return f"{type(error).__name__}: {error}".rstrip(": ")
