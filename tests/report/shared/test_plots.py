@@ -231,6 +231,14 @@ def test_the_survey_figure_names_the_lowest_and_counts_a_training_once():
     assert [text.get_text() for text in against_size.texts] == ["a", "g", "c", "e"]
 
 
+def test_ten_groups_are_told_apart_by_bit_plane_and_eleven_are_not():
+    ratios = {f"plane_{plane}_ratio": 0.5 for plane in range(8)}
+    for count, expected in ((10, [*"abcdefghij", "no change"]), (11, ["hub", "no change"])):
+        many = [SURVEY.head(1).assign(source="hub", group=name) for name in "abcdefghijk"[:count]]
+        _, planes = (ax for ax in figures.survey(pd.concat(many).assign(**ratios)).axes)
+        assert list(lines(planes)) == expected
+
+
 def test_many_series_have_looks_of_their_own():
     looks = [plots._points(place) for place in range(47)]
     assert len({(look["color"], look["marker"]) for look in looks}) == 47

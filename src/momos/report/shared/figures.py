@@ -24,6 +24,7 @@ from momos.report.shared import imported, plots
 
 FORMATS = ("png", "svg", "pdf")
 OTHER_PEOPLE = "other people's"  # networks, where their families are too many
+MOST_LINES = 10  # groups in the panel of bit planes, own runs and other people's together
 STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib
     "font.size": 11,
@@ -162,7 +163,8 @@ def _further_panels(rows: pd.DataFrame) -> list[tuple[Callable, pd.DataFrame]]:
     """Panels on what some surveys lack: bit planes, and series of checkpoints."""
     panels: list[tuple[Callable, pd.DataFrame]] = []
     if "plane_7_ratio" in rows and rows.plane_7_ratio.notna().any():
-        panels.append((plots.ratio_by_plane, _few_groups(rows[rows.plane_7_ratio.notna()])))
+        measured = rows[rows.plane_7_ratio.notna()]
+        panels.append((plots.ratio_by_plane, _few_groups(measured, most=MOST_LINES)))
     if "series" in rows and rows.series.notna().any():
         panels.append((plots.ratio_along_training, rows[rows.series.notna()]))
     return panels
@@ -183,15 +185,15 @@ def _share_below(ratios: pd.Series) -> str:
     return f"{below} of {len(ratios)} trained models below 1 ({100 * below / len(ratios):.0f} %)"
 
 
-def _few_groups(rows: pd.DataFrame) -> pd.DataFrame:
-    """Group models by where they are from where there are more families than markers.
+def _few_groups(rows: pd.DataFrame, *, most: int = len(plots.MARKERS)) -> pd.DataFrame:
+    """Group models by where they are from where there are more than `most` families.
 
     First other people's by source, then all of these as one group, last the own runs too.
     """
     others = ~rows.source.isin((imported.OWN_SOURCE, imported.CONTROL))
     for name in (rows.group, rows.source, OTHER_PEOPLE):
         groups = rows.group.mask(others, name)
-        if groups.nunique() <= len(plots.MARKERS):
+        if groups.nunique() <= most:
             return rows.assign(group=groups)
     return rows.assign(group=rows.source.mask(others, OTHER_PEOPLE))
 

@@ -68,9 +68,9 @@ def ratio_against_size(survey: pd.DataFrame, ax: Axes) -> Axes:
     """
     for index, (name, rows) in enumerate(survey.groupby("group", sort=False)):
         ax.plot(rows.num_weights, rows.bdm_1d_ratio, label=name, **_points(index))
-    for row in survey.nsmallest(NUM_NAMED, "bdm_1d_ratio").itertuples():
-        place = (row.num_weights, row.bdm_1d_ratio)
-        ax.annotate(row.title, place, (4, 2), textcoords="offset points", fontsize=8)
+    for place, row in enumerate(survey.nsmallest(NUM_NAMED, "bdm_1d_ratio").itertuples()):
+        point, shift = (row.num_weights, row.bdm_1d_ratio), (4, -9 if place % 2 else 2)
+        ax.annotate(row.title, point, shift, textcoords="offset points", fontsize=8)
     ax.set(xscale="log", xlabel="Number of weights")
     return _ratio_axis(ax)
 
