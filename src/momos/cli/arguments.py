@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 TOO_LARGE = 2**63  # for a size of torch's
+# initialisations that weights are compared with; against 20, |z| > 3 in 1 % by chance alone
+NUM_FRESH = 30
 
 
 class Shape(TypedDict):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from momos.cli.arguments import positive, require_output
+from momos.cli.arguments import NUM_FRESH, positive, require_output
 from momos.cli.foreign import kinds_of
 from momos.weights.files import one_line
 
@@ -37,7 +37,11 @@ def add_commands(commands: "argparse._SubParsersAction") -> None:
     )
     parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
     parser.add_argument(
-        "--init-seeds", type=positive, default=20, metavar="N", help="initialisations (default 20)"
+        "--init-seeds",
+        type=positive,
+        default=NUM_FRESH,
+        metavar="N",
+        help=f"initialisations (default {NUM_FRESH})",
     )
     parser.add_argument(
         "--init", default="default", metavar="NAME", help="as for `momos measure` (default PyTorch)"

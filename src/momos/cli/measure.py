@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from momos.cli import foreign
 from momos.cli.architecture import build_for, require_fit
-from momos.cli.arguments import Shape, add_shape, as_text, naming, positive, shape_of
+from momos.cli.arguments import NUM_FRESH, Shape, add_shape, as_text, naming, positive, shape_of
 from momos.cli.stored import mosaic_description, plain_description, ratios_as_stored, stored_form
 from momos.methods.method import FULL_PRECISION, Method, parse
 from momos.weights.files import open_weights
@@ -26,8 +26,7 @@ DESCRIPTION = (
     "wrappers; an average (EMA) comes before plain weights."
 )
 WEIGHTS_HELP = ".safetensors, .pt, .pth, .bin, .npz or .onnx file, or a Hugging Face folder"
-# initialisations with and without an architecture; against 20, |z| > 3 in 1 % by chance alone
-DEFAULT_SEEDS = {True: 1, False: 30}
+DEFAULT_SEEDS = {True: 1, False: NUM_FRESH}  # initialisations with and without an architecture
 
 
 def add_commands(commands: "argparse._SubParsersAction") -> None:
@@ -53,7 +52,7 @@ def _add_comparison(parser: argparse.ArgumentParser) -> None:
         "--init-seeds",
         type=positive,
         metavar="N",
-        help="initialisations to average (default 1 with --arch, 30 without)",
+        help=f"initialisations to average (default 1 with --arch, {NUM_FRESH} without)",
     )
     parser.add_argument(
         "--block-size",
