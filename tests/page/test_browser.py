@@ -4,7 +4,8 @@ import os
 import shutil
 
 import pytest
-from pages import build
+from pages import build, render
+from source_files import ROOT
 
 sync_api = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed (the test extra has it)"
@@ -100,12 +101,22 @@ def test_every_chart_is_drawn_inside_the_window_without_a_complaint(browser, add
         ] == []
 
 
-def test_no_table_scrolls_sideways_on_a_laptop(browser, address):
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The page of the study of digits, which has all sections, from its committed numbers."""
+    page = tmp_path_factory.mktemp("whole") / "index.html"
+    return render(ROOT / "reports" / "digits", page).as_uri()
+
+
+@pytest.mark.parametrize("page", ["address", "whole"])
+def test_no_table_scrolls_sideways_on_a_laptop(browser, request, page):
     """All of them, those that are folded away at first too."""
-    with View(browser, address, viewport=LAPTOP) as view:
+    with View(browser, request.getfixturevalue(page), viewport=LAPTOP) as view:
         view.page.evaluate(
             "document.querySelectorAll('details').forEach((part) => part.open = true)"
         )
+        if page == "whole":
+            assert view.page.locator("table caption", has_text="Checkpoints").count() > 0
         assert view.page.locator("table").count() > 20 and view.width() == LAPTOP["width"]
         assert view.page.evaluate(OVERFLOWING) == []
 
