@@ -281,7 +281,6 @@ def recipe_gains() -> str:
             index="seed", columns="method", values="test_accuracy_last"
         )
         gain, gap = accuracy[RECIPE] - accuracy[REPLACED], accuracy.baseline - accuracy[REPLACED]
-        low, high = statistics.student(gain) or (math.nan, math.nan)
         rows.append(
             {
                 "Network": results.TITLES[model],
@@ -289,11 +288,17 @@ def recipe_gains() -> str:
                 "No mosaic": f"{accuracy.baseline.mean():.1f}",
                 "The paper's": f"{accuracy[REPLACED].mean():.1f}",
                 "`momos_best`": f"{accuracy[RECIPE].mean():.1f}",
-                "Gain (95 % t interval)": f"{gain.mean():+.1f} ({low:+.1f} to {high:+.1f})",
+                "Gain (95 % t interval)": _with_interval(gain),
                 "Of the gap": f"{100 * gain.mean() / gap.mean():.0f} %",
             }
         )
     return tables.markdown(pd.DataFrame(rows))
+
+
+def _with_interval(gain: pd.Series) -> str:
+    """The mean with its t interval."""
+    low, high = statistics.student(gain) or (math.nan, math.nan)
+    return f"{gain.mean():+.1f} ({low:+.1f} to {high:+.1f})"
 
 
 def batchnorm() -> str:
@@ -307,11 +312,10 @@ def batchnorm() -> str:
         for which in ("last", "best"):
             column = f"test_accuracy_{which}"
             plain, again = 100 * found[column], 100 * found[f"{column}_remeasured"]
-            low, high = statistics.student(again - plain) or (math.nan, math.nan)
             row |= {
                 f"{which} weights": f"{plain.mean():.1f}",
                 f"{which}, again": f"{again.mean():.1f}",
-                f"gain, {which}": f"{(again - plain).mean():+.1f} ({low:+.1f} to {high:+.1f})",
+                f"gain, {which}": _with_interval(again - plain),
             }
         rows.append(row)
     return tables.markdown(pd.DataFrame(rows))

@@ -75,6 +75,13 @@ def _plain_accuracy(run: Path, images: Path, which: str) -> float:
     return test_accuracy(model, load_dataset(images), batches)
 
 
+def save(row: dict[str, Any]) -> None:
+    """Put a row into the table, in place of the one of its name."""
+    known = pd.read_csv(TABLE) if TABLE.is_file() else pd.DataFrame(columns=list(row))
+    rows = pd.concat([known[known.name != row["name"]], pd.DataFrame([row])]).sort_values("name")
+    atomic.write_text(TABLE, rows.to_csv(index=False))
+
+
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("name")
@@ -88,7 +95,4 @@ def parse_args() -> argparse.Namespace:
 if __name__ == "__main__":
     given = parse_args()
     require(PROFILE.fullmatch(given.name) is not None, "NAME", given.name, PROFILE_RULE)
-    row = ship(given.name, given.run, given.baseline, given.images, given.which)
-    known = pd.read_csv(TABLE) if TABLE.is_file() else pd.DataFrame(columns=list(row))
-    rows = pd.concat([known[known.name != given.name], pd.DataFrame([row])]).sort_values("name")
-    atomic.write_text(TABLE, rows.to_csv(index=False))
+    save(ship(given.name, given.run, given.baseline, given.images, given.which))

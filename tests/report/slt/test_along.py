@@ -75,7 +75,9 @@ def partial(x, y, fixed) -> float:
 
 def test_the_llc_is_compared_with_its_rivals_by_rank():
     frame = many_runs()
-    found = along.answers(frame, N_Q).set_index(["condition", "rival"])
+    found = along.answers(frame, N_Q)
+    assert set(found.runs) == {"all"}  # RAC is 2
+    found = found.set_index(["condition", "rival"])
     assert len(found) == 4 + 3 + 3 and set(found.num_runs) == {12}
     rho = abs(stats.spearmanr(frame.llc_corrected, frame[N_Q]).statistic)
     assert found.loc[("", "tr(H)"), "strength"] == pytest.approx(rho)
@@ -98,6 +100,9 @@ def test_what_is_no_minimum_takes_no_part_and_few_runs_decide_nothing():
     assert set(found.num_checkpoints) == {12} and "at equal step" in set(found.condition)
     rest = along.answers(frame[frame.step == 20], N_Q)
     assert found.difference.tolist() == pytest.approx(rest.difference.tolist(), nan_ok=True)
+    plain = frame.assign(rac=frame.rac.where(frame.method == "m0", 1.0))
+    both = along.answers(plain, N_Q)
+    assert both.groupby("runs").num_runs.first().to_dict() == {"all": 12, "not compressed": 6}
     few = along.answers(kept_steps(), N_Q)
     assert few.difference_low.isna().all() and set(few.difference_verdict) == {"not told apart"}
     assert along.answers(frame[(frame.seed == 0) & (frame.method == "m0")], N_Q).empty

@@ -3,6 +3,9 @@
 along: a row per model, method, seed and step, as stage `complexity` writes it.
 """
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -19,6 +22,8 @@ MEASURES = {
 NO_MINIMUM = "no_minimum"  # flag of a checkpoint at which an estimate of the LLC means little
 LLC, LOSS, STEP = "LLC", "training loss", "step"
 RIVALS = ("quadratic prediction of the LLC", "tr(H)", LOSS, STEP)
+MEASURED = ("critical n_q", LLC, *RIVALS)
+CONDITIONS = {"": None, "at equal loss": LOSS, "at equal step": STEP}
 
 
 def measures(along: pd.DataFrame, n_q: str) -> pd.DataFrame:
@@ -63,66 +68,76 @@ def at_the_end(along: pd.DataFrame, n_q: str) -> pd.DataFrame:
 def answers(along: pd.DataFrame, n_q: str) -> pd.DataFrame:
     """Whether the LLC says critical n_q better than its rivals: a row per rival and condition.
 
-    strength, strength_rival: |Spearman's correlation| with critical n_q over all checkpoints that
-    are minima, or its partial one at equal loss or step. difference: LLC less rival, with
-    difference_low, difference_high and difference_verdict (better, worse, not told apart), by a
-    bootstrap over runs, each with all of its checkpoints. Empty without two runs or two values.
+    runs: all, or those that nothing compresses (RAC of 1). strength, strength_rival: |Spearman's
+    correlation| with critical n_q over all checkpoints that are minima, or its partial one at equal
+    loss or step. difference: LLC less rival, with difference_low, difference_high and
+    difference_verdict (better, worse, not told apart), by a bootstrap over runs, each with all of
+    its checkpoints. Empty without two runs or two values.
     """
-    flags = along.get("flags", pd.Series("", index=along.index)).fillna("")
-    kept = along[~flags.str.contains(NO_MINIMUM)]
-    columns = ["critical n_q", LLC, *RIVALS]
-    points = measures(kept, n_q)
-    if not set(columns) <= set(points):
-        return pd.DataFrame()
-    points = points.dropna(subset=columns)
-    runs = points.groupby(RUN, sort=False).ngroup().to_numpy()
-    values = points[columns].to_numpy(float)
-    if len(np.unique(runs)) < 2 or points["critical n_q"].nunique() < 2:
-        return pd.DataFrame()
-    once = rank_correlations(values)[np.newaxis]
-    drawn = rank_correlation_draws(values, runs, seed=0)
-    rows = []
-    for condition, fixed in {"": None, "at equal loss": LOSS, "at equal step": STEP}.items():
-        place = None if fixed is None else columns.index(fixed)
-        ours, our_draws = _strength(once, 1, place), _strength(drawn, 1, place)
-        for rival in [name for name in RIVALS if name != fixed]:
-            other = columns.index(rival)
-            theirs = _strength(once, other, place)
-            found = _estimate(ours - theirs, our_draws - _strength(drawn, other, place))
-            rows.append(
-                {
-                    "condition": condition,
-                    "rival": rival,
-                    "num_checkpoints": len(points),
-                    "num_runs": len(np.unique(runs)),
-                    "strength": ours[0],
-                    "strength_rival": theirs[0],
-                    "difference": found.value,
-                    "difference_low": found.low,
-                    "difference_high": found.high,
-                    "difference_verdict": found.verdict,
-                }
-            )
+    which = {"all": along, "not compressed": along[along.rac == 1]}
+    rows = [
+        {"runs": name} | row
+        for name, some in which.items()
+        for row in _comparisons(_minima(some, n_q))
+    ]
     return pd.DataFrame(rows)
 
 
-def _strength(matrices: np.ndarray, place: int, fixed: int | None) -> np.ndarray:
-    """|Correlation| of column `place` with column 0, partial where one is fixed: (n, c, c) -> (n,).
+def _minima(along: pd.DataFrame, n_q: str) -> pd.DataFrame:
+    """`measures` of the checkpoints that are minima and have all of MEASURED."""
+    flags = along.get("flags", pd.Series("", index=along.index)).fillna("")
+    return measures(along[~flags.str.contains(NO_MINIMUM)], n_q).dropna(subset=list(MEASURED))
 
-    With ranks as values the partial correlation is Kendall's (1942) formula for Spearman's.
-    """
+
+def _comparisons(points: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """The rows of `answers` for some checkpoints."""
+    runs = points.groupby(RUN, sort=False).ngroup().to_numpy()
+    values, num_runs = points[list(MEASURED)].to_numpy(float), len(np.unique(runs))
+    if num_runs < 2 or points[MEASURED[0]].nunique() < 2:
+        return
+    # the checkpoints as they are, then each draw
+    matrices = np.stack([rank_correlations(values), *rank_correlation_draws(values, runs, seed=0)])
+    for condition, fixed in CONDITIONS.items():
+        ours = _strengths(matrices, LLC, fixed)
+        for rival in [name for name in RIVALS if name != fixed]:
+            theirs = _strengths(matrices, rival, fixed)
+            yield {
+                "condition": condition,
+                "rival": rival,
+                "num_checkpoints": len(points),
+                "num_runs": num_runs,
+                "strength": ours[0],
+                "strength_rival": theirs[0],
+                **_difference(ours - theirs),
+            }
+
+
+def _strengths(matrices: np.ndarray, name: str, fixed: str | None) -> np.ndarray:
+    """|Correlation|, partial if one is fixed, of a measure with critical n_q: (n, c, c) -> (n,)."""
+    place = MEASURED.index(name)
     plain = matrices[:, 0, place]
     if fixed is None:
         return np.abs(plain)
-    a, b = matrices[:, 0, fixed], matrices[:, place, fixed]
+    other = MEASURED.index(fixed)
+    return np.abs(_partial(plain, matrices[:, 0, other], matrices[:, place, other]))
+
+
+def _partial(plain: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The correlation where a third column is fixed; of ranks it is Kendall's (1942)."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.abs((plain - a * b) / np.sqrt((1 - a**2) * (1 - b**2)))
+        return (plain - a * b) / np.sqrt((1 - a**2) * (1 - b**2))
 
 
-def _estimate(value: np.ndarray, drawn: np.ndarray) -> Estimate:
-    """The value (1,), with an interval where draws are known."""
-    known = drawn[np.isfinite(drawn)]
-    if len(known) < LEVEL * len(drawn):
-        return Estimate(float(value[0]))
-    low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Estimate(float(value[0]), float(low), float(high))
+def _difference(values: np.ndarray) -> dict[str, Any]:
+    """A number and its draws, (1 + draws,), as columns; no interval where draws are not known."""
+    known = values[1:][np.isfinite(values[1:])]
+    found = Estimate(float(values[0]))
+    if len(known) >= LEVEL * (len(values) - 1):
+        low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        found = Estimate(found.value, float(low), float(high))
+    return {
+        "difference": found.value,
+        "difference_low": found.low,
+        "difference_high": found.high,
+        "difference_verdict": found.verdict,
+    }
