@@ -100,13 +100,13 @@ def environment() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def warmed(hash_seed: int) -> Iterator[Warm]:
+def warmed(hash_seed: int, kind: type[Warm] = Warm) -> Iterator[Warm]:
     """A warm interpreter for scripts that are started in `environment()`; nothing else finds it."""
     with contextlib.ExitStack() as stack:
         with pytest.MonkeyPatch.context() as patch:
             for name in VARYING:
                 patch.delenv(name, raising=False)
-            warm = stack.enter_context(Warm(hash_seed=hash_seed))
+            warm = stack.enter_context(kind(hash_seed=hash_seed))
             os.environ.pop(FOLDER, None)
         yield warm
 

@@ -84,10 +84,17 @@ def no_import_stays():
 
 @pytest.fixture(scope="session")
 def warm():
-    """A warm interpreter: `python` in its path starts scripts as forks, without imports."""
-    from clones import warmed
+    """A warm interpreter: `python` in its path starts scripts as forks, without imports.
 
-    with warmed(hash_seed=1) as server:
+    So does `dvc`, there and for a `Repository`, with commands that run no stage.
+    """
+    import spread
+    from clones import warmed
+    from dvc_forks import WarmDvc, environment_of
+
+    with warmed(hash_seed=1, kind=WarmDvc) as server, pytest.MonkeyPatch.context() as patch:
+        if server.folder is not None and sys.prefix != sys.base_prefix:
+            patch.setattr(spread, "programs", environment_of(server))
         yield server
 
 

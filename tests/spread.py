@@ -25,6 +25,7 @@ from warm import LIBRARIES
 from momos import config
 
 ROOT = Path(__file__).parents[1]
+programs = Path(sys.executable).parent  # of Repositories; those of fixture `warm` where it is used
 STAGE = """
 import json, os, pathlib, sys, time
 name, out = sys.argv[1:3]
@@ -98,20 +99,22 @@ def heed_ctrl_c() -> None:
 
 @functools.cache
 def fresh(*options: str) -> Path:
-    """A folder in which `dvc init` has run, to be copied: seven commands take seconds.
+    """A folder in which `dvc init` has run, to be copied: the commands take seconds.
 
     options: of `dvc init`.
     """
     folder = Path(tempfile.mkdtemp(prefix="momos-fresh-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    dvc = str(Path(sys.executable).parent / "dvc")
+    dvc = str(programs / "dvc")
     commands = [["git", "init", "-q"]] * ("--no-scm" not in options)
     commands += [["git", "config", *setting] for setting in AUTHOR.items() if commands]
     commands += [[dvc, "init", "-q", *options]]
-    for option in ("analytics", "check_update", "autostage"):
-        commands += [[dvc, "config", f"core.{option}", "false"]]
     for command in commands:
         subprocess.run(command, cwd=folder, env=os.environ | own_dvc(folder), check=True)
+    settings = folder / ".dvc" / "config"
+    off = ("analytics", "check_update", "autostage")
+    lines = [settings.read_text() or "[core]\n", *(f"    {name} = false\n" for name in off)]
+    settings.write_text("".join(lines))  # as `dvc config core.NAME false` does
     return folder
 
 
@@ -138,9 +141,8 @@ class Repository:
             (path / name).write_text(text)
         (path / "data" / "raw" / "folder").mkdir(parents=True)
         (path / "data" / "raw" / "folder" / "file").write_text("raw")
-        bin_dir = Path(sys.executable).parent
         self.env = os.environ | {
-            "PATH": f"{bin_dir}{os.pathsep}{os.environ['PATH']}",
+            "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
             "TRACE": str(self.trace),
             **own_dvc(path),
             "MOMOS_WARM": "0",  # these stages import nothing; test_warm.py tries it with
@@ -161,7 +163,7 @@ class Repository:
         return done.stdout
 
     def start(self, script: str, *arguments: str, **env: str) -> subprocess.Popen:
-        command = [sys.executable, f"scripts/{script}.py", *arguments]
+        command = [str(programs / "python"), f"scripts/{script}.py", *arguments]
         how = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         return subprocess.Popen(
             command, cwd=self.path, env=self.env | env, preexec_fn=heed_ctrl_c, **how

@@ -99,7 +99,7 @@ class Experiments(Repository):
 
 
 @pytest.fixture(scope="module")
-def repository(tmp_path_factory):
+def repository(tmp_path_factory, warm):
     return Experiments(tmp_path_factory.mktemp("experiments") / "re po")
 
 

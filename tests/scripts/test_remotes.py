@@ -68,7 +68,7 @@ def s3(server, monkeypatch):
 
 
 @pytest.fixture(params=["folder", pytest.param("s3", marks=pytest.mark.stress)])
-def first(request, tmp_path):
+def first(request, tmp_path, warm):
     """A clone whose workers push to a remote."""
     small = Repository(tmp_path / "first", models="m", remote="store")
     settings = dict(request.getfixturevalue(request.param))
@@ -119,7 +119,7 @@ def test_what_one_clone_ran_another_restores_and_the_published_report_needs_no_t
 
 
 @pytest.mark.stress
-def test_a_remote_that_is_not_there_fails_the_stage_and_its_result_is_kept(tmp_path):
+def test_a_remote_that_is_not_there_fails_the_stage_and_its_result_is_kept(tmp_path, warm):
     small = Repository(tmp_path / "small", models="m", remote="store")
     with small.start("worker", str(small.path), "prepare") as process:
         out, _ = process.communicate(timeout=100)
