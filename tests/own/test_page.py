@@ -30,8 +30,12 @@ def test_the_page_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys):
             exec(text, names)
         if "accuracy" in text:
             check_the_mosaic(names, tmp_path, capsys.readouterr().out)
+    unpack(tmp_path / "better.momos", names["model"])
+    images, labels = names["images"][1500:], names["labels"][1500:]
+    assert (names["model"](images).argmax(1) == labels).float().mean() > 0.85
+    assert names["mosaic"].report().rac > 10 and names["mosaic"].applied.is_tied
     assert {path.name for path in tmp_path.iterdir()} == {
-        "checkpoint.pt", "digits.momos", "digits.safetensors", "quantised.momos",
+        "better.momos", "checkpoint.pt", "digits.momos", "digits.safetensors", "quantised.momos",
     }  # fmt: skip
 
 
