@@ -67,6 +67,12 @@ class PlannedTraining:
             command += ["--capacity", str(run.settings.capacity)]
         return command
 
+    def remove_unfinished(self) -> None:
+        """Remove files that a process was writing when it was killed."""
+        for folder in (self.run.folder(self.folder / "runs"), self.cost.parent):
+            for unfinished in folder.glob(".*.tmp"):
+                unfinished.unlink()
+
     def outcome(self, status: int) -> str:
         """What a reader is told when its process has ended."""
         if status != 0:
@@ -111,6 +117,7 @@ def start_next(
             return
         if training.stack not in {other.stack for other in running}:
             waiting.remove(training)
+            training.remove_unfinished()
             running[training] = subprocess.Popen(
                 training.command(prepared), env=os.environ | {"PYTHONPATH": path}
             )

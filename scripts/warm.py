@@ -55,7 +55,8 @@ LIBRARIES = (
 # Variables on which no library depends while it is imported. CUDA reads its own when it is first
 # used, which is in the fork.
 FREE = (
-    "_", "COLUMNS", "CUDA_VISIBLE_DEVICES", "LINES", "OLDPWD", "PATH", "PWD", "PYTHONPATH", "SHLVL",
+    "_", "COLUMNS", "CUBLAS_WORKSPACE_CONFIG", "CUDA_VISIBLE_DEVICES", "LINES", "OLDPWD", "PATH",
+    "PWD", "PYTHONPATH", "SHLVL",
 )  # fmt: skip
 FREE_PREFIXES = ("DVC_", "MLFLOW_", "MOMOS_", "PYTEST_")
 # Arrow's allocator starts a thread when it is imported, unless this is set.

@@ -5,6 +5,7 @@ or at once.
 import contextlib
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -56,6 +57,11 @@ sys.executable, *sys.argv = sys.argv[1:]
 sys.path[0] = os.path.dirname(sys.argv[0])
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
+# That Python: without what libraries have set in the process of the script, none would be a fork.
+WITHOUT = """#!/bin/sh
+unset KMP_DUPLICATE_LIB_OK KMP_INIT_AT_FORK TORCHINDUCTOR_CACHE_DIR
+exec {fork} "$@"
+"""
 
 
 def own_environment():
@@ -78,7 +84,12 @@ def trainings(folder, out, *arguments, warm, data="data.safetensors"):
     if warm.folder is None:
         return python(folder, *command)
     (folder / "with.py").write_text(WITH)
-    return python(folder, "with.py", fork(warm), *command, interpreter=fork(warm))
+    without = folder / "without"
+    without.write_text(WITHOUT.format(fork=shlex.quote(str(fork(warm)))))
+    without.chmod(0o700)
+    done = python(folder, "with.py", without, *command, interpreter=fork(warm))
+    assert not warm.refused, "each training is a fork"
+    return done
 
 
 @pytest.fixture(scope="module")
