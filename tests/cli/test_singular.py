@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from momos import cli
+from momos.cli import singular
 from momos.complexity.compressibility import critical_n_q
 from momos.own.folding import FOLDS, fold_norms_, linear_layers_
 from momos.own.subject import Subject, language_model
@@ -222,6 +223,30 @@ def test_what_is_done_is_kept_after_ctrl_c(own, capsys, monkeypatch, command, af
     for path in (own / "whole").glob("*.csv"):
         assert (own / "parts" / path.name).read_bytes() == path.read_bytes()
     assert not (own / "parts" / "unfinished.json").exists()
+
+
+@pytest.mark.usefixtures("heeds_ctrl_c")
+@pytest.mark.parametrize(
+    ("command", "kept", "last"),
+    [("compressibility", "losses kept: ", "critical.csv"), ("llc", "chains kept: 2", "llc.csv")],
+)
+def test_ctrl_c_while_results_are_written_loses_none(own, capsys, monkeypatch, command, kept, last):
+    arguments = [command, "--module", "own.py:regression", "--device", "cpu", "--threads", "1"]
+    arguments += ["--chains", "2", "--draws", "20", "--burnin", "5"] if command == "llc" else []
+    write, written = singular._write_tables, []
+
+    def stopped(folder, tables):
+        written.append(tables)
+        if len(written) == 1:
+            signal.raise_signal(signal.SIGINT)
+        write(folder, tables)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(singular, "_write_tables", stopped)
+        assert cli.main(arguments) == 130
+    assert kept in capsys.readouterr().out and not (own / command / last).exists()
+    ran(capsys, *arguments)
+    assert (own / command / last).exists() and not (own / command / "unfinished.json").exists()
 
 
 def test_bad_input_is_named(own, capsys):

@@ -163,13 +163,13 @@ def _run_compressibility(arguments: argparse.Namespace) -> int:
     try:
         with naming(subject.name), kept.until_done():
             points = _searched(search, subject, arguments.eps, kept)
+            tables = schemes.rows(points)
+            _write_curve(arguments, subject, tables)
     except KeyboardInterrupt:
         tables = _so_far(search, subject, arguments.eps, kept)
         _write_curve(arguments, subject, tables)
         (arguments.out / "critical.csv").unlink(missing_ok=True)  # of an earlier curve
         return _interrupted(kept, "losses", f"{len(tables['curve'])} points in curve.csv")
-    tables = schemes.rows(points)
-    _write_curve(arguments, subject, tables)
     for row in tables["critical"]:
         print(_critical_text(row, names[arguments.scheme], COSTS[arguments.scheme]))
     print(f"curve.csv, critical.csv and curve.png are in {arguments.out}")
@@ -329,12 +329,12 @@ def _run_llc(arguments: argparse.Namespace) -> int:
     try:
         with kept.until_done():
             llc = _estimated(subject, settings, num_steps, kept, measured)
+            _write_traces(arguments, subject, measured, llc.init_loss, f"llc {llc.mean:.4g}")
+            _write_tables(arguments.out, {"llc": [_llc_row(llc)]})
     except KeyboardInterrupt:
         num_losses = _write_traces(arguments, subject, measured, loss, "interrupted")
         (arguments.out / "llc.csv").unlink(missing_ok=True)  # of an earlier estimate
         return _interrupted(kept, "whole chains", f"{num_losses} losses in traces.csv")
-    _write_traces(arguments, subject, measured, llc.init_loss, f"llc {llc.mean:.4g}")
-    _write_tables(arguments.out, {"llc": [_llc_row(llc)]})
     each = ", ".join(f"{value:.4g}" for value in llc.per_chain)
     print(f"llc {llc.mean:.4g}, deviation over chains {llc.std:.2g} ({each})")
     print(f"flags: {', '.join(llc.flags) or 'none'}")
