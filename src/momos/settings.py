@@ -4,6 +4,7 @@ An error names the key, the value and what was expected.
 """
 
 import difflib
+import functools
 import re
 import sys
 import types
@@ -49,7 +50,8 @@ class Settings:
         return settings
 
     @classmethod
-    def _hints(cls) -> dict[str, Any]:
+    @functools.cache  # evaluating annotations took most of the time of reading all settings
+    def _hints(cls) -> Mapping[str, Any]:
         """The type of each setting."""
         hints = typing.get_type_hints(cls)
         return {field.name: hints[field.name] for field in fields(cls)}
