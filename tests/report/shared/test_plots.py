@@ -239,6 +239,18 @@ def test_ten_groups_are_told_apart_by_bit_plane_and_eleven_are_not():
         assert list(lines(planes)) == expected
 
 
+def test_a_group_of_other_people_looks_the_same_in_both_panels():
+    ratios = {f"plane_{plane}_ratio": 0.5 for plane in range(8)}
+    others = [SURVEY.head(1).assign(source="hub", group=name) for name in "xyz"]
+    rows = pd.concat([SURVEY, *others], ignore_index=True).assign(**ratios)
+    _, by_size, planes = (ax for ax in figures.survey(rows).axes if ax.axison)
+    looks = [
+        {line.get_label(): (line.get_color(), line.get_marker()) for line in ax.get_lines()}
+        for ax in (by_size, planes)
+    ]
+    assert [looks[0][name] for name in "xyz"] == [looks[1][name] for name in "xyz"]
+
+
 def test_many_series_have_looks_of_their_own():
     looks = [plots._points(place) for place in range(47)]
     assert len({(look["color"], look["marker"]) for look in looks}) == 47

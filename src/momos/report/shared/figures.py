@@ -163,7 +163,10 @@ def _further_panels(rows: pd.DataFrame) -> list[tuple[Callable, pd.DataFrame]]:
     """Panels on what some surveys lack: bit planes, and series of checkpoints."""
     panels: list[tuple[Callable, pd.DataFrame]] = []
     if "plane_7_ratio" in rows and rows.plane_7_ratio.notna().any():
-        measured = rows[rows.plane_7_ratio.notna()]
+        # own runs last: the others have the looks of their panel above
+        measured = rows[rows.plane_7_ratio.notna()].sort_values(
+            "source", key=lambda sources: sources == imported.OWN_SOURCE, kind="stable"
+        )
         panels.append((plots.ratio_by_plane, _few_groups(measured, most=MOST_LINES)))
     if "series" in rows and rows.series.notna().any():
         panels.append((plots.ratio_along_training, rows[rows.series.notna()]))
