@@ -5,6 +5,7 @@ decompress them (from before 2023) draws no charts: the static figures stay in t
 """
 
 import base64
+import functools
 import gzip
 
 import altair as alt
@@ -35,6 +36,7 @@ if ('DecompressionStream' in window) {
 """
 
 
+@functools.cache
 def chart_script() -> str:
     """JavaScript to stand at the end of the page, the same text each time."""
     version = alt.SCHEMA_VERSION.removeprefix("v").rsplit(".", 1)[0]
