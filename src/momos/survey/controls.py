@@ -39,14 +39,11 @@ def _chain(bits: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     value, length = bool(bits[0]), 0
     while length < bits.size:  # a few rounds: each draws about as many runs as are missing
         num_pairs = 2 + (bits.size - length) // 4
-        drawn = np.stack(
-            [
-                _runs(rates[int(each)], num_pairs, bits.size, generator)
-                for each in (value, not value)
-            ]
-        )
+        drawn = np.empty((num_pairs, 2), dtype=np.int64)
+        for column, each in enumerate((value, not value)):
+            drawn[:, column] = _runs(rates[int(each)], num_pairs, bits.size, generator)
         values = np.tile([value, not value], num_pairs)
-        run = np.repeat(values, drawn.T.reshape(-1))[: bits.size - length]
+        run = np.repeat(values, drawn.reshape(-1))[: bits.size - length]
         runs.append(run)
         length += run.size
     return np.concatenate(runs)
@@ -60,4 +57,5 @@ def _runs(rate: float, count: int, longest: int, generator: np.random.Generator)
     """Lengths of runs that end with this probability at each bit, at most `longest`."""
     if not rate:
         return np.full(count, longest)
-    return np.minimum(generator.geometric(rate, count), longest)
+    drawn = generator.geometric(rate, count)
+    return np.minimum(drawn, longest, out=drawn)
