@@ -4,6 +4,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from source_files import ROOT
 from warm import Warm
 
 # What the warm interpreter imports first: all that `status`, `dag`, `checkout`, `exp` .. do.
@@ -14,16 +15,22 @@ import dvc.cli.parser, dvc.repo.graph, dvc_data.index.checkout, networkx
 import dvc.repo.experiments.queue.celery, dvc.repo.experiments.show, dvc.repo.experiments.save
 """
 # Commands that run stages are processes of their own: what ends them has to reach the stages, too.
-# TRACE is for stages; the others differ from test to test, and no fork could take them over.
+# For a Clone they are those of `make repro`, in which DVC does not read all of dvc.lock anew for
+# each stage. TRACE is for stages; the others differ from test to test: no fork can take them.
 COMMAND = """#!/bin/sh
 case " $* " in
 *" --dry "*) ;;
-*" repro "* | *" run "*) exec {dvc} "$@" ;;
+*" repro "* | *" run "*) exec {running} "$@" ;;
 esac
 unset TRACE KMP_DUPLICATE_LIB_OK KMP_INIT_AT_FORK
 exec {python} {script} "$@"
 """
 SCRIPT = "import sys\nfrom dvc.cli import main\nsys.exit(main())\n"
+
+
+def quoted(*words: object) -> str:
+    """Words of a command, for a shell."""
+    return shlex.join(map(str, words))
 
 
 class WarmDvc(Warm):
@@ -50,10 +57,11 @@ def environment_of(warm: Warm) -> Path:
         if program.name != "dvc":
             (there / "bin" / program.name).symlink_to(program)
     (there / "command.py").write_text(SCRIPT)
-    names = {"python": warm.folder / "python", "script": there / "command.py"}
-    names["dvc"] = here / "bin" / "dvc"
-    text = COMMAND.format(**{name: shlex.quote(str(path)) for name, path in names.items()})
-    for dvc in (there / "bin" / "dvc", warm.folder / "dvc"):
-        dvc.write_text(text)
-        dvc.chmod(0o700)
+    fork = {"python": quoted(warm.folder / "python"), "script": quoted(there / "command.py")}
+    for folder, running in (
+        (there / "bin", quoted(here / "bin" / "dvc")),
+        (warm.folder, quoted(sys.executable, ROOT / "scripts" / "quick_dvc.py")),
+    ):
+        (folder / "dvc").write_text(COMMAND.format(running=running, **fork))
+        (folder / "dvc").chmod(0o700)
     return there / "bin"
