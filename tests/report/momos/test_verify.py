@@ -88,6 +88,24 @@ def test_each_changed_number_is_named(report, capsys):
     assert {line[: line.index("give ") + 5] for line in lines} == starts and len(lines) == 8
 
 
+def test_a_changed_claim_is_named(report, capsys):
+    path = report / "results.json"
+    document = json.loads(path.read_text())
+    first, second, last = document["claims"][0], document["claims"][1], document["claims"].pop()
+    verdict, first["verdict"], second["measured"] = first["verdict"], "HOLDS", "all"
+    path.write_text(json.dumps(document))
+    status, out, (lacking, changed, other) = verified(report, capsys)
+    assert status == 1 and "3 differ" in out
+    assert lacking == f"momos: claim {last['id']}: only one of both has it"
+    assert changed == (
+        f"momos: claim {first['id']}: verdict is 'HOLDS', claims.csv has {verdict!r}"
+    )
+    assert other.startswith(f"momos: claim {second['id']}: measured is 'all', claims.csv has '")
+    document["claims"] = None
+    path.write_text(json.dumps(document))
+    assert "expected a report's folder" in refused(capsys, "verify-report", report)
+
+
 def test_a_changed_run_is_named_wherever_it_counts(report, capsys):
     path = report / "tables" / "runs.csv"
     runs = pd.read_csv(path)
