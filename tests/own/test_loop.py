@@ -472,6 +472,21 @@ def test_frozen_weights_stay_and_an_empty_one_takes_part():
     assert distinct_blocks(model) <= mosaic.report().num_motifs
 
 
+def test_sparse_gradients_of_trained_motifs_are_named():
+    model = nn.Sequential(nn.Embedding(9, 4, sparse=True))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    mosaic = MoMos(model, recipe="best", num_motifs=3, epochs=2, optimizer=optimizer)
+    for trained in (False, True):
+        model(torch.arange(4)).sum().backward()
+        if not trained:
+            optimizer.step()
+            optimizer.zero_grad()
+            mosaic.step()
+            mosaic.epoch()
+    with pytest.raises(ValueError, match="0.weight has a sparse gradient: expected dense ones"):
+        optimizer.step()
+
+
 @pytest.mark.parametrize("toggled", [True, False])
 def test_weights_that_are_frozen_or_thawed_while_motifs_are_trained_are_named(toggled):
     """Before the optimiser acts on them."""
@@ -540,6 +555,11 @@ def test_wrappers_are_looked_through():
 # --- what is refused
 
 
+def inferred():
+    with torch.inference_mode():
+        return network()
+
+
 def half_and_float():
     model = network()
     model[0].half()
@@ -552,6 +572,7 @@ def half_and_float():
         (lambda: nn.LazyLinear(3), "weight has no values yet: run one batch"),
         (lambda: nn.Linear(3, 3, device="meta"), "weight has no values yet"),
         (lambda: nn.Linear(3, 3, dtype=torch.complex64), r"weight is torch.complex64, expected"),
+        (inferred, "0.weight was made in inference mode: expected one that can be trained"),
         (lambda: nn.ReLU(), "no trainable weights"),
         (lambda: nn.ReLU().state_dict(), "of the type OrderedDict, expected an nn.Module"),
         (lambda: nn.Linear(3, 3).requires_grad_(False), "no trainable weights"),

@@ -32,7 +32,6 @@ from momos.methods.momos import RECIPES, MosaicOfMotifs
 from momos.methods.mosaic import Projection
 from momos.methods.qat import Quantization
 from momos.methods.schedule import kind_at
-from momos.methods.tied import gradients_of
 from momos.own import forward, weights
 from momos.own.ranks import Ranks
 from momos.settings import require
@@ -140,7 +139,7 @@ class OwnLoop:
     def before_update(self) -> None:
         """Let the method act on the gradients, as an optimiser that is followed does by itself."""
         if self.applied.is_tied:
-            self.applied.before_update(gradients_of(self.check().values()))
+            self.applied.before_update(weights.gradients(self.check()))
 
     def step(self) -> Projection | None:
         """Take note of an optimiser step, to be called after each; project where that is due.

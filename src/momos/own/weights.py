@@ -1,8 +1,9 @@
 """Weights of a model from elsewhere: found under its wrappers, checked before they change."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from momos.methods.tied import gradients_of
 from momos.weights.blocks import trainable
 
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -43,14 +44,17 @@ def checked(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return the trainable weights by name, in model order, a tied one once.
 
     Raises ValueError naming what a mosaic can't be made of: weights in shards (FSDP, DTensor),
-    without values yet, on several devices, of a type that is no float, or float16 beside a wider
-    type, whose motifs it may not be able to hold; and for a model without trainable weights.
+    without values yet, of inference mode, on several devices, of a type that is no float, or
+    float16 beside a wider type, whose motifs it may not be able to hold; and for a model without
+    trainable weights.
     """
     _refuse_shards(model)
     weights = trainable(model)
     for name, weight in weights.items():
         if isinstance(weight, nn.UninitializedParameter) or weight.is_meta:
             raise ValueError(f"{name} has no values yet: run one batch, or initialise it, before")
+        if weight.is_inference():
+            raise ValueError(f"{name} was made in inference mode: expected one that can be trained")
         if weight.dtype not in FLOATS:
             expected = ", ".join(str(dtype).removeprefix("torch.") for dtype in FLOATS)
             raise ValueError(f"{name} is {weight.dtype}, expected one of {expected}")
@@ -58,6 +62,18 @@ def checked(model: nn.Module) -> dict[str, nn.Parameter]:
         raise ValueError("the model has no trainable weights: no parameter requires a gradient")
     _refuse_mixtures(weights)
     return weights
+
+
+def gradients(trained: dict[str, nn.Parameter]) -> list[Tensor]:
+    """Return the gradients of weights in their order, zeros made for those that have none.
+
+    Raises ValueError naming a weight whose gradient is sparse.
+    """
+    for name, weight in trained.items():
+        if weight.grad is not None and weight.grad.layout is not torch.strided:
+            expected = "expected dense ones where motifs are trained (sparse=False)"
+            raise ValueError(f"{name} has a sparse gradient: {expected}")
+    return gradients_of(trained.values())
 
 
 def _refuse_shards(model: nn.Module) -> None:
