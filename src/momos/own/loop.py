@@ -188,7 +188,8 @@ class OwnLoop:
 
         if self.about["block_size"] and self.applied.usage is None:
             first = f"the first one comes at the end of epoch {self._first_mosaic} at the latest"
-            raise ValueError(f"{path}: there is no mosaic yet after step {self.num_steps}, {first}")
+            found = f"there is no mosaic yet after step {self.num_steps}, {first}"
+            raise ValueError(f"{path}: {found} (momos.pack writes any weights)")
         if self.ranks.is_first:
             block_size, slicing = self.about["block_size"], self.about["slicing"]
             deployed = self.method.deployed(self.model, arch=self.arch)
