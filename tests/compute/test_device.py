@@ -27,20 +27,30 @@ def test_a_precision_that_the_device_lacks_is_named():
 
 
 THREADS = """
-import sys, numpy, threadpoolctl, torch
+import os, sys, numpy, threadpoolctl, torch
 from momos.compute import device
-device.prepare_device("cpu", int(sys.argv[1]))
-pools = [pool for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"]
-print(torch.get_num_threads(), *(pool["num_threads"] for pool in pools))
+for number in sys.argv[1:]:  # a fork each: the imports take most of the time
+    if (pid := os.fork()) == 0:
+        device.prepare_device("cpu", int(number))
+        pools = [pool for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"]
+        print(torch.get_num_threads(), *(pool["num_threads"] for pool in pools), flush=True)
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
 """
 
 
+@pytest.fixture(scope="module")
+def threads() -> dict[int, list[int]]:
+    """Threads of torch and of numpy's libraries, by the number that was asked for."""
+    command = [sys.executable, "-c", THREADS, "1", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    lines = [list(map(int, line.split())) for line in done.stdout.splitlines()]
+    return dict(zip((1, 2), lines, strict=True))
+
+
 @pytest.mark.parametrize("num_threads", [1, 2])
-def test_numpy_takes_no_more_threads_than_torch(num_threads):
-    command = [sys.executable, "-c", THREADS, str(num_threads)]
-    torchs, *numpys = map(
-        int, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-    )
+def test_numpy_takes_no_more_threads_than_torch(threads, num_threads):
+    torchs, *numpys = threads[num_threads]
     assert torchs == num_threads and numpys and max(numpys) <= num_threads
 
 

@@ -14,6 +14,7 @@ SMALL = {
     "train": {"epochs": 1},
     "evaluate": {"compressors": ["gzip"]},
     "pack": {"compressors": ["gzip"]},
+    "complexity": {"methods": ["baseline"], "num_images": 32},
     "slt": {"models": []},
 }
 

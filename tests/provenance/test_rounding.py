@@ -10,6 +10,8 @@ import sys
 
 import pytest
 import torch
+from clones import environment, fork
+from source_files import ROOT
 
 from momos.compute import device
 from momos.provenance import rounding
@@ -21,24 +23,22 @@ print(rounding.fingerprint(device.prepare_device("cpu", 1)))
 """
 
 
-def fingerprint_in_a_process(**environment: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", CODE],
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+def printed(command: list, env: dict[str, str]) -> str:
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
     return done.stdout.strip()
 
 
-def test_it_is_the_same_each_time_and_leaves_the_global_generator_alone():
+def test_it_is_the_same_each_time_and_leaves_the_global_generator_alone(tmp_path, warm):
+    """And in a process with another order of sets."""
     cpu = device.prepare_device("cpu", 1)
     before = torch.get_rng_state()
     here = rounding.fingerprint(cpu)
     assert len(here) == 16 and int(here, 16) >= 0 and torch.equal(torch.get_rng_state(), before)
     torch.rand(3)
-    assert rounding.fingerprint(cpu) == here == fingerprint_in_a_process(PYTHONHASHSEED="7")
+    (tmp_path / "code.py").write_text(CODE)
+    env = environment() | {"PYTHONPATH": str(ROOT / "src")}
+    other = printed([fork(warm), tmp_path / "code.py"], env)
+    assert rounding.fingerprint(cpu) == here == other
 
 
 @pytest.mark.skipif(
@@ -48,7 +48,8 @@ def test_it_is_the_same_each_time_and_leaves_the_global_generator_alone():
 def test_other_kernels_have_another():
     """As a processor without AVX2 would take them."""
     here = rounding.fingerprint(device.prepare_device("cpu", 1))
-    assert fingerprint_in_a_process(ATEN_CPU_CAPABILITY="default") != here
+    env = os.environ | {"ATEN_CPU_CAPABILITY": "default"}
+    assert printed([sys.executable, "-c", CODE], env) != here
 
 
 @pytest.mark.parametrize("name", ["convolutions", "norms", "attention", "hidden", "last"])
