@@ -124,23 +124,17 @@ print(peak() - before)
 
 @pytest.mark.stress
 @pytest.mark.parametrize(
-    ("dtype", "num_tensors", "num_random", "compressors"),
-    [
-        ("float32", 16, 16, "zstd"),
-        ("float32", 16, 1, "bz2,gzip,lzma"),
-        ("bfloat16", 4, 4, "zstd"),  # not slow by its bytes, but by its number of weights
-    ],
+    ("dtype", "num_tensors", "compressors"),
+    [("float32", 16, "bz2,gzip,lzma,zstd"), ("bfloat16", 4, "zstd")],
 )
-def test_a_gigabyte_in_shards_needs_little_memory(
-    tmp_path, dtype, num_tensors, num_random, compressors
-):
+def test_a_gigabyte_in_shards_needs_little_memory(tmp_path, dtype, num_tensors, compressors):
     """Under 2.5 times the largest tensor and 300 MB, above the process after its imports.
 
-    The slow compressors see one tensor of noise, which fills all that they keep of the past (LZMA
-    most, 8 MB), and constants, with which they are quick.
+    Two tensors are noise, more than compressors keep of the past (LZMA and zstd 8 MB). The others
+    are constant, with which all are quick. In bfloat16 a tensor has twice as many weights.
     """
     shape = (4096 if dtype == "float32" else 8192, 4096)
-    folder = in_shards(tmp_path / "net", num_tensors, shape, getattr(torch, dtype), num_random)
+    folder = in_shards(tmp_path / "net", num_tensors, shape, getattr(torch, dtype), num_random=2)
     size = sum(file.stat().st_size for file in folder.iterdir())
     assert size > num_tensors * 64 * 2**20
     few = ["--init-seeds", "2", "--compressors", compressors]
