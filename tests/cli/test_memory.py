@@ -77,6 +77,7 @@ def test_of_a_large_file_two_tensors_are_held(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(foreign, "open_weights", alive.opened)
     assert measured(capsys, folder, *few) == whole and alive.most == NUM_TENSORS
     monkeypatch.setattr(foreign, "KEPT", NUM_TENSORS * 16 * 24 - 1)
+    monkeypatch.setattr(foreign, "PIECE", 101)
     returned = []  # the tests after this one keep their memory
     monkeypatch.setattr(foreign, "return_freed_memory", lambda: returned.append(True))
     alive.most = alive.now = 0
@@ -125,7 +126,7 @@ print(peak() - before)
 @pytest.mark.stress
 @pytest.mark.parametrize(
     ("dtype", "num_tensors", "compressors"),
-    [("float32", 16, "bz2,gzip,lzma,zstd"), ("bfloat16", 4, "zstd")],
+    [("float32", 16, "bz2,gzip,lzma,zstd"), ("bfloat16", 4, "gzip")],
 )
 def test_a_gigabyte_in_shards_needs_little_memory(tmp_path, dtype, num_tensors, compressors):
     """Under 2.5 times the largest tensor and 300 MB, above the process after its imports.

@@ -15,11 +15,14 @@ from momos.methods.method import FULL_PRECISION
 from momos.weights.files import one_line, open_weights
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from momos.survey.network import Network
 
 PLANES = tuple(range(7, -1, -1))
 KEPT = 2**24  # weights that are read once; larger files are read again by each measure
 LARGE = 2**20  # bytes of a buffer
+PIECE = 2**22  # weights that are compressed at a time: a chunk of `survey.streaming`
 # arguments that need an architecture, and what they are where they are not given
 NEEDS_ARCH: dict[str, Any] = {
     "num_classes": None,
@@ -228,7 +231,7 @@ def _compressed(network: "Network", compressor: str, form: StoredForm) -> Part:
     """Ratios of a compressor: the bytes as stored, as float32, and the signs."""
     from momos.survey.streaming import TrainedCounts
 
-    counted = TrainedCounts(network.weights(), [compressor])
+    counted = TrainedCounts(_pieces(network), [compressor])
     plain, signs = counted.raw[compressor].ratio(), counted.binary[compressor].ratio()
     columns: Columns = {compressor: plain, f"{compressor}_binary": signs}
     text = f"weights {plain:.4f}"
@@ -237,6 +240,13 @@ def _compressed(network: "Network", compressor: str, form: StoredForm) -> Part:
         columns |= {compressor: stored, f"{compressor}_float32": plain}
         text = f"weights as stored {stored:.4f}, as float32 {plain:.4f}"
     return columns, [_line(compressor, f"{text}, signs {signs:.4f}")]
+
+
+def _pieces(network: "Network") -> "Iterator[tuple[str, Tensor]]":
+    """The weights in order, few at a time: as float32 a tensor may need twice its own memory."""
+    for name, tensor in network.weights():
+        for piece in tensor.reshape(-1).split(PIECE):
+            yield name, piece
 
 
 def _line(title: str, text: str) -> str:
