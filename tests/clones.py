@@ -89,9 +89,12 @@ MICRO = {
 
 # Settings of each repository: `dvc exp run` asks git who commits, and the home may not say it.
 AUTHOR = {"user.name": "test", "user.email": "test@example.org", "commit.gpgsign": "false"}
-# Variables that differ from test to test, the latter two from scikit-learn's import on: no fork
-# could take them over.
-VARYING = ("PYTEST_CURRENT_TEST", "KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK")
+# Variables that differ from test to test, some from an import of scikit-learn or a call of
+# torch.compile on: no fork could take them over.
+VARYING = (
+    "PYTEST_CURRENT_TEST", "KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK", "TORCHINDUCTOR_CACHE_DIR",
+    "_TORCHINDUCTOR_PYOBJECT_TENSOR_DATA_PTR",
+)  # fmt: skip
 
 
 def environment() -> dict[str, str]:

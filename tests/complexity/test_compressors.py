@@ -119,8 +119,8 @@ names = Evaluate.from_mapping(evaluate, "evaluate").compressors
 pack = {"block_size": 4, "seeds": [0], "compressors": ["quick"], "motif_bits": [8], "min_usage": 2,
         "refit_epochs": 1, "refit_lr": 0.1, "combined_bits": 8}
 survey = {"untrained": [], "source": "none", "path": None, "num_models": None, "min_models": 0,
-          "max_parameters": 9, "seed": 0, "init_seeds": [0], "compressors": ["quick"],
-          "keep_weights": False, "num_workers": 0}
+          "max_parameters": 9, "tasks": {}, "seed": 0, "init_seeds": [0],
+          "compressors": ["quick"], "keep_weights": False, "num_workers": 0}
 Survey.from_mapping(survey, "survey")
 weights = {"weight": torch.arange(400.0).reshape(20, 20) - 200}
 row = measure_weights(weights, weights, compressors=names, seed=0)

@@ -216,7 +216,7 @@ def test_the_keyboard_reaches_the_verdict_first(browser, address):
             view.page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
         )
         view.page.keyboard.press("Enter")
-        assert view.page.url.endswith("#verdict")
+        view.page.wait_for_url("**/index.html#verdict")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
