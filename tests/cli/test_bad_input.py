@@ -172,8 +172,9 @@ def test_numbers(refuses):
                     assert any(word in message for word in EXPECTED)
                     count += 1
     assert count > 150
-    assert "must be in 1..487" in refuses("measure", "good.pt", "--block-size", 10**15)
-    assert "must be in 1..487" in refuses("pack", "good.pt", "new.momos", "--block-size", 10**15)
+    said = "good.pt: block_size must be in 1..487"
+    assert said in refuses("measure", "good.pt", "--block-size", 10**15)
+    assert said in refuses("pack", "good.pt", "new.momos", "--block-size", 10**15)
 
 
 def test_words(refuses):

@@ -79,11 +79,11 @@ def require_output(out: Path, suffix: str, source: Path | None = None) -> None:
     _require_writable(out.parent, out)
 
 
-def require_block_size(block_size: int, num_weights: int) -> None:
-    """Raises ValueError for blocks of more weights than there are."""
+def require_block_size(block_size: int, num_weights: int, source: Path) -> None:
+    """Raises ValueError, naming the file, for blocks of more weights than there are in it."""
     if block_size > num_weights:
         expected = f"must be in 1..{num_weights} (the number of weights)"
-        raise ValueError(f"block_size {expected}, got {block_size}")
+        raise ValueError(f"{source}: block_size {expected}, got {block_size}")
 
 
 def require_folder(out: Path) -> None:

@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace, num_init_seeds: int) -> int:
     network = _network(arguments)
     if arguments.block_size is not None:
         num_weights = sum(math.prod(network.stored.layout[name]) for name in network.names)
-        require_block_size(arguments.block_size, num_weights)
+        require_block_size(arguments.block_size, num_weights, arguments.weights)
     columns: Columns = {}
     parts = _parts(network, num_init_seeds, arguments.block_size, _compressors(arguments))
     with naming(arguments.weights):

@@ -194,7 +194,8 @@ def _run_pack(arguments: argparse.Namespace) -> int:
     block_size = arguments.block_size or source.block_size
     if block_size is None:
         raise ValueError(f"{arguments.source} says no block size: give --block-size")
-    require_block_size(block_size, sum(source.tensors[name].numel() for name in source.weights))
+    num_weights = sum(source.tensors[name].numel() for name in source.weights)
+    require_block_size(block_size, num_weights, arguments.source)
     packing.pack_tensors(
         source.tensors,
         arguments.out,
