@@ -1,6 +1,6 @@
 """Ship a run's network: as a .momos file in reports/networks that anyone can decode and test.
 
-usage: ship.py NAME RUN_FOLDER BASELINE_RUN_FOLDER DATA.safetensors [--which best]
+usage: ship.py NAME RUN_FOLDER BASELINE_RUN_FOLDER DATA.safetensors [--which last|best]
 
 Writes reports/networks/NAME/model.momos and run.json, and NAME's row of networks.csv there: bytes,
 test accuracy after decoding and of the baseline, SHA-256 of the decoded tensors. Then
@@ -19,12 +19,10 @@ import torch
 from torch import Tensor
 
 from momos import models, packing
-from momos.cli.accuracy import BATCH_SIZE, accuracy_of
+from momos.cli.accuracy import accuracy_of, accuracy_with
 from momos.config.names import PROFILE, PROFILE_RULE
 from momos.files import atomic, run_folder
 from momos.images.dataset import load_dataset
-from momos.images.inputs import Batches
-from momos.models.evaluate import test_accuracy
 from momos.settings import require
 
 FOLDER = Path("reports/networks")
@@ -69,10 +67,8 @@ def ship(name: str, run: Path, baseline: Path, images: Path, which: str) -> dict
 
 
 def _plain_accuracy(run: Path, images: Path, which: str) -> float:
-    about = run_folder.load_run(run)
-    model = models.restore(about, run_folder.load_weights(run, which))
-    batches = Batches.of_run(about, BATCH_SIZE, torch.device("cpu"))
-    return test_accuracy(model, load_dataset(images), batches)
+    about, weights = run_folder.load_run(run), run_folder.load_weights(run, which)
+    return accuracy_with(weights, about, load_dataset(images))
 
 
 def save(row: dict[str, Any]) -> None:

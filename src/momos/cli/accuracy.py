@@ -1,7 +1,13 @@
 """The accuracy of a .momos file's network on the test images of a prepared data set."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from momos.images.dataset import Dataset
 
 BATCH_SIZE = 1000
 
@@ -22,13 +28,9 @@ def accuracy_of(file: Path, run: Path, images: Path) -> Accuracy:
     Raises ValueError naming a file that is missing, damaged or of another network, and images that
     have other channels or classes than the network.
     """
-    import torch
-
-    from momos import models, packing
+    from momos import packing
     from momos.files import run_folder
     from momos.images.dataset import dataset_digest, load_dataset
-    from momos.images.inputs import Batches
-    from momos.models.evaluate import test_accuracy
 
     if images.exists() and not images.is_file():
         raise ValueError(f"{images} is no file: expected a prepared data set")
@@ -40,8 +42,23 @@ def accuracy_of(file: Path, run: Path, images: Path) -> Accuracy:
                 f"{images} has {key} {number}: expected {about[key]}, as {run / run_folder.RUN} "
                 "says"
             )
-    model = models.restore(about, packing.read_tensors(file))
-    batches = Batches.of_run(about, BATCH_SIZE, torch.device("cpu"))
-    value = test_accuracy(model, dataset, batches)
+    value = accuracy_with(packing.read_tensors(file), about, dataset)
     as_trained = about.get("data_sha256") == dataset_digest(dataset)
     return Accuracy(value, len(dataset.test), as_trained)
+
+
+def accuracy_with(
+    weights: Mapping[str, "Tensor"], about: Mapping[str, Any], dataset: "Dataset"
+) -> float:
+    """Test accuracy in [0, 1], on the CPU, of the network that a run.json (`about`) describes.
+
+    Raises ValueError naming the architecture if the weights do not fit.
+    """
+    import torch
+
+    from momos import models
+    from momos.images.inputs import Batches
+    from momos.models.evaluate import test_accuracy
+
+    batches = Batches.of_run(about, BATCH_SIZE, torch.device("cpu"))
+    return test_accuracy(models.restore(about, weights), dataset, batches)
