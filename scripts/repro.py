@@ -14,6 +14,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -36,6 +37,8 @@ CHUNK = 8  # stages that a hand takes at once, at most: starting a worker of a s
 QUICK_DVC = str(Path(__file__).with_name("quick_dvc.py"))
 FEWEST_FOR_WARM = 3  # stages: the warm interpreter imports for as long as two of them
 REPORT_EVERY = 10  # stages, where nobody watches
+LEAST_SPACE = 32 << 20  # bytes: with less, a stage that failed failed for want of space
+MOST_NAMED = 10  # stages that a message names
 FINISHED = re.compile(r"^Stage '(.+)' (?:didn't change, skipping|is cached - skipping run)")
 STARTED = re.compile(r"^Running stage '(.+)':$")
 FAILED = re.compile(r"^ERROR: failed to reproduce (.+)$")
@@ -230,6 +233,19 @@ def clock(seconds: float) -> str:
     return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
 
 
+def little_space() -> str:
+    """What is free where the study stands, for a message; "" where it is enough to go on."""
+    free = shutil.disk_usage(Path.cwd()).free
+    return f"{free / 2**20:.0f} MB free in {Path.cwd()}" if free < LEAST_SPACE else ""
+
+
+def not_run(board: Board) -> str:
+    """The line that says which stages did not run because of others, the first few by name."""
+    more = len(board.skipped) - MOST_NAMED
+    others = f" and {more} more" if more > 0 else ""
+    return f"Not run, as they need what failed: {', '.join(board.skipped[:MOST_NAMED])}{others}"
+
+
 class Hand(threading.Thread):
     """A thread with a `wait` for its end.
 
@@ -306,6 +322,9 @@ class LocalHand(Hand):
             self.board.fail(failed)
             for stage in set(stages) - set(failed):
                 self.board.finish(stage)
+            if free := little_space():
+                self.progress.tell(f"No further stage is started: the disk is full ({free}).")
+                self.board.stop()
         self.progress.show()
 
     def tell_failure(self, lines: list[str], failed: list[str]) -> None:
@@ -464,7 +483,7 @@ def reproduce(jobs: int) -> int:
         run_stages(board, progress, [DvcHand(board, progress) for _ in range(jobs)])
     if board.failed:
         if board.skipped:
-            print(f"Not run, as they need what failed: {', '.join(board.skipped)}")
+            print(not_run(board))
         print(f"Failed: {', '.join(board.failed)}")
         return 1
     code = last_word()

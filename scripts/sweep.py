@@ -185,7 +185,7 @@ def sweep(jobs: int, backend: str) -> int:
         run_workers(board, backend)
         if board.failed:
             if board.skipped:
-                print(f"Not run, as they need what failed: {', '.join(board.skipped)}")
+                print(repro.not_run(board))
             print(f"Failed: {', '.join(board.failed)}; logs in {worker.LOGS}")
             return 1
     code = repro.last_word() or push()

@@ -231,6 +231,32 @@ def test_stages_side_by_side_fail_apart_and_are_completed_later(repository, capf
     assert "Running stage" not in dry.stdout
 
 
+def test_a_full_disk_ends_the_study_with_one_line(repository, capfd, monkeypatch):
+    """The stage that fails is the last one that is started; with space again, all goes on."""
+    Path("behaviour.txt").write_text("m0 m1 m2 m3 n0 n1 n2 n3")
+    usage = repro.shutil.disk_usage(".")._replace(free=repro.LEAST_SPACE - 1)
+    with monkeypatch.context() as full:
+        full.setattr(repro.shutil, "disk_usage", lambda folder: usage)
+        full.setattr(repro, "CHUNK", 1)
+        assert repro.reproduce(jobs=1) == 1
+    out = capfd.readouterr().out
+    assert out.count("the disk is full (32 MB free in ") == 1 and out.count(" can't") == 1
+    assert out.splitlines()[-1].startswith("Failed: train@m-0")
+    assert locked_stages() == {"prepare"}
+    Path("behaviour.txt").write_text("")
+    assert repro.reproduce(jobs=2) == 0 and len(locked_stages()) == NUM_STAGES
+
+
+def test_a_message_names_only_the_first_of_many_stages():
+    board = repro.Board([f"t{i:02}" for i in range(13)], {}, jobs=1)
+    board.skipped = board.waiting
+    assert repro.not_run(board).endswith(
+        ": t00, t01, t02, t03, t04, t05, t06, t07, t08, t09 and 3 more"
+    )
+    board.skipped = board.waiting[:10]
+    assert repro.not_run(board).endswith("t08, t09")
+
+
 def group_exists(pid):
     try:
         os.killpg(pid, 0)
@@ -273,12 +299,10 @@ def test_stopping_leaves_no_process_and_no_lock(repository, call, number):
         assert time.monotonic() < deadline
         time.sleep(0.1)
     Path("behaviour.txt").write_text("")
-    assert (
-        subprocess.run(
-            repro.dvc("repro", "prepare"), env=repro.environment(), capture_output=True
-        ).returncode
-        == 0
+    again = subprocess.run(
+        repro.dvc("repro", "prepare"), env=repro.environment(), capture_output=True, text=True
     )
+    assert again.returncode == 0, again.stdout + again.stderr
 
 
 def test_sigterm_stops_all_that_is_done_beside_the_stages(capsys):

@@ -265,6 +265,19 @@ def test_a_shared_logger_warns_once_of_a_store_that_fails(forked, monkeypatch, c
     assert len(lines) == 1 and "does not record this run" in lines[0]
 
 
+def test_a_disk_that_fills_up_costs_one_warning_that_says_so(forked, capfd):
+    """The database takes no epoch: a trigger says what SQLite says of a full disk."""
+    full = "database or disk is full"
+    with sqlite3.connect("mlflow.db") as database:
+        database.execute(
+            f"create trigger full before insert on metrics begin select raise(abort, '{full}'); end"
+        )
+    train()
+    lines = [line for line in capfd.readouterr().err.splitlines() if line]
+    assert len(lines) == 1, "MLflow's own log stays quiet"
+    assert "does not record this run: sqlite:///" in lines[0] and f"mlflow.db: {full} (" in lines[0]
+
+
 def warnings_in(capfd):
     return [line for line in capfd.readouterr().err.splitlines() if "warning: " in line]
 

@@ -102,6 +102,13 @@ def serve(stream: int) -> None:
             run.end()
 
 
+def cause_of(error: BaseException) -> BaseException:
+    """The error at the root: libraries wrap the database's in texts of their own."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
 def serve_or_warn(stream: int, warned: threading.Event) -> None:
     """Serve one training; tell the user once if the store fails, whatever it raises."""
     try:
@@ -109,7 +116,7 @@ def serve_or_warn(stream: int, warned: threading.Event) -> None:
     except Exception as error:  # mlflow, sqlalchemy, requests, filelock: each has its own kinds
         if not warned.is_set():
             warned.set()
-            warn(f"{uri()}: {error}")
+            warn(f"{uri()}: {cause_of(error)}")
 
 
 def share(path: str) -> None:

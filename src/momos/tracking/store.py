@@ -22,7 +22,7 @@ from momos.tracking.record import Record
 LOCK_SECONDS = 60.0  # to wait while other processes change the store
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # what fails is raised, and told by `live.warn`
     "GIT_PYTHON_REFRESH": "quiet",
 }
 LIVE_LIMITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "3"}
@@ -84,7 +84,7 @@ def set_up(limits: Mapping[str, str]) -> None:
     for name, value in {**QUIET, **limits}.items():
         os.environ.setdefault(name, value)
     for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     import mlflow  # noqa: F401 (what takes long)
 
     if missing_database() is not None:
