@@ -6,8 +6,10 @@ Without git, DVC needs the setting `core.no_scm`. It stands in .dvc/config.local
 and goes when there is a repository.
 """
 
+import json
 import os
 import sys
+import time
 from pathlib import Path
 
 from configobj import ConfigObj
@@ -55,6 +57,24 @@ def settle(root: Path) -> bool:
     return has_git
 
 
+def drop_torn_lock(root: Path) -> None:
+    """Remove DVC's list of running stages where a process was killed while it wrote it.
+
+    DVC refuses to run beside such a file. One that is being written now is whole a moment later.
+    """
+    path = root / ".dvc" / "tmp" / "rwlock"
+    for seconds in (0.5, 0):
+        try:
+            json.loads(path.read_text())
+        except FileNotFoundError:
+            return
+        except ValueError:
+            time.sleep(seconds)
+        else:
+            return
+    path.unlink(missing_ok=True)
+
+
 def prepare(root: Path) -> None:
     """Have DVC work in the clone, for this process and those that it starts.
 
@@ -62,6 +82,7 @@ def prepare(root: Path) -> None:
     """
     require_path(root)
     os.environ |= own_folders(root)
+    drop_torn_lock(root)
     if not settle(root):
         print(MISSING, flush=True)
 

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))  # scripts import each other
 
 
-jobs, mutants, repro, use = map(script, ("jobs", "mutants", "repro", "use"))
+jobs, mutants, repro, scm, use = map(script, ("jobs", "mutants", "repro", "scm", "use"))
 
 
 @pytest.fixture
@@ -303,6 +303,21 @@ def test_stopping_leaves_no_process_and_no_lock(repository, call, number):
         repro.dvc("repro", "prepare"), env=repro.environment(), capture_output=True, text=True
     )
     assert again.returncode == 0, again.stdout + again.stderr
+
+
+def test_a_list_of_running_stages_cut_off_by_a_kill_is_removed(repository):
+    lock, command = Path(".dvc/tmp/rwlock"), repro.dvc("repro", "prepare")
+    whole = '{"read": {}, "write": {}}'
+    for text in (whole[:12], "", whole):
+        lock.write_text(text)
+        scm.drop_torn_lock(Path.cwd())
+        assert lock.exists() == (text == whole)
+    lock.write_text(whole[:12])
+    refused = subprocess.run(command, env=repro.environment(), capture_output=True, text=True)
+    assert refused.returncode and "corrupted" in refused.stderr
+    scm.drop_torn_lock(Path.cwd())
+    again = subprocess.run(command, env=repro.environment(), capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
 
 
 def test_sigterm_stops_all_that_is_done_beside_the_stages(capsys):
