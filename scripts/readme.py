@@ -25,7 +25,7 @@ from benchmarks.__main__ import cost
 from momos.complexity import code_length
 from momos.files import atomic
 from momos.report.shared import results, statistics, tables
-from momos.report.shared.claims import NATURES
+from momos.report.shared.claims import NATURES, read_claims
 from momos.report.shared.decisions import YES
 from momos.report.shared.verdicts import JUDGED, NOT_RUN, VERDICTS
 
@@ -136,14 +136,38 @@ def shown_verdicts(profile: str) -> dict[str, str]:
     }
 
 
+def verdicts_in_part(profile: str) -> dict[str, str]:
+    """The verdict of each claim, or what those of its models that were run say alone."""
+    rows = pd.read_csv(Path("reports") / profile / "tables" / "claims.csv", keep_default_na=False)
+    part = {
+        row.id: f"**{row.part}**" if row.part_decided == YES else row.part
+        for row in rows.itertuples()
+    }
+    return {claim: part[claim] or verdict for claim, verdict in shown_verdicts(profile).items()}
+
+
+def claims_of_one_network() -> str:
+    """What the MLP's runs alone say of each claim about trainings, on copies of CIFAR-10."""
+    verdicts, texts = (
+        verdicts_in_part(COPIES),
+        {claim.id: claim for claim in read_claims(Path("data/paper"))},
+    )
+    rows = [
+        {"Claim": f"{claim}: {texts[claim].texts['claim']}", "MLP alone": verdict}
+        for claim, verdict in verdicts.items()
+        if verdict.strip("*") in JUDGED and not texts[claim].nature
+    ]
+    return tables.markdown(pd.DataFrame(rows))
+
+
 def claims_table() -> str:
     """The README's table: a few claims, and how many hold of all of them."""
-    embedded, copies = shown_verdicts(PROFILE), shown_verdicts(COPIES)
+    embedded, copies = shown_verdicts(PROFILE), verdicts_in_part(COPIES)
     rows = [
         {
             "Claim": f"{claim}: {words}",
             "Small digits": embedded[claim] + (_against_loss() if claim == "S8" else ""),
-            "CIFAR-10 copies, one network": copies[claim],
+            "CIFAR-10 copies, MLP alone": copies[claim],
         }
         for claim, words in CLAIMS.items()
     ]
@@ -513,6 +537,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "machine": machine,
     "survey": survey,
     "zoo": zoo,
+    "claims_mlp": claims_of_one_network,
     "column_mlp": lambda: column("cifar10", "mlp"),
     "column_resnet20": lambda: column("cifar10_resnet20", "resnet20"),
 }

@@ -46,6 +46,7 @@ MADE_FROM = (
     "docs",
     "README.md",
     "reports/cifar10/results.json",
+    "reports/cifar10/tables/claims.csv",
     "reports/cifar10_resnet20/results.json",
     "reports/digits/slt/tables/answers.csv",
     "reports/digits/tables/runs.csv",

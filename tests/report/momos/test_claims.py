@@ -102,6 +102,46 @@ def test_the_published_tables_judge_the_papers_claims(base, name, verdict, measu
     assert found.verdict == verdict and measured in found.measured
 
 
+@pytest.mark.parametrize(
+    ("name", "measured"),
+    [
+        ("M5", "mlp +0.12 points"),
+        ("M6", "mlp 7.70 against 4.00"),
+        ("M10", "mlp s=2 0.949; mlp s=4 1.000"),
+        ("M11", "4 of 4; mlp 4 of 4"),
+        ("M17", "mlp +13.45 points"),
+    ],
+)
+def test_what_was_run_of_several_models_stands_beside_no_verdict(base, name, measured):
+    found = row(name, drop(base, model=("resnet20", "tiny_vit")))
+    assert found.verdict == NOT_RUN and "Not in the grid: resnet20" in found.note
+    assert (found.part, found.decided) == (SUPPORTED, "") and found.part_decided
+    text = f"On what was run alone: SUPPORTED, decided: {found.part_decided} ({measured}"
+    assert found.also.startswith(text)
+    assert row(name, base).part == "", "with all models there is a verdict"
+
+
+def test_one_model_may_refute_in_part(base):
+    better = change(base, "test_accuracy_last", ADD["higher"](10), model="mlp", method="qat4")
+    found = row("M17", drop(better, model=("resnet20", "tiny_vit")))
+    assert (found.verdict, found.part) == (NOT_RUN, NOT_SUPPORTED)
+    assert "mlp +3.45 points" in found.also
+
+
+@pytest.mark.parametrize("name", ["M7", "M8", "M10", "M11"])
+def test_of_other_models_than_a_claim_names_nothing_is_said(base, name):
+    others = {"M7": ("tiny_vit",), "M8": ("resnet20",)}.get(name, ("mlp", "resnet20"))
+    found = row(name, drop(base, model=others))
+    assert (found.verdict, found.part, found.also) == (NOT_RUN, "", "")
+
+
+def test_a_model_with_cells_missing_is_no_part(base):
+    found = row("M6", drop(base, model=("resnet20", "tiny_vit")))
+    cell = {"model": "mlp", "method": "momos_s4_c1"}
+    lacking = row("M6", drop(drop(base, model=("resnet20", "tiny_vit")), **cell))
+    assert found.part and not lacking.part
+
+
 ADD = {
     "lower": lambda points: lambda old: old - points / 100,
     "higher": lambda points: lambda old: old + points / 100,
@@ -400,6 +440,8 @@ def test_every_claim_of_the_file_gets_its_row_unchanged(base):
         "decided",
         "interval",
         "also",
+        "part",
+        "part_decided",
     ]
     assert list(table.id) == [claim.id for claim in CLAIMS]
     assert PUBLISHED <= set(table.id), "one may be added, none may go"

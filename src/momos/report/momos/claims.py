@@ -35,7 +35,6 @@ from momos.report.shared.statistics import clopper_pearson, spearman
 from momos.report.shared.verdicts import (
     NOT_COMPARABLE,
     NOT_RUN,
-    NOT_SUPPORTED,
     SUPPORTED,
     Judgement,
     Judges,
@@ -97,8 +96,10 @@ def judge_claim(claim: Claim, evidence: Evidence) -> Judgement:
         not_run = Judgement(NOT_RUN, "", "The stage `slt_report` has not run.")
         return evidence.singular.get(claim.id, not_run)
     judgement = JUDGES.judge(claim, evidence)
-    if claim.id not in JUDGES.about_runs or judgement.verdict not in (SUPPORTED, NOT_SUPPORTED):
+    if claim.id not in JUDGES.about_runs:
         return judgement
+    if judgement.verdict not in verdicts.JUDGED:
+        return _with_part(judgement, JUDGES.judge(claim, evidence.of_models_run))
     notes = [judgement.note]
     alone = JUDGES.judge(claim, evidence.paper_only)
     if alone.verdict != judgement.verdict:
@@ -117,6 +118,15 @@ def judge_claim(claim: Claim, evidence: Evidence) -> Judgement:
         if evidence.remeasured is not None:
             also.append(beside.remeasured_text(JUDGES.judge(claim, evidence.remeasured)))
     return judgement._replace(note=_joined(notes), also=_joined(also))
+
+
+def _with_part(judgement: Judgement, part: Judgement) -> Judgement:
+    """Set beside a claim that lacks models what the others say. part: judged on those alone."""
+    if part.verdict not in verdicts.JUDGED:
+        return judgement
+    numbers = "; ".join(filter(None, (part.measured, part.interval)))
+    also = f"On what was run alone: {part.verdict}, decided: {part.decided} ({numbers})."
+    return judgement._replace(also=also, part=part.verdict, part_decided=part.decided)
 
 
 def _joined(texts: Sequence[str]) -> str:
@@ -461,9 +471,8 @@ def _accuracy_by_block_size(claim: Claim, rows: pd.DataFrame, column: str) -> st
 @JUDGES.judges("M10")
 def ratio_falls_with_capacity(claim: Claim, evidence: Evidence) -> Judgement:
     """Rank correlation of capacity and BDM ratio, for blocks of 2 and of 4."""
-    evidence.require_models(["mlp", "resnet20"])
     correlations, samples = {}, {}
-    for model in ("mlp", "resnet20"):
+    for model in evidence.require_models(["mlp", "resnet20"]):
         momos = evidence.family_cells(model, "momos")
         runs = evidence.main_rows[evidence.main_rows.model == model]
         for size in (2, 4):
@@ -491,11 +500,11 @@ def larger_blocks_are_simpler(claim: Claim, evidence: Evidence) -> Judgement:
 
     At each of them the difference of the two ratios, seed by seed, decides.
     """
-    evidence.require_models(["mlp", "resnet20"])
+    models = evidence.require_models(["mlp", "resnet20"])
     lower: list[bool] = []
     parts: list[str] = []
     samples: dict[str, dict[Hashable, float]] = {}
-    for model in ("mlp", "resnet20"):
+    for model in models:
         momos = with_capacity(evidence.family_cells(model, "momos"))
         measured_values(momos, "bdm_1d_ratio")
         here = [difference < 0 for difference in _ratios_above_small_blocks(momos).values()]

@@ -64,7 +64,7 @@ def document(study: Study, *, paper_dir: str, results_dir: str) -> Document:
         "imported": list(study.imported),
         "cells": cells,
         "findings": findings.sentences(study.verdicts),
-        "claims": study.verdicts[verdicts.SHOWN].to_dict("records"),
+        "claims": study.verdicts[verdicts.SHOWN + verdicts.IN_PART].to_dict("records"),
         "counts": counts(study, cells),
         "pareto": pareto(study),
         "names": names(study),

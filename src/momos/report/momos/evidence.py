@@ -12,7 +12,7 @@ from the same weights, and are compared with each other.
 """
 
 import dataclasses
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -45,6 +45,7 @@ class Evidence:
     epochs: int
     departures: tuple[str, ...] = ()  # settings that are not the paper's (`published.departures`)
     checkpoint: str = "last"  # last | best: the weights whose accuracy is judged
+    partial: bool = False  # claims that name several models are judged on those that were run
     # Judgements of the second paper's claims by id, as the stage `slt_report` wrote them.
     singular: Mapping[str, Judgement] = field(default_factory=dict)
     # model and family that were found to have all of the paper's configurations: claims ask often
@@ -119,11 +120,21 @@ class Evidence:
         distortion = self.distortion[(self.distortion.grid == "main") & paper(self.distortion)]
         return dataclasses.replace(self, evaluation=evaluation, distortion=distortion)
 
-    def require_models(self, models: Collection[str]) -> None:
-        """Raises Missing unless the grid has these models."""
-        missing = [model for model in models if model not in self.models]
-        if missing:
+    @cached_property
+    def of_models_run(self) -> "Evidence":
+        """The same, by which claims about several models are judged on those that were run."""
+        return dataclasses.replace(self, partial=True)
+
+    def require_models(self, models: Sequence[str]) -> list[str]:
+        """Of the models that a claim names, those to judge it on.
+
+        Raises Missing unless the grid has all of them or, if `partial`, some.
+        """
+        there = [model for model in models if model in self.models]
+        missing = [model for model in models if model not in there]
+        if missing and not (self.partial and there):
             raise Missing(f"Not in the grid: {', '.join(missing)}.")
+        return there
 
     def every_model(self) -> list[str]:
         """The models of the grid. Raises Missing unless Table 1's are among them."""

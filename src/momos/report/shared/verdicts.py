@@ -52,6 +52,8 @@ SHOWN = [
     "also",
     "note",
 ]
+# Columns that claims.csv and results.json have beside them.
+IN_PART = ["part", "part_decided"]
 NO_SAMPLES = Decision(NO, "no value per initialisation")
 
 E = TypeVar("E")  # what was measured
@@ -67,6 +69,10 @@ class Judgement(NamedTuple):
     decided: str = ""  # yes | no | by construction | audit; empty without a verdict
     interval: str = ""  # what decides it: the intervals over initialisations
     also: str = ""  # other statistics, weights or readings, which change no verdict
+    # Of a claim about several models some of which were not run: the verdict that the others alone
+    # would give, and whether it is decided.
+    part: str = ""
+    part_decided: str = ""
 
 
 class Missing(Exception):
@@ -146,7 +152,7 @@ def judged(
 def table(claims: Sequence[Claim], judgements: Sequence[Judgement]) -> pd.DataFrame:
     """A row per claim: its texts (id, where, claim, statistic, threshold) and its judgement's.
 
-    The latter are verdict, measured, note, decided, interval and also.
+    The latter are the fields of `Judgement`.
     """
     pairs = zip(claims, judgements, strict=True)
     return pd.DataFrame([claim.texts | judgement._asdict() for claim, judgement in pairs])
