@@ -52,6 +52,8 @@ MADE_FROM = (
     "reports/digits/tables/runs.csv",
     "reports/expected",
     "reports/networks/networks.csv",
+    "reports/readings/tables/comparison.csv",
+    "reports/readings/tables/readings.csv",
     "reports/zoo/tables/zoo.csv",
     "reports/zoo/tables/zoo_networks.csv",
 )
