@@ -32,6 +32,13 @@ from momos.report.shared.verdicts import JUDGED, NOT_RUN, VERDICTS
 README, DOCS, PICTURE = Path("README.md"), Path("docs"), Path("docs/picture.svg")
 BLOCK = re.compile(r"(?P<start><!-- numbers: (?P<name>[\w-]+) -->\n).*?(?P<end><!-- end -->)", re.S)
 PROFILE = "digits"  # the embedded one
+READINGS = Path("reports/readings/tables")  # of the MLP on the original CIFAR-10
+WEIGHTS = {  # of a training, and those at which a patience of 20 would have ended it
+    "last": "Last weights",
+    "best": "Best weights",
+    "marked_last": "Last, with patience",
+    "marked_best": "Best, with patience",
+}
 COPIES = "cifar10"  # the MLP's column, on JPEG copies of CIFAR-10
 MODELS = ("mlp", "resnet20", "tiny_vit")
 ANSWERS = Path("reports") / PROFILE / "slt" / "tables" / "answers.csv"  # of the second paper
@@ -148,14 +155,28 @@ def verdicts_in_part(profile: str) -> dict[str, str]:
 
 def best_reading() -> str:
     """How many of the MLP's published numbers the reading that explains most gives."""
-    tables_of = Path("reports/readings/tables")
-    best = pd.read_csv(tables_of / "readings.csv").iloc[0]
-    cells = pd.read_csv(tables_of / "comparison.csv").query("model == 'mlp'")
+    best = pd.read_csv(READINGS / "readings.csv").iloc[0]
+    cells = pd.read_csv(READINGS / "comparison.csv").query("model == 'mlp'")
     return (
         "On the original CIFAR-10 the best [reading](docs/published-table.md) of the paper gives"
         f" {best.accuracy_explained} of {best.accuracy_run} MLP accuracies tried, of {len(cells)},"
         f" and {best.bdm_explained} of {best.bdm_run} BDM ratios."
     )
+
+
+def readings(measure: str) -> str:
+    """Each published number of the MLP beside what each reading gives; bold where explained."""
+    setting = ["method", "bits", "block_size", "capacity"]
+    labels = pd.read_csv(READINGS / "comparison.csv").query("model == 'mlp'")[[*setting, "label"]]
+    cells = pd.read_csv(READINGS / "readings_cells.csv")
+    cells = cells[(cells.model == "mlp") & (cells.measure == measure)].merge(labels, on=setting)
+    rows: dict[tuple[str, str], dict[str, str]] = {}
+    for cell in cells.fillna({"variant": ""}).itertuples():
+        shown = tables.spread(cell.value, cell.std)
+        row = rows.setdefault((cell.label, cell.variant), {"": f"{cell.label}{cell.variant}"})
+        row["Published"] = tables.spread(cell.published, cell.published_std)
+        row[WEIGHTS[cell.weights]] = f"**{shown}**" if cell.verdict == "PASS" else shown
+    return tables.markdown(pd.DataFrame([*rows.values()]))
 
 
 def claims_of_one_network() -> str:
@@ -549,6 +570,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "machine": machine,
     "survey": survey,
     "zoo": zoo,
+    "readings_accuracy": lambda: readings("accuracy"),
+    "readings_bdm": lambda: readings("bdm"),
     "claims_mlp": claims_of_one_network,
     "column_mlp": lambda: column("cifar10", "mlp"),
     "column_resnet20": lambda: column("cifar10_resnet20", "resnet20"),

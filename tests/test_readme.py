@@ -54,6 +54,7 @@ MADE_FROM = (
     "reports/networks/networks.csv",
     "reports/readings/tables/comparison.csv",
     "reports/readings/tables/readings.csv",
+    "reports/readings/tables/readings_cells.csv",
     "reports/zoo/tables/zoo.csv",
     "reports/zoo/tables/zoo_networks.csv",
 )
