@@ -95,10 +95,9 @@ def rank_correlation_intervals(
 
 
 def rank_correlation_draws(values: ArrayLike, groups: ArrayLike, *, seed: int) -> np.ndarray:
-    """Every two columns' rank correlation in each draw of the bootstrap: (RANKED, columns,
-    columns).
+    """Draw every two columns' rank correlation by the bootstrap.
 
-    values, groups: as of `rank_correlation_intervals`. NaN with fewer than MIN_GROUPS groups, and
+    values, groups: as of `rank_correlation_intervals` -> (RANKED, columns, columns). NaN with fewer than MIN_GROUPS groups, and
     where a column is constant or has a missing value.
     """
     table = np.asarray(values, dtype=float)
