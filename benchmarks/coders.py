@@ -9,7 +9,6 @@ follow), and constriction's range coder with the exact counts as its model. What
 take is not in it; the column `counts` has it, at their own entropy. The file needs none.
 """
 
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -18,7 +17,7 @@ import constriction
 import numpy as np
 from safetensors.torch import load_file
 
-from benchmarks.runs import write_table
+from benchmarks.runs import paths, write_table
 from momos import packing
 from momos.packing.coding import entropy_bits
 from momos.packing.reading import opened_file
@@ -57,4 +56,4 @@ def row(folder: Path, block_size: int) -> dict:
 
 
 if __name__ == "__main__":
-    write_table(Path(sys.argv[1]), Path(sys.argv[2]), row)
+    write_table(*paths(__doc__, 2), row)

@@ -8,13 +8,12 @@ for each tensor. The coder has a Dirichlet prior, the better of two concentratio
 counts as it goes, so that nothing else is stored.
 """
 
-import sys
 from pathlib import Path
 
 import numpy as np
 from scipy.special import gammaln, xlogy
 
-from benchmarks.runs import write_table
+from benchmarks.runs import paths, write_table
 from momos import models
 from momos.files import run_folder
 from momos.weights import blocks
@@ -64,4 +63,4 @@ def row(folder: Path, block_size: int) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    write_table(Path(sys.argv[1]), Path(sys.argv[2]), row)
+    write_table(*paths(__doc__, 2), row)

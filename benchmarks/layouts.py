@@ -9,7 +9,6 @@ number of layers and the share of negative factors. Fresh weights go through the
 """
 
 import csv
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.runs import paths
 from momos.complexity import bdm
 from momos.survey.candidates import Candidate, in_manifest
 from momos.survey.network import find_network
@@ -124,4 +124,4 @@ def complexities(tensors: Tensors) -> np.ndarray:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(*paths(__doc__, 2))

@@ -8,7 +8,6 @@ reads the same tensors. Lookup: a batch of 64 images, the model's own weights ag
 gathered from motifs and mosaic at every call.
 """
 
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from benchmarks.runs import paths
 from momos import models, packing
 from momos.methods import mosaic
 from momos.packing import lossy
@@ -98,7 +98,8 @@ def forward() -> Iterator[dict]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    (out,) = paths(__doc__, 1)
     with tempfile.TemporaryDirectory() as temporary:
         frame = pd.DataFrame([*files(Path(temporary)), *forward()]).round(4)
-    frame.to_csv(sys.argv[1], index=False)
+    frame.to_csv(out, index=False)
     print(frame.to_markdown(index=False))

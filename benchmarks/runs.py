@@ -1,9 +1,18 @@
 """A row of a table for every MoMos run in full precision that a folder of runs has of seed 0."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
+
+
+def paths(usage: str | None, count: int) -> list[Path]:
+    """The command line's paths. Ends with the usage, a module's docstring, unless so many came."""
+    given = sys.argv[1:]
+    if len(given) != count:
+        sys.exit(f"expected {count} paths, got {given}\n\n{usage}")
+    return [Path(path) for path in given]
 
 
 def write_table(runs: Path, out: Path, row: Callable[[Path, int], dict]) -> None:

@@ -133,23 +133,22 @@ def profiles() -> list[str]:
     return [path.stem for path in sorted(Path("reports/expected").glob("*.json"))]
 
 
+def bold(verdict: str, decided: str | None) -> str:
+    """The verdict; bold where it is decided."""
+    return f"**{verdict}**" if decided == YES else verdict
+
+
 def shown_verdicts(profile: str) -> dict[str, str]:
     """The profile's verdict of each claim; bold where it is decided."""
     numbers = expected(profile)
     decided = numbers.get("decided", {})
-    return {
-        claim: f"**{verdict}**" if decided.get(claim) == YES else verdict
-        for claim, verdict in numbers["claims"].items()
-    }
+    return {claim: bold(given, decided.get(claim)) for claim, given in numbers["claims"].items()}
 
 
 def verdicts_in_part(profile: str) -> dict[str, str]:
     """The verdict of each claim, or what those of its models that were run say alone."""
     rows = pd.read_csv(Path("reports") / profile / "tables" / "claims.csv", keep_default_na=False)
-    part = {
-        row.id: f"**{row.part}**" if row.part_decided == YES else row.part
-        for row in rows.itertuples()
-    }
+    part = {row.id: bold(row.part, row.part_decided) for row in rows.itertuples()}
     return {claim: part[claim] or verdict for claim, verdict in shown_verdicts(profile).items()}
 
 

@@ -59,10 +59,7 @@ def environment() -> dict[str, str]:
 
     While there is a warm interpreter (scripts/warm.py), it is a fork of that.
     """
-    return {
-        **os.environ,
-        "PATH": search_path(),
-    }
+    return {**os.environ, "PATH": search_path()}
 
 
 def output_of(command: list[str]) -> str:
