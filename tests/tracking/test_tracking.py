@@ -288,6 +288,8 @@ def server(port=0):
     from mlflow.server import app, handlers
     from werkzeug.serving import make_server
 
+    for name in ("_tracking_store", "_model_registry_store", "_job_store"):
+        setattr(handlers, name, None)  # those of an earlier server in this process
     handlers.initialize_backend_stores(
         f"sqlite:///{Path('server.db').resolve()}", default_artifact_root="artifacts"
     )

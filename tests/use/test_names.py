@@ -156,6 +156,7 @@ COMMANDS = [stage["cmd"] for stage in STAGES.values()]
 @example(name="a;b", kind="profile")
 @example(name="$x", kind="models")
 @example(name="0-a", kind="profile")
+@example(name="0", kind="profile")
 def test_a_name_that_passes_is_one_word_of_a_shell_and_one_key(tmp_path, name, kind):
     if not accepted(name, kind, tmp_path):
         return
@@ -166,8 +167,9 @@ def test_a_name_that_passes_is_one_word_of_a_shell_and_one_key(tmp_path, name, k
     said = subprocess.run(["bash", "-c", f"printf %s {name}"], capture_output=True, text=True)
     assert said.stdout == name and not said.stderr
     assert "." not in name and Path(name).name == name
-    row = pd.read_csv(_csv(tmp_path, name)).iloc[0]
-    assert row.method == name and isinstance(row.method, str)
+    if kind != "profile":  # the others stand in columns of tables
+        row = pd.read_csv(_csv(tmp_path, name)).iloc[0]
+        assert row.method == name and isinstance(row.method, str)
 
 
 def _csv(folder: Path, name: str) -> Path:
