@@ -97,8 +97,8 @@ def rank_correlation_intervals(
 def rank_correlation_draws(values: ArrayLike, groups: ArrayLike, *, seed: int) -> np.ndarray:
     """Draw every two columns' rank correlation by the bootstrap.
 
-    values, groups: as of `rank_correlation_intervals` -> (RANKED, columns, columns). NaN with fewer than MIN_GROUPS groups, and
-    where a column is constant or has a missing value.
+    values, groups: as of `rank_correlation_intervals` -> (RANKED, columns, columns). NaN with fewer
+    than MIN_GROUPS groups, and where a column is constant or has a missing value.
     """
     table = np.asarray(values, dtype=float)
     members = [np.flatnonzero(np.asarray(groups) == one) for one in pd.unique(np.asarray(groups))]
