@@ -180,14 +180,11 @@ def readings(measure: str) -> str:
 
 def claims_of_one_network() -> str:
     """What the MLP's runs alone say of each claim about trainings, on copies of CIFAR-10."""
-    verdicts, texts = (
-        verdicts_in_part(COPIES),
-        {claim.id: claim for claim in read_claims(Path("data/paper"))},
-    )
+    given = verdicts_in_part(COPIES)
     rows = [
-        {"Claim": f"{claim}: {texts[claim].texts['claim']}", "MLP alone": verdict}
-        for claim, verdict in verdicts.items()
-        if verdict.strip("*") in JUDGED and not texts[claim].nature
+        {"Claim": f"{claim.id}: {claim.texts['claim']}", "MLP alone": given[claim.id]}
+        for claim in read_claims(Path("data/paper"))
+        if given[claim.id].strip("*") in JUDGED and not claim.nature
     ]
     return tables.markdown(pd.DataFrame(rows))
 
