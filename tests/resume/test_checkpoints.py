@@ -7,6 +7,7 @@ import ast
 import errno
 import os
 import subprocess
+import sys
 from dataclasses import replace
 from importlib import util
 from pathlib import Path
@@ -79,6 +80,10 @@ def empty(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def dataset():
+    return noise()
+
+
+def noise():
     """Forty noisy 8x8 images of three classes."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (40, 1, 8, 8), generator=generator).to(torch.uint8)
@@ -210,6 +215,26 @@ def test_an_interrupted_training_ends_with_the_same_bytes(dataset, case):
     assert_same(run(dataset, **case, seconds=0), whole)
     assert not list(Path("scratch").rglob("*.safetensors")), "gone when it is done"
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_neither_training_nor_going_on_imports_the_compiler():
+    """That takes longer than some trainings. RandAugment is left out: torchvision imports it."""
+    code = """
+import dataclasses, sys
+import test_checkpoints as tests
+tests.STREAM = dataclasses.replace(tests.STREAM, rand_augment_ops=0)
+for arch in tests.RECIPES:
+    try:
+        tests.run(tests.noise(), arch, seconds=0, kill_at=3)
+    except tests.Killed:
+        tests.run(tests.noise(), arch, seconds=0)
+        tests.killed = arch
+assert tests.killed == arch and "torch._dynamo" not in sys.modules
+"""
+    folders = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    env = os.environ | {"PYTHONPATH": folders}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("killed", [2, 3, 4, None])

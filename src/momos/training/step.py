@@ -40,10 +40,8 @@ def _eager(kind: type[torch.optim.Optimizer]) -> Any:
 
     That note imports the compiler, which takes longer than some trainings.
     """
-    methods = {
-        name: inspect.unwrap(getattr(kind, name))
-        for name in ("add_param_group", "zero_grad", "step")
-    }
+    names = "add_param_group", "load_state_dict", "state_dict", "step", "zero_grad"
+    methods = {name: inspect.unwrap(getattr(kind, name)) for name in names}
     return type(kind.__name__, (kind,), methods | {"step": torch.no_grad()(methods["step"])})
 
 
