@@ -20,10 +20,10 @@ MOST_ROOMS = 28
 LEAVES = {
     "compute/device": (), "compute/seeds": (), "files/atomic": (), "images/dataset": (),
     "images/draws": (), "images/pixels": (), "images/resize": (), "methods/kdtree": (),
-    "methods/nearest": ("methods/kdtree",), "methods/quantize": (), "models/classifiers": (),
-    "models/linear": (), "provenance/rounding": (), "report/shared/plots": (),
-    "report/shared/statistics": (), "report/shared/tables": (), "settings": (),
-    "theory": ("weights/blocks",), "weights/blocks": (),
+    "methods/nearest": ("methods/kdtree",), "methods/quantize": (), "methods/tied_blocks": (),
+    "models/classifiers": (), "models/linear": (), "provenance/rounding": (),
+    "report/shared/plots": (), "report/shared/statistics": (), "report/shared/tables": (),
+    "settings": (), "theory": ("weights/blocks",), "weights/blocks": (),
     "images/augment": ("images/draws", "images/pixels", "images/resize"),
 }  # fmt: skip
 

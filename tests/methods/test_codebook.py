@@ -11,11 +11,11 @@ from torch import nn
 from torch.func import functional_call
 
 from momos import config
-from momos.methods import codebook, mosaic, schedule
+from momos.methods import codebook, mosaic, schedule, tied_blocks
 from momos.methods.codebook import Codebook
 from momos.methods.method import NotFinite, parse
 from momos.methods.momos import RECIPES
-from momos.methods.tied import Latent, Tied
+from momos.methods.tied import Buffer, Latent, Tied
 from momos.models import build
 from momos.weights.blocks import from_blocks, real_weights, to_blocks, trainable
 
@@ -142,6 +142,121 @@ def test_blocks_of_a_motif_stay_equal_to_the_bit(block_size, dtype):
             expected = torch.where(mask[own], first.expand(int(own.sum()), -1), 0)
             assert torch.equal(blocks[own], expected.to(dtype))
     assert len(torch.unique(blocks[mask.all(1)], dim=0)) <= len(found.motifs)
+
+
+# --- motifs by loops in the tensors' own memory
+
+SHAPES = ((3, 5), (7,), (), (2, 3, 1, 7), (16,), (40, 9))
+NUM_MOTIFS = 9  # 0 stays zero, 8 is never used
+
+
+def scattered(seed, dtype=torch.float32, transposed=False):
+    """Tensors whose sums in another order would differ in their last bits."""
+    random, found = generator(seed), []
+    for shape in SHAPES:
+        scale = torch.randn(shape, generator=random).mul(4).exp()
+        tensor = (torch.randn(shape, generator=random) * scale).to(dtype)
+        found.append(tensor.mT.contiguous().mT if transposed and tensor.ndim > 1 else tensor)
+    return found
+
+
+def sized(tensors, block_size, slicing="tensor"):
+    """Which values of each block are no padding: (num_blocks, block_size)."""
+    return real_weights([t.numel() for t in tensors], block_size, slicing).view(-1, block_size)
+
+
+def held(weights, found, block_size, slicing="tensor"):
+    usage = torch.bincount(found, minlength=NUM_MOTIFS)
+    book = Codebook(torch.zeros(NUM_MOTIFS, block_size), usage)
+    return Tied(weights, book, found, slicing=slicing, zeros=[0])
+
+
+def buffered(weights, found, block_size):
+    """The same, by operations on a buffer."""
+
+    def in_buffer(weights, motifs, found, first):
+        usage = torch.bincount(found, minlength=NUM_MOTIFS)
+        return Buffer(weights, Codebook(motifs, usage), found, first, "tensor")
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(tied_blocks, "InPlace", in_buffer)
+        return held(weights, found, block_size)
+
+
+def averaged(gradients, found, block_size, slicing):
+    """The means of each motif's blocks, motif by motif in float64."""
+    gradients = [gradient.double() for gradient in gradients]
+    blocks = to_blocks(gradients, block_size, slicing)
+    real = sized(gradients, block_size, slicing)
+    means = torch.zeros(NUM_MOTIFS, block_size, dtype=torch.float64)
+    for index in range(1, NUM_MOTIFS):
+        own = found == index
+        means[index] = blocks[own].sum(0) / real[own].sum(0).clamp(min=1)
+    return from_blocks(means[found], gradients, slicing)
+
+
+def gathered(weights, found, block_size, slicing):
+    """Blocks like the first one of their motif, without padding where there is such a one."""
+    blocks = to_blocks(weights, block_size, slicing)
+    real = sized(weights, block_size, slicing)
+    firsts = torch.zeros(NUM_MOTIFS, block_size, dtype=blocks.dtype)
+    for index in found.unique():
+        own = (found == index).nonzero()[:, 0]
+        firsts[index] = blocks[next((row for row in own if real[row].all()), own[0])]
+    return firsts, from_blocks(firsts[found], weights, slicing)
+
+
+@pytest.mark.parametrize("slicing", ["tensor", "model"])
+@pytest.mark.parametrize("block_size", [1, 2, 3, 4, 6, 8, 16])
+def test_tied_tensors_are_those_of_a_plain_reference(block_size, slicing):
+    weights, gradients = scattered(0), scattered(1)
+    size = len(sized(weights, block_size, slicing))
+    found = torch.randint(NUM_MOTIFS - 1, (size,), generator=generator())
+    means = averaged(gradients, found, block_size, slicing)
+    firsts, blocks = gathered(weights, found, block_size, slicing)
+    tied = held(weights, found, block_size, slicing)
+    tied.average_(gradients)
+    for gradient, mean in zip(gradients, means, strict=True):
+        assert torch.allclose(gradient.double(), mean, rtol=1e-4, atol=1e-4)
+    tied.gather_()
+    assert all(map(torch.equal, weights, blocks)) and torch.equal(tied.codebook.motifs, firsts)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("block_size", [1, 2, 3, 4, 8, 16])
+def test_loops_give_the_bits_of_the_buffer(block_size, dtype, transposed):
+    """Wherever values lie: in memory that is used as it is, or in a copy."""
+    size = len(sized(scattered(0), block_size))
+    for seed in range(5):
+        found = torch.randint(NUM_MOTIFS - 1, (size,), generator=generator(seed))
+        results = []
+        for make in (held, buffered):
+            weights, gradients = scattered(seed, dtype, transposed), scattered(9, dtype, transposed)
+            tied = make(weights, found, block_size)
+            tied.average_(gradients)
+            tied.gather_()
+            results.append([*weights, *gradients, tied.codebook.motifs])
+        assert all(map(torch.equal, *results))
+
+
+@pytest.mark.parametrize("block_size", [2, 3, 4, 5, 8])
+def test_loops_add_many_blocks_in_the_same_order(block_size):
+    weights = [torch.randn(300, 700, generator=generator()), torch.randn(99, generator=generator())]
+    found = torch.randint(3, (len(sized(weights, block_size)),), generator=generator())
+    results = [[weight.clone() for weight in weights] for _ in range(2)]
+    held(weights, found, block_size).average_(results[0])
+    buffered(weights, found, block_size).average_(results[1])
+    assert all(map(torch.equal, *results))
+
+
+def test_autograd_notices_that_loops_have_written():
+    weight = torch.randn(4, 4, requires_grad=True)
+    tied = held([weight], torch.tensor([0, 1, 2, 1]), 4)
+    loss = weight.square().sum()
+    tied.gather_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
 
 
 # --- latent weights

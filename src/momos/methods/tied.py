@@ -18,12 +18,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from momos.methods.codebook import Codebook, grouped, sums_of
 from momos.weights.blocks import real_weights
+
+if TYPE_CHECKING:
+    from momos.methods.tied_blocks import InPlace
 
 
 class Tied:
@@ -47,23 +51,27 @@ class Tied:
         # sums in float32 at least, whatever the weights are
         dtypes = (weight.dtype for weight in weights)
         dtype = functools.reduce(torch.promote_types, dtypes, torch.float32)
-        self.mosaic = mosaic.to(device)
+        mosaic = mosaic.to(device)
         self.codebook = Codebook(codebook.motifs.to(device, dtype, copy=True), codebook.usage)
         sizes, block_size = [weight.numel() for weight in weights], codebook.motifs.shape[1]
         real = real_weights(sizes, block_size, slicing, device=device)
-        self.padding = (~real).nonzero()[:, 0]
-        self.rows, self.starts = grouped(self.mosaic, codebook.usage)
-        counts = sums_of(real.double().view(-1, block_size), self.rows, self.starts)
+        rows, starts = grouped(mosaic, codebook.usage)
+        counts = sums_of(real.double().view(-1, block_size), rows, starts)
         shares = counts.clamp(min=1).reciprocal()
         shares[list(zeros)] = 0
         self.shares = shares.to(dtype)
         # a block without padding stands for all of its motif, where there is one
         is_ragged = ~real.view(-1, block_size).all(1)
-        by_motif = (2 * self.mosaic + is_ragged).argsort(stable=True)
+        by_motif = (2 * mosaic + is_ragged).argsort(stable=True)
         self.used = codebook.usage.to(device).nonzero()[:, 0]
-        self.first = by_motif[self.starts[self.used]]
-        self.blocks = torch.zeros(len(self.mosaic), block_size, dtype=dtype, device=device)
-        self.parts = _parts(self.blocks, self.weights, slicing)
+        first = by_motif[starts[self.used]]
+        self.blocks: Buffer | InPlace
+        if slicing == "tensor" and device.type == "cpu":
+            from momos.methods.tied_blocks import InPlace  # imports numba
+
+            self.blocks = InPlace(self.weights, self.codebook.motifs, mosaic, first)
+        else:
+            self.blocks = Buffer(self.weights, self.codebook, mosaic, first, slicing)
 
     @torch.no_grad()
     def average_(self, gradients: Sequence[Tensor]) -> None:
@@ -71,27 +79,17 @@ class Tied:
 
         gradients: of the weights, in their order and shapes. Of a motif that stays zero: zero.
         """
-        self._read(gradients)
-        self._write(self._means(), gradients)
+        self.blocks.write(self._means(gradients), gradients)
 
     @torch.no_grad()
     def gather_(self) -> None:
         """Set each block of the weights to the first one of its motif, and keep these motifs."""
-        self._read(self.weights)
-        self.codebook.motifs[self.used] = self.blocks.index_select(0, self.first)
-        self._write(self.codebook.motifs, self.weights)
+        self.codebook.motifs[self.used] = self.blocks.firsts(self.weights)
+        self.blocks.write(self.codebook.motifs, self.weights)
 
-    def _means(self) -> Tensor:
-        """The mean of each motif's blocks, as last read or written: (num_motifs, block_size)."""
-        return sums_of(self.blocks, self.rows, self.starts).mul_(self.shares)
-
-    def _read(self, tensors: Sequence[Tensor]) -> None:
-        torch._foreach_copy_(self.parts, list(tensors))
-        self.blocks.view(-1).index_fill_(0, self.padding, 0)
-
-    def _write(self, motifs: Tensor, tensors: Sequence[Tensor]) -> None:
-        _spread(motifs, self.mosaic, self.blocks)
-        torch._foreach_copy_(list(tensors), self.parts)
+    def _means(self, tensors: Sequence[Tensor]) -> Tensor:
+        """The mean of each motif's blocks: (num_motifs, block_size)."""
+        return self.blocks.sums(tensors).mul_(self.shares)
 
 
 class Latent(Tied):
@@ -119,9 +117,8 @@ class Latent(Tied):
         """Add to the latent weights what the weights have moved by, and show their mosaic again."""
         moved = torch._foreach_sub(self.weights, self.shown)
         torch._foreach_add_(self.latent, moved)
-        self._read(self.latent)
-        self.codebook.motifs[self.used] = self._means()[self.used]
-        self._write(self.codebook.motifs, self.weights)
+        self.codebook.motifs[self.used] = self._means(self.latent)[self.used]
+        self.blocks.write(self.codebook.motifs, self.weights)
         torch._foreach_copy_(self.shown, self.weights)
 
     def flat(self) -> Tensor:
@@ -132,6 +129,45 @@ class Latent(Tied):
     def recall_(self) -> None:
         """Let the weights be the latent ones."""
         torch._foreach_copy_(self.weights, self.latent)
+
+
+class Buffer:
+    """Blocks of tensors in memory of their own, on any device, with any slicing.
+
+    Its methods are those of `momos.methods.tied_blocks.InPlace`, to the bit.
+    """
+
+    def __init__(
+        self,
+        weights: Sequence[Tensor],
+        codebook: Codebook,
+        mosaic: Tensor,
+        first: Tensor,
+        slicing: str,
+    ) -> None:
+        block_size = codebook.motifs.shape[1]
+        sizes = [weight.numel() for weight in weights]
+        real = real_weights(sizes, block_size, slicing, device=mosaic.device)
+        self.mosaic, self.first, self.padding = mosaic, first, (~real).nonzero()[:, 0]
+        self.groups = grouped(mosaic, codebook.usage)
+        self.blocks = codebook.motifs.new_zeros(len(mosaic), block_size)
+        self.parts = _parts(self.blocks, weights, slicing)
+
+    def sums(self, tensors: Sequence[Tensor]) -> Tensor:
+        self._read(tensors)
+        return sums_of(self.blocks, *self.groups)
+
+    def firsts(self, tensors: Sequence[Tensor]) -> Tensor:
+        self._read(tensors)
+        return self.blocks.index_select(0, self.first)
+
+    def write(self, motifs: Tensor, tensors: Sequence[Tensor]) -> None:
+        _spread(motifs, self.mosaic, self.blocks)
+        torch._foreach_copy_(list(tensors), self.parts)
+
+    def _read(self, tensors: Sequence[Tensor]) -> None:
+        torch._foreach_copy_(self.parts, list(tensors))
+        self.blocks.view(-1).index_fill_(0, self.padding, 0)
 
 
 def _parts(blocks: Tensor, tensors: Sequence[Tensor], slicing: str) -> list[Tensor]:
