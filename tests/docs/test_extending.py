@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import pytest
 from clones import Clone, merge
 
 ROOT = Path(__file__).parents[2]
@@ -32,8 +33,12 @@ def follow(clone: Clone, language: str, text: str) -> None:
         clone.run("bash", "-ec", text)
 
 
+@pytest.mark.stress
 def test_the_page_on_extending_works_word_for_word(tmp_path, warm):
-    """Its first command runs the study, too: nothing has been run before."""
+    """Its first command runs the study, too: nothing has been run before. So it takes minutes.
+
+    The suite has its parts: tests/docs/test_recipes.py.
+    """
     clone = Clone(tmp_path / "extending")
     clone.write_params(merge(clone.params(), SMALL))
     clone.env["PATH"] = warm.path

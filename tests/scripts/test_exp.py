@@ -156,7 +156,9 @@ def test_without_a_commit_there_is_no_experiment(tmp_path):
         exp.baseline_of(tmp_path)
 
 
+@pytest.mark.stress
 def test_a_failed_or_stopped_experiment_leaves_nothing_and_goes_on(repository):
+    """Three experiments of a dozen processes each. `make repro` is stopped in the suite."""
     before, ran, known = repository.state(), repository.ran(), set(repository.shown())
     repository.behave("fail:measure")
     out = repository.experiment("train.epochs=11", name="eleven", check=False)

@@ -1,6 +1,7 @@
 """`make quick`: a complete page from a workspace of its own, and nothing else in the clone changes.
 
-With a profile that is smaller still; CI runs the real one.
+With a profile that is smaller still, and still takes a minute of a core: those tests are run by
+`make stress`. CI runs the real one, and asks git whether the clone is as before.
 """
 
 import re
@@ -57,6 +58,7 @@ def clone(tmp_path_factory):
     return QuickClone(tmp_path_factory.mktemp("quick") / "my clone (2) ü")
 
 
+@pytest.mark.stress
 def test_the_page_is_complete_and_the_clone_stays_as_it_is(clone):
     before, git = clone.state(), clone.run("git", "status", "--porcelain", "-uall")
     out = clone.quick()
@@ -72,6 +74,7 @@ def test_the_page_is_complete_and_the_clone_stays_as_it_is(clone):
     assert not list(clone.path.glob("mlflow*"))
 
 
+@pytest.mark.stress
 def test_a_second_run_runs_no_stage_and_an_edit_those_that_it_concerns(clone):
     assert "All stages are up to date.\n" in clone.quick()
     lock = clone.path / "scratch" / "quick" / "dvc.lock"
@@ -85,6 +88,7 @@ def test_a_second_run_runs_no_stage_and_an_edit_those_that_it_concerns(clone):
     assert "<!-- another word -->" in page.read_text()
 
 
+@pytest.mark.stress
 def test_it_works_without_git(clone):
     """As from the archive that a code host offers. Nothing is left of git."""
     (clone.path / "data" / "raw" / "mine.png").write_text("git would ignore it")

@@ -58,7 +58,9 @@ def test_a_sweep_runs_every_stage_once_and_the_report_is_the_serial_one(small, s
     )
 
 
+@pytest.mark.stress
 def test_after_a_failed_stage_and_after_ctrl_c_a_sweep_goes_on(small, serial):
+    """Three sweeps of a dozen processes each. `make repro` is stopped in the suite."""
     small.behave("fail:m0")
     code, out = small.sweep(jobs=1)
     assert (

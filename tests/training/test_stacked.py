@@ -243,7 +243,8 @@ CASES = {
         "method": MOMOS | {"bits": 8},
         "epochs": 1,
     },
-    "compiled": pytest.param({"compile": True}, marks=needs_compiler),
+    # a minute of C++: torch.compile
+    "compiled": pytest.param({"compile": True}, marks=[needs_compiler, pytest.mark.stress]),
 }
 
 

@@ -170,8 +170,9 @@ def test_any_characters_may_stand_in_what_make_hands_on(tmp_path):
     assert files_below(tmp_path) == before
 
 
+@pytest.mark.stress
 def test_a_training_is_recorded_from_any_folder(tmp_path):
-    """The real stages, and MLflow's store beside them."""
+    """The real stages, and MLflow's store beside them: three interpreters that import all."""
     folder = tmp_path / NAME
     folder.mkdir()
     digits = config.profile_settings("digits", ROOT / "profiles")
