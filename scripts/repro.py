@@ -524,6 +524,7 @@ def until_stopped(target: str, work: Callable[[], int]) -> int:
     try:
         return work()
     except KeyboardInterrupt:
+        scm.drop_torn_lock(Path.cwd())  # a DVC that was killed may leave one
         again = f"`make {target}` goes on from here."
         print(f"Stopped. Finished stages are kept; {again}", file=sys.stderr)
         return 130

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import yaml
@@ -308,6 +309,9 @@ def test_stopping_leaves_no_process_and_no_lock(repository, call, number):
 def test_a_list_of_running_stages_cut_off_by_a_kill_is_removed(repository):
     lock, command = Path(".dvc/tmp/rwlock"), repro.dvc("repro", "prepare")
     whole = '{"read": {}, "write": {}}'
+    lock.write_text("")
+    assert repro.until_stopped("repro", Mock(side_effect=KeyboardInterrupt)) == 130
+    assert not lock.exists(), "a plain dvc command works at once"
     for text in (whole[:12], "", whole):
         lock.write_text(text)
         scm.drop_torn_lock(Path.cwd())
