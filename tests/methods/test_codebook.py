@@ -259,6 +259,18 @@ def test_autograd_notices_that_loops_have_written():
         loss.backward()
 
 
+def test_loops_stay_in_their_memory():
+    weights = [torch.zeros(4, 4), torch.zeros(3)]
+    for motif in (-1, NUM_MOTIFS):
+        usage = torch.tensor([1, 2, 2, 0, 0, 0, 0, 0, 0])
+        book, found = Codebook(torch.zeros(NUM_MOTIFS, 4), usage), torch.tensor([0, 1, 2, 1, motif])
+        with pytest.raises(IndexError, match=r"mosaic must be in 0\.\.8, got"):
+            Tied(weights, book, found, slicing="tensor")
+    tied = held(weights, torch.tensor([0, 1, 2, 1, 1]), 4)
+    with pytest.raises(RuntimeError, match="invalid"):
+        tied.average_([torch.zeros(4, 5), torch.zeros(3)])
+
+
 # --- latent weights
 
 

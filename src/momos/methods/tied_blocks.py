@@ -19,11 +19,12 @@ compiled = njit(cache=True, nogil=True)
 class Part(NamedTuple):
     """The mosaic of one tensor, and which of its blocks stand for their motifs.
 
-    mosaic (num_blocks,): the motif of each block. rows: the blocks that stand for a motif; places:
-    where they come among those of all tensors. All uint32: half the memory of int64, and compiled
-    code checks no sign.
+    size: of the tensor. mosaic (num_blocks,): the motif of each block. rows: the blocks that stand
+    for a motif; places: where they come among those of all tensors. Arrays are uint32: half the
+    memory of int64, and compiled code checks no sign.
     """
 
+    size: int
     mosaic: np.ndarray
     rows: np.ndarray
     places: np.ndarray
@@ -34,12 +35,16 @@ class InPlace:
 
     motifs (num_motifs, block_size): their shape and dtype count. mosaic (num_blocks,) int64.
     first (num_used,) int64: a block of each motif that is in use. A tensor of another dtype, or
-    that is not contiguous, is copied to and fro.
+    that is not contiguous, is copied to and fro. Raises IndexError for a mosaic of other motifs:
+    the loops would leave their memory.
     """
 
     def __init__(
         self, weights: Sequence[Tensor], motifs: Tensor, mosaic: Tensor, first: Tensor
     ) -> None:
+        if mosaic.min() < 0 or mosaic.max() >= len(motifs):
+            given = f"{mosaic.min()} to {mosaic.max()}"
+            raise IndexError(f"mosaic must be in 0..{len(motifs) - 1}, got {given}")
         self.motifs, self.num_used = motifs, len(first)
         self.coordinate = (0,) * motifs.shape[1]
         self.parts, begin = [], 0
@@ -47,28 +52,29 @@ class InPlace:
             end = begin - (-weight.numel() // motifs.shape[1])
             places = ((first >= begin) & (first < end)).nonzero()[:, 0]
             found = mosaic[begin:end], first[places] - begin, places
-            self.parts.append(Part(*(tensor.numpy().astype(np.uint32) for tensor in found)))
+            arrays = (tensor.numpy().astype(np.uint32) for tensor in found)
+            self.parts.append(Part(weight.numel(), *arrays))
             begin = end
 
     def sums(self, tensors: Sequence[Tensor]) -> Tensor:
         """Sum each motif's blocks, in their order: (num_motifs, block_size)."""
         sums = torch.zeros_like(self.motifs)
         for values, part in zip(self._read(tensors), self.parts, strict=True):
-            add(_array(values), part.mosaic, sums.numpy(), self.coordinate)
+            add(_array(values, part), part.mosaic, sums.numpy(), self.coordinate)
         return sums
 
     def firsts(self, tensors: Sequence[Tensor]) -> Tensor:
         """Return the first block of each motif in use: (num_used, block_size)."""
         firsts = self.motifs.new_zeros(self.num_used, self.motifs.shape[1])
         for values, part in zip(self._read(tensors), self.parts, strict=True):
-            take(_array(values), part.rows, part.places, firsts.numpy())
+            take(_array(values, part), part.rows, part.places, firsts.numpy())
         return firsts
 
     def write(self, motifs: Tensor, tensors: Sequence[Tensor]) -> None:
         """Write motifs (num_motifs, block_size) where the mosaic has them."""
         written = self._read(tensors)
         for values, part in zip(written, self.parts, strict=True):
-            spread(motifs.numpy(), part.mosaic, _array(values), self.coordinate)
+            spread(motifs.numpy(), part.mosaic, _array(values, part), self.coordinate)
         # copies nothing within the same memory, but autograd takes note
         torch._foreach_copy_(list(tensors), written)
 
@@ -76,8 +82,8 @@ class InPlace:
         return [tensor.detach().to(self.motifs).contiguous() for tensor in tensors]
 
 
-def _array(tensor: Tensor) -> np.ndarray:
-    return tensor.view(-1).numpy()
+def _array(tensor: Tensor, part: Part) -> np.ndarray:
+    return tensor.view(part.size).numpy()
 
 
 @compiled
