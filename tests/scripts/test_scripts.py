@@ -96,6 +96,19 @@ def test_parents_descendants_and_order():
     assert repro.interleaved(stages) == ["a@m-1", "t@m-0", "t@n-0", "t@m-1", "t@n-1", "t@m-2"]
 
 
+def test_what_most_waits_for_begins_first():
+    """Measuring m's three runs takes longer than n's one; nothing waits for u."""
+    runs = {"m": ["t@m-0", "t@m-1", "t@m-2"], "n": ["t@n-0"]}
+    parents = {f"e@{model}": set(stages) for model, stages in runs.items()}
+    parents["report"] = set(parents)
+    stages = ["u", *runs["n"], *runs["m"], *parents]
+    expected = [*runs["m"], "t@n-0", "e@m", "e@n", "u", "report"]
+    found = repro.most_behind_first(stages, parents | {stage: set() for stage in stages[:5]})
+    assert found == expected
+    board = repro.Board(reversed(stages), parents, jobs=1)
+    assert board.waiting[:4] == expected[:4] and board.take() == ["t@m-0"]
+
+
 def test_board_gives_out_a_stage_only_when_its_parents_are_done():
     board = repro.Board(
         ["a", "b", "c", "d"], {"b": {"a"}, "c": {"b", "elsewhere"}, "d": {"a"}}, jobs=1
