@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import repro
+import scm
 from copies import update_files
 from jobs import add_jobs
 from locks import write_at_once
@@ -67,6 +68,7 @@ def run(jobs: int) -> int:
     fill(root, root / WORKSPACE)
     enter(root / WORKSPACE)
     try:
+        scm.drop_torn_lock(Path.cwd())
         repro.check_params()
         code = repro.reproduce(jobs)
     finally:

@@ -109,7 +109,7 @@ def group(stage: str) -> str:
 
 
 def interleaved(stages: Iterable[str]) -> list[str]:
-    """Stages in turn from each group, so that slow and fast ones are spread evenly."""
+    """Stages in turn from each group: the first of each, the second of each, and so on."""
     ordered = sorted(stages, key=lambda stage: (group(stage), stage))
     groups = [list(members) for _, members in itertools.groupby(ordered, key=group)]
     return [stage for turn in itertools.zip_longest(*groups) for stage in turn if stage is not None]
@@ -118,7 +118,7 @@ def interleaved(stages: Iterable[str]) -> list[str]:
 def most_behind_first(stages: Sequence[str], parents: Mapping[str, set[str]]) -> list[str]:
     """Stages in order of the longest chain that waits for each, so that no core idles at the end.
 
-    A stage in a chain counts for as many as it waits for: what measures 135 runs takes long.
+    A stage in a chain weighs as much as it has parents: one that measures 135 runs takes long.
     """
     children: dict[str, set[str]] = defaultdict(set)
     for stage, needed in parents.items():
@@ -138,7 +138,10 @@ class Board:
     def __init__(self, stages: Iterable[str], parents: dict[str, set[str]], jobs: int) -> None:
         known = set(stages)
         self.parents = {stage: parents.get(stage, set()) & known for stage in known}
-        self.waiting = most_behind_first(interleaved(known), self.parents)
+        ordered = interleaved(known)
+        firsts = len({group(stage) for stage in ordered})  # estimates need a stage of each group
+        later = most_behind_first(ordered[firsts:], self.parents)
+        self.waiting = ordered[:firsts] + later
         self.total, self.jobs = len(self.waiting), jobs
         self.running: set[str] = set()
         self.done: set[str] = set()
@@ -472,6 +475,7 @@ def last_word() -> int:
         code = process.wait()
     except KeyboardInterrupt:
         stop_group(process)
+        scm.drop_torn_lock(Path.cwd())
         raise
     if code or any(STARTED.match(line) for line in shown):
         print("".join(shown), end="")
@@ -493,8 +497,12 @@ def reproduce(jobs: int) -> int:
     board = Board(with_descendants(changed, parents), parents, jobs)
     progress = Progress(board)
     progress.tell(f"Up to {board.total} stages to run, {jobs} at a time.")
-    with shared_logger(), warm_interpreter(board, progress):
-        run_stages(board, progress, [DvcHand(board, progress) for _ in range(jobs)])
+    try:
+        with shared_logger(), warm_interpreter(board, progress):
+            run_stages(board, progress, [DvcHand(board, progress) for _ in range(jobs)])
+    except KeyboardInterrupt:
+        scm.drop_torn_lock(Path.cwd())
+        raise
     if board.failed:
         if board.skipped:
             print(not_run(board))
@@ -541,7 +549,6 @@ def until_stopped(target: str, work: Callable[[], int]) -> int:
     try:
         return work()
     except KeyboardInterrupt:
-        scm.drop_torn_lock(Path.cwd())  # a DVC that was killed may leave one
         again = f"`make {target}` goes on from here."
         print(f"Stopped. Finished stages are kept; {again}", file=sys.stderr)
         return 130

@@ -62,17 +62,19 @@ def drop_torn_lock(root: Path) -> None:
 
     DVC refuses to run beside such a file. One that is being written now is whole a moment later.
     """
-    path = root / ".dvc" / "tmp" / "rwlock"
-    for seconds in (0.5, 0):
+    path, seen = root / ".dvc" / "tmp" / "rwlock", None
+    while path.is_file():
         try:
-            json.loads(path.read_text())
+            json.loads(text := path.read_text())
         except FileNotFoundError:
             return
         except ValueError:
-            time.sleep(seconds)
+            if text == seen:
+                path.unlink(missing_ok=True)
+            seen = text
+            time.sleep(0.5)
         else:
             return
-    path.unlink(missing_ok=True)
 
 
 def prepare(root: Path) -> None:

@@ -20,8 +20,6 @@ settings.load_profile("shared_machine")
 # Files that take minutes begin first: else one core idles at the end.
 LONGEST_FIRST = [
     "test_pipeline",
-    "test_extending",
-    "test_quick",
     "test_claims",
     "test_exp",
     "test_benchmarks",

@@ -338,7 +338,10 @@ def test_the_same_params_give_the_same_bytes(clone, monkeypatch):
 
 
 def test_interpreters_of_their_own_give_the_bytes_that_forks_give(clone, monkeypatch):
-    """With yet another order of sets. All stages: `make stress` (tests/scripts/test_warm.py)."""
+    """With yet another order of sets, of a stage of each paper.
+
+    All stages: `make stress` (tests/scripts/test_warm.py).
+    """
     before = clone.hashes()
     cold = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     stages = ["train@mlp-momos_s4_c10-1", "llc@neox-1"]

@@ -41,7 +41,7 @@ CHOSEN = ["planes", pytest.param("", id="all", marks=pytest.mark.stress)]
 
 @pytest.fixture(scope="module", params=CHOSEN)
 def only(request):
-    """With what the names of the families begin that are run."""
+    """What the families' names begin with that are run; empty: all."""
     return request.param
 
 

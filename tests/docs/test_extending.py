@@ -35,10 +35,7 @@ def follow(clone: Clone, language: str, text: str) -> None:
 
 @pytest.mark.stress
 def test_the_page_on_extending_works_word_for_word(tmp_path, warm):
-    """Its first command runs the study, too: nothing has been run before. So it takes minutes.
-
-    The suite has its parts: tests/docs/test_recipes.py.
-    """
+    """Its first command runs the study, too: nothing has been run before. So it takes minutes."""
     clone = Clone(tmp_path / "extending")
     clone.write_params(merge(clone.params(), SMALL))
     clone.env["PATH"] = warm.path

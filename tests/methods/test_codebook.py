@@ -266,6 +266,9 @@ def test_loops_stay_in_their_memory():
         book, found = Codebook(torch.zeros(NUM_MOTIFS, 4), usage), torch.tensor([0, 1, 2, 1, motif])
         with pytest.raises(IndexError, match=r"mosaic must be in 0\.\.8, got"):
             Tied(weights, book, found, slicing="tensor")
+    usage, short = torch.tensor([1, 0, 0, 0, 0, 0, 0, 0, 0]), torch.tensor([0])
+    with pytest.raises(IndexError, match="mosaic must have 5 blocks, got 1"):
+        Tied(weights, Codebook(torch.zeros(NUM_MOTIFS, 4), usage), short, slicing="tensor")
     tied = held(weights, torch.tensor([0, 1, 2, 1, 1]), 4)
     with pytest.raises(RuntimeError, match="invalid"):
         tied.average_([torch.zeros(4, 5), torch.zeros(3)])

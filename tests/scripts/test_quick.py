@@ -1,7 +1,8 @@
 """`make quick`: a complete page from a workspace of its own, and nothing else in the clone changes.
 
-With a profile that is smaller still, and still takes a minute of a core: those tests are run by
-`make stress`. CI runs the real one, and asks git whether the clone is as before.
+With a profile that is smaller still, and still takes a minute of a core: `make stress` runs these
+tests. CI runs the real one, and asks git whether the clone is as before. Without git it runs in
+`make stress` alone.
 """
 
 import re

@@ -276,7 +276,7 @@ def peaks(tmp_path_factory) -> dict[str, float]:
 @pytest.mark.stress
 @pytest.mark.parametrize("kind", ["pth", "safetensors"])
 def test_memory_stays_below_two_and_a_half_models(peaks, kind):
-    """Models of 64 MB are measured. The command's own peak, small: tests/cli/test_memory.py."""
+    """With models of 64 MB. The suite counts tensors that are held: tests/cli/test_memory.py."""
     assert 0.5 < peaks[kind] < 2.5, "and it holds at least part of one"
 
 

@@ -20,7 +20,7 @@ class Part(NamedTuple):
     """The mosaic of one tensor, and which of its blocks stand for their motifs.
 
     size: of the tensor. mosaic (num_blocks,): the motif of each block. rows: the blocks that stand
-    for a motif; places: where they come among those of all tensors. Arrays are uint32: half the
+    for a motif; places: their positions among those of all tensors. Arrays are uint32: half the
     memory of int64, and compiled code checks no sign.
     """
 
@@ -35,8 +35,8 @@ class InPlace:
 
     motifs (num_motifs, block_size): their shape and dtype count. mosaic (num_blocks,) int64.
     first (num_used,) int64: a block of each motif that is in use. A tensor of another dtype, or
-    that is not contiguous, is copied to and fro. Raises IndexError for a mosaic of other motifs:
-    the loops would leave their memory.
+    that is not contiguous, is copied, and the result copied back. Raises IndexError for a mosaic
+    with an index that is no motif's, or of another length: compiled loops check no bounds.
     """
 
     def __init__(
@@ -55,6 +55,8 @@ class InPlace:
             arrays = (tensor.numpy().astype(np.uint32) for tensor in found)
             self.parts.append(Part(weight.numel(), *arrays))
             begin = end
+        if begin != len(mosaic):
+            raise IndexError(f"mosaic must have {begin} blocks, got {len(mosaic)}")
 
     def sums(self, tensors: Sequence[Tensor]) -> Tensor:
         """Sum each motif's blocks, in their order: (num_motifs, block_size)."""
@@ -72,18 +74,24 @@ class InPlace:
 
     def write(self, motifs: Tensor, tensors: Sequence[Tensor]) -> None:
         """Write motifs (num_motifs, block_size) where the mosaic has them."""
-        written = self._read(tensors)
+        written = [tensor if self._fits(tensor) else self._like(tensor) for tensor in tensors]
         for values, part in zip(written, self.parts, strict=True):
             spread(motifs.numpy(), part.mosaic, _array(values, part), self.coordinate)
         # copies nothing within the same memory, but autograd takes note
         torch._foreach_copy_(list(tensors), written)
 
     def _read(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        return [tensor.detach().to(self.motifs).contiguous() for tensor in tensors]
+        return [tensor.to(self.motifs).contiguous() for tensor in tensors]
+
+    def _fits(self, tensor: Tensor) -> bool:
+        return tensor.dtype == self.motifs.dtype and tensor.is_contiguous()
+
+    def _like(self, tensor: Tensor) -> Tensor:
+        return self.motifs.new_empty(tensor.shape)
 
 
 def _array(tensor: Tensor, part: Part) -> np.ndarray:
-    return tensor.view(part.size).numpy()
+    return tensor.detach().view(part.size).numpy()
 
 
 @compiled
@@ -101,7 +109,7 @@ def add(values, mosaic, sums, coordinate):
 
 @compiled
 def spread(motifs, mosaic, values, coordinate):
-    """Let each block be its motif."""
+    """Set each block to its motif."""
     size = len(coordinate)
     whole = len(values) // size
     for block in range(whole):

@@ -585,7 +585,7 @@ def written(root: Path) -> dict[Path, bytes]:
 def test_the_same_results_give_the_same_bytes(tree, tmp_path, monkeypatch, warm):
     """All texts of three runs; the figures as they are written, of one run.
 
-    Four reports. The suite makes one twice: tests/test_pipeline.py.
+    Four reports. The suite makes one twice, without figures: tests/test_pipeline.py.
 
     The second time by a process with another order of every set of strings.
     """
