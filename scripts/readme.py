@@ -148,8 +148,10 @@ def shown_verdicts(profile: str) -> dict[str, str]:
 def verdicts_in_part(profile: str) -> dict[str, str]:
     """The verdict of each claim, or what those of its models that were run say alone."""
     rows = pd.read_csv(Path("reports") / profile / "tables" / "claims.csv", keep_default_na=False)
-    part = {row.id: bold(row.part, row.part_decided) for row in rows.itertuples()}
-    return {claim: part[claim] or verdict for claim, verdict in shown_verdicts(profile).items()}
+    return {
+        row.id: bold(row.part, row.part_decided) if row.part else bold(row.verdict, row.decided)
+        for row in rows.itertuples()
+    }
 
 
 def best_reading() -> str:
@@ -179,12 +181,16 @@ def readings(measure: str) -> str:
 
 
 def claims_of_one_network() -> str:
-    """What the MLP's runs alone say of each claim about trainings, on copies of CIFAR-10."""
-    given = verdicts_in_part(COPIES)
+    """What the MLP's runs alone say of each claim about trainings, on copies and on CIFAR-10."""
+    copies, originals = verdicts_in_part(COPIES), verdicts_in_part("readings")
     rows = [
-        {"Claim": f"{claim.id}: {claim.texts['claim']}", "MLP alone": given[claim.id]}
+        {
+            "Claim": f"{claim.id}: {claim.texts['claim']}",
+            "JPEG copies": copies[claim.id],
+            "Original CIFAR-10": originals[claim.id],
+        }
         for claim in read_claims(Path("data/paper"))
-        if given[claim.id].strip("*") in JUDGED and not claim.nature
+        if copies[claim.id].strip("*") in JUDGED and not claim.nature
     ]
     return tables.markdown(pd.DataFrame(rows))
 
