@@ -52,6 +52,7 @@ MADE_FROM = (
     "reports/digits/tables/runs.csv",
     "reports/expected",
     "reports/networks/networks.csv",
+    "reports/readings/tables/claims.csv",
     "reports/readings/tables/comparison.csv",
     "reports/readings/tables/readings.csv",
     "reports/readings/tables/readings_cells.csv",
