@@ -14,6 +14,7 @@ The complete text keeps the base's order and comments, so that params.yaml expla
 A comment of the overlay takes the place of the base's.
 """
 
+import functools
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -68,9 +69,10 @@ def complete_text(path: Path) -> str:
     if not base_path.is_file() or base_path == path:
         raise ValueError(f"{path}: {BASE} must be another file beside it, got {base_name!r}")
     base_text = complete_text(base_path)
-    overlay.value = [pair for pair in overlay.value if pair[0].value != BASE]
+    own = [pair for pair in overlay.value if pair[0].value != BASE]
+    marks = (overlay.start_mark, overlay.end_mark, overlay.flow_style)
     merge = _Merge(base_text, text, path)
-    merge.mappings(_compose(base_text, base_path), overlay, ())
+    merge.mappings(_compose(base_text, base_path), yaml.MappingNode(overlay.tag, own, *marks), ())
     return _header(text) + merge.result().removeprefix(_header(base_text))
 
 
@@ -85,8 +87,9 @@ def parse_settings(text: str, path: Path) -> dict:
     return values
 
 
+@functools.lru_cache(maxsize=32)  # a profile's base is composed for each of its methods
 def _compose(text: str, path: Path) -> yaml.MappingNode:
-    """The text as nodes that know where they stand in it."""
+    """The text as nodes that know where they stand in it. They are shared: nobody changes them."""
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
