@@ -35,28 +35,11 @@ MACHINE = re.compile(
 )
 
 
-# The suite runs one family and what it says of the machine: all of them take a minute of a core.
-CHOSEN = ["planes", pytest.param("", id="all", marks=pytest.mark.stress)]
-
-
-@pytest.fixture(scope="module", params=CHOSEN)
-def only(request):
-    """What the families' names begin with that are run; empty: all."""
-    return request.param
-
-
 @pytest.fixture(scope="module")
-def listed(only):
-    """These families."""
-    return [family for family in families(True) if family.name.startswith((only, "machine"))]
-
-
-@pytest.fixture(scope="module")
-def quick(only, tmp_path_factory):
-    """(lines, results, folder) of one quick run."""
+def quick(tmp_path_factory):
+    """(lines, results, folder) of one quick run, which takes a minute of a core."""
     folder = tmp_path_factory.mktemp("bench")
     command = [sys.executable, "-m", "benchmarks", "--quick", "--out", str(folder)]
-    command += ["--only", only] if only else []
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines(), json.loads((folder / "results.json").read_text()), folder
@@ -73,32 +56,34 @@ def numbers(entry):
     return [entry] if isinstance(entry, int | float) and not isinstance(entry, bool) else []
 
 
-def test_every_job_has_its_line(quick, listed):
+@pytest.mark.stress
+def test_every_job_has_its_line(quick):
     lines, results, _ = quick
-    jobs = [job.name for family in listed for job in family.jobs]
+    jobs = [job.name for family in families(True) for job in family.jobs]
     assert MACHINE.fullmatch(lines[0]) and [line.split()[0] for line in lines[1:]] == jobs == list(
         results["jobs"]
     )
     assert [line for line in lines[1:] if not LINE.fullmatch(line)] == []
 
 
-def test_results_are_positive_and_finite(quick, only):
+@pytest.mark.stress
+def test_results_are_positive_and_finite(quick):
     _, results, _ = quick
-    measured = [*numbers(results["jobs"]), *numbers(results["peaks"])]
-    if not only:
-        measured += numbers(results["compute"]) + numbers(results["two_threads_wall_seconds"])
+    measured = [*numbers(results["jobs"]), *numbers(results["peaks"]), *numbers(results["compute"])]
+    measured += numbers(results["two_threads_wall_seconds"])
     for family in results["families"].values():
         measured += numbers([point["seconds"] for point in family["points"]])
-    assert len(measured) > (10 if only else 50)
+    assert len(measured) > 50
     assert all(math.isfinite(number) and number > 0 for number in measured)
     assert {"cpu", "cores", "torch", "numba", "commit", "date"} <= {
         key for key, value in results["machine"].items() if value
     }
 
 
-def test_every_family_has_its_figure(quick, listed):
+@pytest.mark.stress
+def test_every_family_has_its_figure(quick):
     _, results, folder = quick
-    names = [family.name for family in listed]
+    names = [family.name for family in families(True)]
     assert list(results["families"]) == names
     assert sorted(path.stem for path in (folder / "figures").glob("*.svg")) == sorted(names)
     assert all("CPU time" in path.read_text() for path in (folder / "figures").iterdir())
@@ -214,6 +199,7 @@ def test_the_gpu_script_measures_every_setting_and_projection(tmp_path):
     assert all(math.isfinite(number) and number > 0 for number in measured)
 
 
+@pytest.mark.stress
 def test_one_familys_results_join_those_of_the_same_machine(quick, tmp_path):
     _, results, _ = quick
     (tmp_path / "results.json").write_text(json.dumps(results))

@@ -112,7 +112,9 @@ def test_weights_with_order_lie_far_below(fresh):
     assert row["bdm_1d_z"] < -10 * prediction_bound(NUMBER, 0.001) and row["bdm_1d_ratio"] < 0.9
 
 
-@pytest.mark.parametrize("which_ends", ["patience", "epochs"])
+@pytest.mark.parametrize(
+    "which_ends", ["patience", pytest.param("epochs", marks=pytest.mark.stress)]
+)
 def test_one_training_gives_several_readings(tmp_path, monkeypatch, which_ends):
     """Each against the weights in the run's folder, with torch's own statistics, image by image."""
     loop = {"epochs": 4, "patience": None, "mark_patience": 1 if which_ends == "patience" else 99}

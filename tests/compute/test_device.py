@@ -69,6 +69,7 @@ print(faults())
 """
 
 
+@pytest.mark.stress
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the setting is glibc's")
 def test_freed_memory_is_kept():
     """Without the setting, each of ten buffers of 64 MiB faults its pages in again.

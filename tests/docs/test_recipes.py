@@ -136,6 +136,7 @@ def evaluation(clone: Clone) -> pd.DataFrame:
     return pd.read_csv(path).set_index(["method", "seed"])
 
 
+@pytest.mark.stress
 def test_a_compressor_is_one_file(clone):
     touched = follow(clone, "A compressor")
     assert touched == {"src/momos/complexity/compressors/deflate.py", "params.yaml"}
@@ -153,6 +154,7 @@ def test_a_new_kind_of_method_is_one_file_and_a_line(clone):
     assert 1.8 < pruned.rac < 32 / 17 + 0.01 and pruned.lower_complexity
 
 
+@pytest.mark.stress
 def test_a_new_kind_of_method_is_in_every_table_and_on_the_page(clone, tmp_path):
     """It needs the recipe before."""
     run_code(clone, REPORT, tmp_path)

@@ -2,11 +2,12 @@
 
 import importlib.util
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from clones import environment, fork
+from source_files import ROOT
 
 from momos import MoMos
 from momos.own.ranks import digest
@@ -23,11 +24,13 @@ def alone():
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory):
+def ranks(tmp_path_factory, warm):
     """What each of two ranks found."""
     folder = tmp_path_factory.mktemp("ranks")
-    commands = [[sys.executable, str(RANK), str(rank), str(folder)] for rank in range(2)]
-    running = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for command in commands]
+    commands = [[fork(warm), RANK, str(rank), folder] for rank in range(2)]
+    how = {"stderr": subprocess.PIPE, "text": True, "env": environment()}
+    how["env"] |= {"PYTHONPATH": str(ROOT / "src")}
+    running = [subprocess.Popen(command, **how) for command in commands]
     errors = [process.communicate(timeout=300)[1] for process in running]
     assert [process.returncode for process in running] == [0, 0], errors
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]

@@ -219,7 +219,7 @@ def test_the_keyboard_reaches_the_verdict_first(browser, address):
         view.page.wait_for_url("**/index.html#verdict")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.stress)])
 def test_axe_finds_nothing_serious(browser, address, scheme):
     axe = pytest.importorskip(
         "axe_playwright_python.sync_playwright",

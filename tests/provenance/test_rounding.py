@@ -41,6 +41,7 @@ def test_it_is_the_same_each_time_and_leaves_the_global_generator_alone(tmp_path
     assert rounding.fingerprint(cpu) == here == other
 
 
+@pytest.mark.stress
 @pytest.mark.skipif(
     platform.machine() != "x86_64" or torch.backends.cpu.get_cpu_capability() == "DEFAULT",
     reason="one kind of kernels",

@@ -177,8 +177,9 @@ def test_a_failed_or_stopped_experiment_leaves_nothing_and_goes_on(repository):
     assert repository.shown()["eleven"][1]["epochs"] == 11
 
 
+@pytest.mark.stress
 def test_it_has_the_settings_of_dvcs_own_command_and_can_be_applied(repository):
-    """The last test: it leaves the working tree changed."""
+    """The last test: it leaves the working tree changed. Seven processes that import DVC."""
     repository.experiment("train.epochs=12 +methods.mine={bits: 32}", name="eleven", force=True)
     settings = ("-S", "train.epochs=12", "-S", "+methods.mine={bits: 32}")
     repository.run("dvc", "exp", "run", "--name", "theirs", *settings)

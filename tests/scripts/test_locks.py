@@ -132,6 +132,7 @@ def test_a_file_that_dvc_did_not_write_is_left_to_dvc(twins):
     assert reproduce(twins, {"a": "two"}, quick=False).startswith("# mine\n")
 
 
+@pytest.mark.stress  # eight processes of DVC each
 def test_a_comment_within_is_left_to_dvc(twins):
     text = reproduce(twins, {"a": "one", "b_2": "two"}, quick=False)
     for name in ("dvc", "ours"):
@@ -139,6 +140,7 @@ def test_a_comment_within_is_left_to_dvc(twins):
     reproduce(twins, {"a": "other", "b_2": "two"}, quick=False)
 
 
+@pytest.mark.stress
 def test_settings_that_are_one_object_can_be_read_again(twins):
     """DVC names them by anchors, which have to be unique in a file."""
     for word in ("one", "two"):

@@ -67,7 +67,7 @@ def s3(server, monkeypatch):
     return {"url": "s3://momos/store", "endpointurl": server}
 
 
-@pytest.fixture(params=["folder", pytest.param("s3", marks=pytest.mark.stress)])
+@pytest.fixture(params=["folder", "s3"])
 def first(request, tmp_path, warm):
     """A clone whose workers push to a remote."""
     small = Repository(tmp_path / "first", models="m", remote="store")
@@ -95,6 +95,7 @@ def clone_of(first, name):
     return second
 
 
+@pytest.mark.stress  # three clones, fifteen commands
 def test_what_one_clone_ran_another_restores_and_the_published_report_needs_no_training(first):
     second = clone_of(first, "second")
     assert first.start("worker", str(first.path), "train@m-0").wait(timeout=200) == 0

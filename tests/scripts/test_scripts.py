@@ -246,6 +246,7 @@ def test_stages_side_by_side_fail_apart_and_are_completed_later(repository, capf
     assert "Running stage" not in dry.stdout
 
 
+@pytest.mark.stress  # nine stages twice
 def test_a_full_disk_ends_the_study_with_one_line(repository, capfd, monkeypatch):
     """The stage that fails is the last one that is started; with space again, all goes on."""
     Path("behaviour.txt").write_text("m0 m1 m2 m3 n0 n1 n2 n3")
@@ -291,7 +292,8 @@ def writers_by_output():
 
 @pytest.mark.parametrize(("call", "number"), [
     ("repro.main()", signal.SIGINT),
-    ("repro.until_stopped('repro', repro.last_word)", signal.SIGTERM),
+    pytest.param("repro.until_stopped('repro', repro.last_word)", signal.SIGTERM,
+                 marks=pytest.mark.stress),
 ])  # fmt: skip
 def test_stopping_leaves_no_process_and_no_lock(repository, call, number):
     Path("behaviour.txt").write_text("sleep")
@@ -320,9 +322,14 @@ def test_stopping_leaves_no_process_and_no_lock(repository, call, number):
     assert again.returncode == 0, again.stdout + again.stderr
 
 
-def test_a_list_of_running_stages_cut_off_by_a_kill_is_removed(repository, monkeypatch):
-    lock, command = Path(".dvc/tmp/rwlock"), repro.dvc("repro", "prepare")
-    whole = '{"read": {}, "write": {}}'
+WHOLE = '{"read": {}, "write": {}}'
+
+
+def test_a_list_of_running_stages_cut_off_by_a_kill_is_removed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(scm.time, "sleep", lambda seconds: None)
+    lock = Path(".dvc/tmp/rwlock")
+    lock.parent.mkdir(parents=True)
     with monkeypatch.context() as patch:
         patch.setattr(repro, "run_stages", Mock(side_effect=KeyboardInterrupt))
         patch.setattr(repro, "shared_logger", contextlib.nullcontext)
@@ -330,11 +337,16 @@ def test_a_list_of_running_stages_cut_off_by_a_kill_is_removed(repository, monke
         patch.setattr(repro, "output_of", lambda command: "")
         assert repro.until_stopped("repro", lambda: repro.reproduce(1)) == 130
     assert not lock.exists(), "a plain dvc command works at once"
-    for text in (whole[:12], "", whole):
+    for text in (WHOLE[:12], "", WHOLE):
         lock.write_text(text)
         scm.drop_torn_lock(Path.cwd())
-        assert lock.exists() == (text == whole)
-    lock.write_text(whole[:12])
+        assert lock.exists() == (text == WHOLE)
+
+
+@pytest.mark.stress
+def test_without_such_a_list_dvc_works_at_once(repository):
+    lock, command = Path(".dvc/tmp/rwlock"), repro.dvc("repro", "prepare")
+    lock.write_text(WHOLE[:12])
     refused = subprocess.run(command, env=repro.environment(), capture_output=True, text=True)
     assert refused.returncode and "corrupted" in refused.stderr
     scm.drop_torn_lock(Path.cwd())

@@ -154,7 +154,9 @@ class Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize("scheme", ["quantization_max", "noise_absolute"])
+@pytest.mark.parametrize(
+    "scheme", ["quantization_max", pytest.param("noise_absolute", marks=pytest.mark.stress)]
+)
 def test_compressibility_ends_with_the_same_bytes_after_an_interruption(
     project, monkeypatch, scheme
 ):

@@ -125,6 +125,7 @@ def test_bf16_is_really_used():
     assert different != stepped("resnet20", RECIPES["sgd"])[1][0][0]
 
 
+@pytest.mark.stress  # a compiler runs for a dozen seconds
 @pytest.mark.skipif(
     shutil.which("g++") is None and shutil.which("c++") is None,
     reason="torch.compile needs a C++ compiler",

@@ -87,6 +87,7 @@ def test_a_bad_name_is_met_before_any_command_has_it(clone, name):
     assert not (clone.path / "runs").exists()
 
 
+@pytest.mark.stress
 def test_an_experiments_copy_lacks_own_images_and_says_what_to_add(clone):
     out = clone.run("dvc", "exp", "run", "--temp", "-S", "train.epochs=1", "prepare", check=False)
     assert f"'{MINE}' does not exist" in out and f"add `-C {MINE}` to `dvc exp run`" in out

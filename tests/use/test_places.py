@@ -83,6 +83,7 @@ def test_make_repro_runs_without_git_in_any_folder(tmp_path):
     assert "no_scm" not in (small.path / ".dvc/config.local").read_text()
 
 
+@pytest.mark.stress  # a dozen processes each; `make repro` runs there in the suite
 @pytest.mark.parametrize("script", ["sweep", "exp"])
 def test_sweeps_and_experiments_run_without_a_home_in_any_folder(tmp_path, script):
     small = Repository(tmp_path / f"{NAME} #1, b", models="m", seeds=1)

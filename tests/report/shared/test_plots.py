@@ -304,6 +304,7 @@ with figures.style():
 """
 
 
+@pytest.mark.stress  # in the suite tests/report/momos/test_study.py has a whole report of two
 def test_two_processes_draw_the_same_bytes(tmp_path, warm):
     """This one, and another with another order of every set of strings."""
     with figures.style():
