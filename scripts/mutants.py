@@ -3,17 +3,22 @@
 usage: mutants.py [NAME ...]
 
 A copy of the working tree gets a profile of a few seconds, whose unbroken numbers are blessed. Then
-each mutant makes one deliberate mistake in one line of the copy. Exit status 1 if the unbroken code
-is not green, or if a mutant is: then a broken number would have gone unnoticed.
+each mutant makes one deliberate mistake in one line of a copy, two of them side by side. Exit
+status 1 if the unbroken code is not green, or if a mutant is: then a broken number would have gone
+unnoticed.
 """
 
+import copy
+import functools
 import json
 import os
+import queue
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -90,10 +95,7 @@ MUTANTS = {
 
 
 class Copy:
-    """The working tree in a folder of its own, as a repository of its own.
-
-    One place serves all mutants, so that numba compiles once.
-    """
+    """The working tree in a folder of its own, as a repository of its own."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -103,6 +105,13 @@ class Copy:
         subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
         # Provenance says that the machine is the same, so that bands are narrow.
         self.commands = commands(folder, "provenance")
+
+    def again(self, folder: Path) -> "Copy":
+        """Another one, with what is blessed and compiled in this one."""
+        shutil.copytree(self.folder, folder)
+        other = copy.copy(self)
+        other.folder = folder
+        return other
 
     def study(self) -> None:
         """Run every stage up to the report's numbers, in one process: imports take longest."""
@@ -171,31 +180,42 @@ def main(names: list[str]) -> int:
             f"unknown mutant {', '.join(unknown)}: expected some of {'; '.join(MUTANTS)}"
         )
     survivors = []
+    names = ["nothing broken", *(names or MUTANTS)]
     with tempfile.TemporaryDirectory(prefix="momos-mutants-") as folder:
-        copy = Copy(Path(folder))
-        copy.study()
-        copy.regress("--bless")
-        for name in ["nothing broken", *(names or MUTANTS)]:
-            start = time.monotonic()
-            code, page = attempt(copy, MUTANTS.get(name))
-            expected = 1 if name in MUTANTS else 0
-            survivors += [] if code == expected else [name]
-            verdict, counts = "ok " if code == expected else "BAD", page.strip().splitlines()[-1]
-            print(f"{verdict} {name}: {counts} ({time.monotonic() - start:.0f} s)", flush=True)
+        first = Copy(Path(folder) / "0")
+        first.study()
+        first.regress("--bless")
+        free = queue.SimpleQueue[Copy]()
+        free.put(first)
+        free.put(first.again(Path(folder) / "1"))
+        with ThreadPoolExecutor(free.qsize()) as pool:
+            attempts = pool.map(functools.partial(attempt, free), names)
+            for name, (right, line) in zip(names, attempts, strict=True):
+                print(line, flush=True)
+                survivors += [] if right else [name]
     if survivors:
         print(f"`make regress` does not tell right from wrong: {'; '.join(survivors)}")
     return int(bool(survivors))
 
 
-def attempt(copy: Copy, mutant: Mutant | None) -> tuple[int, str]:
-    """Run the study with one mistake, or without (None) -> exit status and page of regress.py."""
-    if mutant:
-        copy.replace(mutant.file, mutant.right, mutant.wrong)
-    copy.study()
-    outcome = copy.regress()
-    if mutant:
-        copy.replace(mutant.file, mutant.wrong, mutant.right)
-    return outcome
+def attempt(free: "queue.SimpleQueue[Copy]", name: str) -> tuple[bool, str]:
+    """Run the study in a copy that is free, with the mistake of that name if it is one's.
+
+    Returns whether regress.py says what it should, and a line for the user.
+    """
+    where, mutant, start = free.get(), MUTANTS.get(name), time.monotonic()
+    try:
+        if mutant:
+            where.replace(mutant.file, mutant.right, mutant.wrong)
+        where.study()
+        code, page = where.regress()
+        if mutant:
+            where.replace(mutant.file, mutant.wrong, mutant.right)
+    finally:
+        free.put(where)
+    right, counts = code == (1 if mutant else 0), page.strip().splitlines()[-1]
+    seconds = time.monotonic() - start
+    return right, f"{'ok ' if right else 'BAD'} {name}: {counts} ({seconds:.0f} s)"
 
 
 if __name__ == "__main__":

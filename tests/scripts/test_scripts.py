@@ -390,6 +390,9 @@ class FakeCopy:
     def __init__(self, folder):
         self.broken = None
 
+    def again(self, folder):
+        return FakeCopy(folder)
+
     def replace(self, file, old, new):
         self.broken = None if self.broken else file
 
