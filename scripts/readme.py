@@ -197,12 +197,12 @@ def claims_of_one_network() -> str:
 
 def claims_table() -> str:
     """The README's table: a few claims, and how many hold of all of them."""
-    embedded, copies = shown_verdicts(PROFILE), verdicts_in_part(COPIES)
+    embedded, originals = shown_verdicts(PROFILE), verdicts_in_part("readings")
     rows = [
         {
             "Claim": f"{claim}: {words}",
             "Small digits": embedded[claim] + (_against_loss() if claim == "S8" else ""),
-            "CIFAR-10 copies, MLP alone": copies[claim],
+            "CIFAR-10, MLP alone": originals[claim],
         }
         for claim, words in CLAIMS.items()
     ]
