@@ -167,7 +167,7 @@ print((peak() - before) / weights.nbytes)
 """
 
 
-@pytest.mark.parametrize("percentile", ["0", "99.9"])
+@pytest.mark.parametrize("percentile", [pytest.param("0", marks=pytest.mark.stress), "99.9"])
 def test_memory_beside_the_tensor_is_under_three_copies(percentile):
     command = [sys.executable, "-c", MEMORY, percentile]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)

@@ -233,6 +233,7 @@ def test_a_gpt_neox(tmp_path):
         )
 
 
+@pytest.mark.stress
 def test_twenty_five_million_weights(tmp_path):
     """How long it takes stands in docs/packing.md."""
     motifs = torch.randn(62_500, 4, generator=generator())
@@ -626,6 +627,7 @@ packing.pack(torch.nn.Linear(300, 300), sys.argv[1], 2)
 """
 
 
+@pytest.mark.stress  # in the suite tests/files/test_atomic.py has a full disk
 @pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="needs a limit on file sizes")
 def test_a_full_disk_names_the_file_and_leaves_the_previous_one(tmp_path):
     done = subprocess.run(

@@ -125,6 +125,7 @@ def test_written_stage_by_stage_it_has_the_bytes_that_dvc_gives_it(twins):
     )
 
 
+@pytest.mark.stress
 def test_a_file_that_dvc_did_not_write_is_left_to_dvc(twins):
     text = reproduce(twins, {"a": "one"}, quick=False)
     for name in ("dvc", "ours"):

@@ -73,7 +73,9 @@ def test_what_is_written_is_read_back_by_both(value):
     assert read_yaml(text)["a"] == parse_yaml(text, "params.yaml")["a"] == value
 
 
-@pytest.mark.parametrize("name", ["mine; touch touched", "momos_s2_c0.5"])
+@pytest.mark.parametrize(
+    "name", ["mine; touch touched", pytest.param("momos_s2_c0.5", marks=pytest.mark.stress)]
+)
 def test_a_bad_name_is_met_before_any_command_has_it(clone, name):
     """Also where the data are prepared already, and DVC would begin with a training."""
     before = clone.params()
