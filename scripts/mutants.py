@@ -207,10 +207,12 @@ def attempt(free: "queue.SimpleQueue[Copy]", name: str) -> tuple[bool, str]:
     try:
         if mutant:
             where.replace(mutant.file, mutant.right, mutant.wrong)
-        where.study()
-        code, page = where.regress()
-        if mutant:
-            where.replace(mutant.file, mutant.wrong, mutant.right)
+        try:
+            where.study()
+            code, page = where.regress()
+        finally:
+            if mutant:
+                where.replace(mutant.file, mutant.wrong, mutant.right)
     finally:
         free.put(where)
     right, counts = code == (1 if mutant else 0), page.strip().splitlines()[-1]

@@ -135,11 +135,12 @@ def test_a_killed_survey_goes_on_and_ends_with_the_same_bytes(weights, tmp_path,
     whole.run()
     said = capsys.readouterr().err
     num_archs = len(list(weights.iterdir())) - 1
+    assert num_archs in (8, 20)
     num_models = num_archs + 2  # with the one of nothing and the one that nobody trained
     assert f"{num_models} models, " in said and "M weights; downloads of up to 0.0 GB" in said
-    broken.kill_after(2, signal.SIGTERM)
-    before = broken.kill_after(5, signal.SIGKILL)
-    assert 5 <= len(before) < num_models and not broken.table.exists()
+    broken.kill_after(num_archs // 5, signal.SIGTERM)
+    before = broken.kill_after(num_archs // 2, signal.SIGKILL)
+    assert num_archs // 2 <= len(before) < num_models and not broken.table.exists()
     with broken.scratch.open("a") as file:
         file.write('{"key": "abc", "row": {"na')  # killed while it wrote
     broken.change(num_workers=2)  # the rest side by side
