@@ -30,8 +30,9 @@ $(STAMP): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; ok = sys.version_info >= (3, 11); ok or print("Python 3.11 or newer is needed, $(PYTHON) is", \
 	    sys.version.split()[0], "(choose another: make setup PYTHON=python3.11)", file=sys.stderr); sys.exit(not ok)'
 	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps devinterp==2.0.1 # a test's oracle: its optimiser alone
+	@# compiling 25,000 files, most of which nothing imports, would take longer than unpacking them
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps devinterp==2.0.1 # a test's oracle: its optimiser alone
 	@touch $(STAMP)
 
 quick: setup ## the whole pipeline in 3 minutes, in scratch/quick: one seed, few methods; nothing else changes

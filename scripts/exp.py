@@ -30,7 +30,6 @@ from copies import copy_files, files_of
 from dvc.exceptions import DvcException
 from dvc.utils.hydra import apply_overrides
 from jobs import add_jobs
-from repro import dvc, environment
 
 from momos import config
 
@@ -246,35 +245,35 @@ def run(root: Path, baseline: str, params: str, name: str | None, jobs: int, for
 
     params: the text of params.yaml. Raises ValueError if a stage fails, or if DVC can't save it.
     """
-    with workspace(root, baseline) as folder, inside(root, folder):
+    there = workspace(root, baseline)
+    with there as folder, inside(root, folder), repro.processes_of_dvc(jobs) as processes:
         PARAMS.write_text(params, encoding="utf-8")
-        reproduce(jobs)
-        saved = save(folder, baseline, name)
+        reproduce(processes)
+        saved = save(folder, baseline, name, processes[0])
         options = ("--quiet", "--no-write-fetch-head", "--no-auto-gc")
         git(root, "fetch", *options, str(folder), f"{'+' * force}{saved}:{saved}")
     return saved.rpartition("/")[2]
 
 
-def reproduce(jobs: int) -> None:
+def reproduce(processes: Sequence[repro.Dvc]) -> None:
     """Run what these settings change, and fetch all else. Raises ValueError if a stage fails."""
-    subprocess.run(dvc("checkout", "--quiet", "--allow-missing"), env=environment())
+    said = processes[0].ask("checkout", "--quiet", "--allow-missing")
+    print("".join(said), end="", flush=True)  # what it could not fetch
     repro.check_params()
-    if repro.reproduce(jobs):
+    if repro.reproduce_by(processes):
         kept = "finished stages are kept, and the same command goes on from there"
         raise ValueError(f"nothing is saved; {kept}")
 
 
-def save(folder: Path, baseline: str, name: str | None) -> str:
+def save(folder: Path, baseline: str, name: str | None, asked: repro.Dvc) -> str:
     """Have DVC save the workspace as an experiment -> its git reference. Raises ValueError."""
     report = Path("reports", config.profile())
     options = ["--include-untracked", str(report)] if report.is_dir() else []
     options += ["--name", name] if name else []
-    done = subprocess.run(
-        dvc("exp", "save", *options), capture_output=True, text=True, env=environment()
-    )
+    said = asked.ask("exp", "save", *options)
     saved = references(folder, baseline)
-    if done.returncode or len(saved) != 1:
-        raise ValueError(f"dvc exp save failed:\n{done.stdout}{done.stderr}".rstrip())
+    if asked.code or len(saved) != 1:
+        raise ValueError(f"dvc exp save failed:\n{''.join(said)}".rstrip())
     return next(iter(saved.values()))
 
 

@@ -119,7 +119,8 @@ if __name__ == "__main__":
     args = parser.parse_args()
     try:
         require(PROFILE.fullmatch(args.name), "NAME", PROFILE_RULE, args.name)
-        require_fresh(repro.changed_stages())
+        with repro.Dvc() as asked:
+            require_fresh(repro.changed_stages(asked))
         main(args.name, args.note, args.trained)
     except ValueError as error:
         sys.exit(str(error))

@@ -1,7 +1,8 @@
 """What `make repro` and a DVC that takes one command after the other (quick_dvc.py) say.
 
-An order is a line of standard input: DVC's arguments, as a JSON list. Its last line of output says
-how it ended. quick_dvc.py imports DVC, which takes a second; whoever gives orders need not.
+An order is a line of standard input: a JSON list of the environment and of DVC's arguments. Its
+last line of output says how it ended. quick_dvc.py imports DVC, which takes a second; whoever gives
+orders need not.
 """
 
 import re

@@ -1,7 +1,7 @@
 """DVC that takes one command after the other, and writes dvc.lock in a quicker way.
 
 usage: quick_dvc.py ARGUMENTS OF DVC
-       quick_dvc.py --orders        (each line of standard input: the arguments, as a JSON list)
+       quick_dvc.py --orders        (from standard input: scripts/orders.py)
 
 With hundreds of stages most of DVC's CPU time goes into reading files of which it needs one stage:
 
@@ -11,15 +11,19 @@ With hundreds of stages most of DVC's CPU time goes into reading files of which 
   reads them once. That is safe while no one else runs the same stages: a stage's own lines in
   dvc.lock are all that DVC needs of them, and dvc.yaml and params.yaml are read again when they
   change.
+- For each stage plain DVC parses params.yaml, and for each of its keys it walks through all of it:
+  two thirds of `dvc status`. Here it is parsed once, until it changes, and keys are looked up.
 
 Where DVC is not as expected, or did not write the file, its own way is used.
 """
 
 import contextlib
+import copy
 import inspect
 import json
 import os
 import queue
+import re
 import signal
 import sys
 import threading
@@ -30,6 +34,7 @@ from typing import Any
 from dvc import dvcfile
 from dvc import lock as dvc_lock
 from dvc.cli import main
+from dvc.dependency import param
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from dvc.repo.stage import StageLoad
@@ -41,9 +46,11 @@ from orders import ENDED, ORDERS, REPRODUCE
 
 # Arguments of DVC's functions in the releases with which this was tried.
 EXPECTED = ["self", "stages", "kwargs"]
+EXPECTED_READING = ["fs", "path", "key_paths", "flatten", "load_kwargs"]
 EXPECTED_LOADING = ["self", "target", "accept_group", "glob"]
 EXPECTED_REPRODUCE = {"targets", "single_item", "on_error"}
 SOURCES = (dvcfile.PROJECT_FILE, "params.yaml")
+PLAIN_KEY = re.compile(r"[A-Za-z_][\w-]*(\.[A-Za-z_][\w-]*)*")  # others may be patterns
 LOCK_POLL = 0.05  # seconds between two looks at a lock that another process holds; DVC's are 0.5
 
 
@@ -84,6 +91,53 @@ def by_stage(own_way: Callable[..., None]) -> Callable[..., None]:
 def entries_of(data: dict) -> dict[str, str]:
     """What DVC keeps of a stage -> its lines, as DVC would write them in a file of their own."""
     return split_lock(LOCK_HEAD + dumps_yaml({"stages": data}).removeprefix("stages:\n"))
+
+
+# --- params.yaml
+
+
+def replace_reading() -> None:
+    """Put `KnownParams` into DVC, if its own function is as expected."""
+    own_way = getattr(param, "read_param_file", None)
+    if own_way is not None and list(inspect.signature(own_way).parameters) == EXPECTED_READING:
+        param.read_param_file = KnownParams(own_way).read
+
+
+class KnownParams:
+    """A `read_param_file` that parses each version of a file once, or else goes DVC's own way."""
+
+    def __init__(self, own_way: Callable[..., Any]) -> None:
+        self.own_way = own_way
+        self.known: dict[str, tuple[tuple[int, int] | None, Any]] = {}  # version, what is in it
+
+    def read(
+        self,
+        fs: Any,
+        path: str,
+        key_paths: list[str] | None = None,
+        flatten: bool = False,
+        **load_kwargs: Any,
+    ) -> Any:
+        """The values of dotted keys in a file, without those that it lacks."""
+        is_plain = bool(key_paths) and flatten and not load_kwargs and fs.protocol == "local"
+        if not is_plain or not all(map(PLAIN_KEY.fullmatch, key_paths or [])):
+            return self.own_way(fs, path, key_paths, flatten, **load_kwargs)
+        version = version_of(Path(path))
+        if version is None or self.known.get(path, (None,))[0] != version:
+            self.known[path] = version, self.own_way(fs, path)
+        try:
+            return {key: value_of(self.known[path][1], key) for key in key_paths or []}
+        except KeyError:
+            return self.own_way(fs, path, key_paths, flatten)
+
+
+def value_of(content: Any, key: str) -> Any:
+    """A copy of the value of a dotted key. Raises KeyError where there is none."""
+    for name in key.split("."):
+        if not isinstance(content, dict):
+            raise KeyError(key)
+        content = content[name]
+    return copy.deepcopy(content)
 
 
 # --- one process for many commands
@@ -147,7 +201,10 @@ def follow_orders() -> None:
     if hasattr(dvc_lock, "DEFAULT_TIMEOUT"):
         dvc_lock.DEFAULT_TIMEOUT = 6 * LOCK_POLL  # DVC looks six times before it gives up, or waits
     stages: Stages | None = None
-    while (order := orders.get()) is not None:
+    while (received := orders.get()) is not None:
+        environment, order = received
+        os.environ.clear()
+        os.environ.update(environment)
         if order[: len(REPRODUCE)] == REPRODUCE and (stages := stages or stages_here()):
             ui.enable()
             code = stages.reproduce(order[len(REPRODUCE) :])
@@ -157,13 +214,13 @@ def follow_orders() -> None:
         orders.task_done()
 
 
-def read_orders() -> "queue.Queue[list[str] | None]":
+def read_orders() -> "queue.Queue[tuple[dict[str, str], list[str]] | None]":
     """The orders, read by a thread. What DVC starts gets an empty standard input.
 
     If the input ends before an order is done, whoever gave it was killed: this process and all that
     it has started are killed too.
     """
-    orders: queue.Queue[list[str] | None] = queue.Queue()
+    orders: queue.Queue[tuple[dict[str, str], list[str]] | None] = queue.Queue()
     source = os.fdopen(os.dup(0), encoding="utf-8")
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
@@ -182,6 +239,7 @@ def read_orders() -> "queue.Queue[list[str] | None]":
 
 if __name__ == "__main__":
     replace_writing()
+    replace_reading()
     if sys.argv[1:] == [ORDERS]:
         follow_orders()
     else:

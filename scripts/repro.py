@@ -4,8 +4,8 @@ usage: repro.py [--jobs N]
 
 DVC runs one stage at a time. Several `dvc --wait-for-lock repro -s STAGE` in one workspace are safe
 all the same: DVC locks its own files, and releases the lock while a stage's command runs. So a few
-processes take stages from one queue. A stage enters it when all that it depends on is done. A plain
-`dvc repro` at the end has the last word.
+processes take stages from one queue. A stage enters it when all that it depends on is done. A
+`dvc repro` of all stages at the end has the last word.
 """
 
 import argparse
@@ -24,6 +24,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Self
 
 import scm
 from filelock import FileLock, Timeout
@@ -63,17 +64,69 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PATH": search_path()}
 
 
-def output_of(command: list[str]) -> str:
-    """What the command prints. Raises SystemExit with the command's own error."""
-    done = subprocess.run(command, capture_output=True, text=True, env=environment())
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}".rstrip())
-    return done.stdout
+class Dvc:
+    """A DVC in a process that takes one command after the other, until the context ends.
+
+    Starting DVC and reading its files is done once. `code` is how the last command ended.
+    """
+
+    def __init__(self) -> None:
+        self.process: subprocess.Popen[str] | None = None
+        self.code = 0
+
+    def order(self, *arguments: str) -> subprocess.Popen[str]:
+        """Have the process run a command; it is started if it does not run. Raises OSError."""
+        if self.process is None or self.process.poll() is not None:
+            command = [sys.executable, QUICK_DVC, ORDERS]
+            self.process = start_group(command, environment(), stdin=subprocess.PIPE)
+        if self.process.stdin is None:
+            raise OSError(f"{self.process.args!r}: expected a process whose input is a pipe")
+        self.process.stdin.write(json.dumps([environment(), arguments]) + "\n")
+        self.process.stdin.flush()
+        return self.process
+
+    def said(self, process: subprocess.Popen[str]) -> Iterator[str]:
+        """What it prints of the command, errors included."""
+        for line in output(process):
+            if ended := END.match(line):
+                self.code = int(ended[1])
+                return
+            yield line
+        self.code = process.wait() or 1  # it was killed
+
+    def ask(self, *arguments: str) -> list[str]:
+        """Run a command -> what it prints. A KeyboardInterrupt ends the process."""
+        process = self.order("--wait-for-lock", *arguments)
+        try:
+            return list(self.said(process))
+        except KeyboardInterrupt:
+            stop_group(process)
+            raise
+
+    def answer(self, *arguments: str) -> list[str]:
+        """The same for a command that should not fail. Raises SystemExit with DVC's own error."""
+        lines = self.ask(*arguments)
+        if self.code:
+            raise SystemExit(f"dvc {' '.join(arguments)} failed:\n{''.join(lines)}".rstrip())
+        return lines
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *about: object) -> None:
+        if self.process is not None and self.process.stdin is not None:
+            self.process.stdin.close()  # its orders end
+            self.process.wait()
 
 
-def changed_stages() -> set[str]:
+def changed_stages(asked: Dvc) -> set[str]:
     """Stages whose code, data, settings, command or outputs are not what dvc.lock says."""
-    return set(json.loads(output_of(dvc("status", "--json"))))
+    return set(json.loads(asked.answer("status", "--json")[-1]))
+
+
+def graph(asked: Dvc) -> dict[str, set[str]]:
+    """The stages that each stage needs."""
+    return parents_of("".join(asked.answer("dag", "--dot")))
 
 
 def parents_of(graph: str) -> dict[str, set[str]]:
@@ -369,41 +422,18 @@ class LocalHand(Hand):
 
 
 class DvcHand(LocalHand):
-    """One DVC process for all stages that it takes: starting DVC and reading files is done once."""
+    """One DVC process for all stages that it takes."""
 
-    def work(self) -> None:
-        try:
-            super().work()
-        finally:
-            if self.process is not None and self.process.stdin is not None:
-                self.process.stdin.close()  # its orders end
-                self.process.wait()
+    def __init__(self, board: Board, progress: Progress, asked: Dvc) -> None:
+        super().__init__(board, progress)
+        self.asked = asked
 
     def begin(self, stages: list[str]) -> subprocess.Popen[str]:
-        process = self.process
-        if process is None or process.poll() is not None:
-            command, env = self.command(stages), self.environment()
-            process = start_group(command, env, stdin=subprocess.PIPE)
-        if process.stdin is None:
-            raise OSError(f"{process.args!r}: expected a process whose input is a pipe")
-        process.stdin.write(json.dumps(self.order(stages)) + "\n")
-        process.stdin.flush()
-        return process
-
-    def command(self, stages: list[str]) -> list[str]:
-        return [sys.executable, QUICK_DVC, ORDERS]
-
-    def order(self, stages: list[str]) -> list[str]:
-        """DVC's arguments, which the process is told by a line of its standard input."""
-        return [*REPRODUCE, *stages]
+        return self.asked.order(*REPRODUCE, *stages)
 
     def said(self, process: subprocess.Popen[str]) -> Iterator[str]:
-        for line in output(process):
-            if ended := END.match(line):
-                self.code = int(ended[1])
-                return
-            yield line
-        self.code = process.wait() or 1  # it was killed
+        yield from self.asked.said(process)
+        self.code = self.asked.code
 
 
 def start_group(
@@ -464,22 +494,19 @@ def run_stages(board: Board, progress: Progress, workers: Sequence[Hand]) -> Non
             print()
 
 
-def last_word() -> int:
-    """Run what is left, usually nothing, by a plain `dvc repro`. Returns its exit code.
+def last_word(asked: Dvc) -> int:
+    """Run what is left, usually nothing, by a `dvc repro` of all. Returns its exit code.
 
     A KeyboardInterrupt stops it.
     """
-    process = start_group(dvc("repro"), environment(), stderr=None)
     try:
-        shown = [line for line in output(process) if line.strip() and not FINISHED.match(line)]
-        code = process.wait()
+        shown = [line for line in asked.ask("repro") if line.strip() and not FINISHED.match(line)]
     except KeyboardInterrupt:
-        stop_group(process)
         scm.drop_torn_lock(Path.cwd())
         raise
-    if code or any(STARTED.match(line) for line in shown):
+    if asked.code or any(STARTED.match(line) for line in shown):
         print("".join(shown), end="")
-    return code
+    return asked.code
 
 
 def reproduce(jobs: int) -> int:
@@ -489,17 +516,30 @@ def reproduce(jobs: int) -> int:
     the folder of runs, and says what is wrong in params.yaml. After a KeyboardInterrupt, which
     `until_stopped` makes of SIGTERM too, no stage is left running.
     """
-    changed = changed_stages()
+    with processes_of_dvc(jobs) as processes:
+        return reproduce_by(processes)
+
+
+@contextlib.contextmanager
+def processes_of_dvc(jobs: int) -> Iterator[Sequence[Dvc]]:
+    """So many, none of which is started yet."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(Dvc()) for _ in range(jobs)]
+
+
+def reproduce_by(processes: Sequence[Dvc]) -> int:
+    """The same, by these processes; the first does what one has to do."""
+    changed = changed_stages(processes[0])
     if not changed:
         print("All stages are up to date.")
         return 0
-    parents = parents_of(output_of(dvc("dag", "--dot")))
-    board = Board(with_descendants(changed, parents), parents, jobs)
+    parents = graph(processes[0])
+    board = Board(with_descendants(changed, parents), parents, len(processes))
     progress = Progress(board)
-    progress.tell(f"Up to {board.total} stages to run, {jobs} at a time.")
+    progress.tell(f"Up to {board.total} stages to run, {len(processes)} at a time.")
     try:
         with shared_logger(), warm_interpreter(board, progress):
-            run_stages(board, progress, [DvcHand(board, progress) for _ in range(jobs)])
+            run_stages(board, progress, [DvcHand(board, progress, dvc) for dvc in processes])
     except KeyboardInterrupt:
         scm.drop_torn_lock(Path.cwd())
         raise
@@ -508,7 +548,7 @@ def reproduce(jobs: int) -> int:
             print(not_run(board))
         print(f"Failed: {', '.join(board.failed)}")
         return 1
-    code = last_word()
+    code = last_word(processes[0])
     took = clock(time.monotonic() - progress.start)
     print(
         f"All stages are up to date: {len(board.done)} run or checked in {took}."

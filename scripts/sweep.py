@@ -115,13 +115,12 @@ def restore(stages: Iterable[str], entries: worker.Entries) -> None:
         raise SystemExit(f"dvc checkout failed:\n{done.stdout}")
 
 
-def board_of(jobs: int) -> repro.Board | None:
+def board_of(jobs: int, asked: repro.Dvc) -> repro.Board | None:
     """The stages for workers; None where there are none.
 
     Writes to ENTRIES what is known of the stages before them.
     """
-    changed = repro.changed_stages()
-    parents = repro.parents_of(repro.output_of(dvc("dag", "--dot")))
+    changed, parents = repro.changed_stages(asked), repro.graph(asked)
     cached = cached_stages(yaml.safe_load(Path("dvc.yaml").read_text()))
     stages = [
         stage for stage in repro.with_descendants(changed, parents) if stage.split("@")[0] in cached
@@ -179,8 +178,14 @@ def push() -> int:
 def sweep(jobs: int, backend: str) -> int:
     """Run what is not up to date. Returns the exit code: 0 if all is up to date at the end."""
     worker.remove_leftovers(Path.cwd())
+    with repro.Dvc() as asked:
+        return sweep_by(jobs, backend, asked)
+
+
+def sweep_by(jobs: int, backend: str, asked: repro.Dvc) -> int:
+    """The same; asked: for what is done here."""
     start = time.monotonic()
-    board = board_of(jobs)
+    board = board_of(jobs, asked)
     if board is not None:
         run_workers(board, backend)
         if board.failed:
@@ -188,7 +193,7 @@ def sweep(jobs: int, backend: str) -> int:
                 print(repro.not_run(board))
             print(f"Failed: {', '.join(board.failed)}; logs in {worker.LOGS}")
             return 1
-    code = repro.last_word() or push()
+    code = repro.last_word(asked) or push()
     took = f"{len(board.done) if board else 0} by workers, {clock(time.monotonic() - start)}"
     print(f"All stages are up to date: {took}." if code == 0 else "Failed (see above).")
     return code

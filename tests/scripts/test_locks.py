@@ -1,11 +1,14 @@
 """scripts/locks.py and quick_dvc.py: dvc.lock taken apart, put together and written stage by stage
-has the bytes that DVC gives it.
+has the bytes that DVC gives it, and settings are read as DVC reads them.
 """
 
+import json
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import yaml
@@ -18,6 +21,8 @@ import locks  # noqa: E402
 import quick_dvc  # noqa: E402
 import repro  # noqa: E402
 from dvc import dvcfile  # noqa: E402
+from dvc.dependency import param  # noqa: E402
+from dvc.fs import LocalFileSystem  # noqa: E402
 
 FAIL = "(lambda self, stages, **kwargs: 1 / 0).__code__"
 DENY = f"quick_dvc.dvcfile.Lockfile.dump_stages.__code__ = {FAIL};"
@@ -187,14 +192,101 @@ def test_the_release_that_is_installed_is_one_where_it_works(monkeypatch):
     assert dvcfile.Lockfile.dump_stages is not before
 
 
-def test_make_repro_writes_so():
-    hand = repro.DvcHand(repro.Board([], {}, 1), None)
-    assert hand.command(["a"])[1:] == [str(ROOT / "scripts" / "quick_dvc.py"), quick_dvc.ORDERS]
-    assert hand.order(["a"])[:-1] == quick_dvc.REPRODUCE
-    assert hand.order(["a"]) == [
-        "--wait-for-lock",
-        "repro",
-        "--keep-going",
-        "--single-item",
-        "a",
+def test_make_repro_writes_so(monkeypatch):
+    told = []
+
+    def start_group(command, env, stdin):
+        told.append(command)
+        return Mock(stdin=Mock(write=told.append))
+
+    monkeypatch.setattr(repro, "start_group", start_group)
+    repro.DvcHand(repro.Board([], {}, 1), None, repro.Dvc()).begin(["a"])
+    assert told[0][1:] == [str(ROOT / "scripts" / "quick_dvc.py"), quick_dvc.ORDERS]
+    given, arguments = json.loads(told[1])
+    assert given == repro.environment() and arguments[:-1] == quick_dvc.REPRODUCE
+    assert arguments == ["--wait-for-lock", "repro", "--keep-going", "--single-item", "a"]
+
+
+def keys_of(settings: dict, before: str = "") -> list[str]:
+    """Every dotted key of nested settings, sections included."""
+    inner = [
+        key
+        for name, value in settings.items()
+        if isinstance(value, dict)
+        for key in keys_of(value, f"{before}{name}.")
     ]
+    return [f"{before}{name}" for name in settings] + inner
+
+
+class Read:
+    """DVC's reader of settings, which counts how often it is called."""
+
+    def __init__(self):
+        self.calls, self.own_way = 0, param.read_param_file
+
+    def __call__(self, *arguments, **options):
+        self.calls += 1
+        return self.own_way(*arguments, **options)
+
+
+@pytest.fixture
+def reading():
+    return Read()
+
+
+def both_ways(reading: Read, known: quick_dvc.KnownParams, path: Path, keys: list[str] | None):
+    """What the quick reader finds, which has to be what DVC finds -> with the calls of DVC's."""
+    before = reading.calls
+    found = known.read(LocalFileSystem(), str(path), keys, flatten=True)
+    assert found == reading.own_way(LocalFileSystem(), str(path), keys, flatten=True)
+    return found, reading.calls - before
+
+
+def test_settings_are_parsed_once_and_are_what_dvc_reads(reading):
+    keys = keys_of(yaml.safe_load((ROOT / "params.yaml").read_text()))
+    known = quick_dvc.KnownParams(reading)
+    assert len(keys) > 250
+    found, calls = both_ways(reading, known, ROOT / "params.yaml", keys[::5])
+    assert (list(found), calls) == (keys[::5], 1)
+    for key in keys[1::5]:
+        assert both_ways(reading, known, ROOT / "params.yaml", [key])[1] == 0
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [["a.b", "missing"], ["a.b.c.d"], ["l.0"], ["a.*"], ["True"], ["a..b"], None],
+    ids=str,
+)
+def test_keys_that_are_not_plain_are_read_by_dvc(reading, keys, tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text("a:\n  b:\n    c: [1, 2]\nl: [5]\ntrue: 7\n")
+    known = quick_dvc.KnownParams(reading)
+    assert both_ways(reading, known, path, keys)[1] >= 1
+    assert both_ways(reading, known, path, keys)[1] >= 1, "nothing of it is remembered"
+
+
+def test_settings_that_change_are_read_again_and_belong_to_who_reads_them(reading, tmp_path):
+    path = tmp_path / "params.yaml"
+    known = quick_dvc.KnownParams(reading)
+    for text in ("a: {b: [1]}", "a: {b: [2]}"):
+        path.write_text(text)
+        os.utime(path, ns=(0, int(text[-3])))  # another version of the same size
+        found, calls = both_ways(reading, known, path, ["a"])
+        assert calls == 1
+        found["a"]["b"].append(3)
+        assert both_ways(reading, known, path, ["a"]) == ({"a": {"b": [int(text[-3])]}}, 0)
+
+
+def test_another_dvc_reads_as_ever(monkeypatch):
+    def read_param_file(fs, path):
+        raise AssertionError
+
+    installed = param.read_param_file
+    monkeypatch.setattr(param, "read_param_file", installed)
+    quick_dvc.replace_reading()
+    assert param.read_param_file is not installed, "the installed one is as expected"
+    monkeypatch.setattr(param, "read_param_file", read_param_file)
+    quick_dvc.replace_reading()
+    assert param.read_param_file is read_param_file
+    monkeypatch.delattr(param, "read_param_file")
+    quick_dvc.replace_reading()

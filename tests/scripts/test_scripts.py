@@ -292,8 +292,8 @@ def writers_by_output():
 
 @pytest.mark.parametrize(("call", "number"), [
     ("repro.main()", signal.SIGINT),
-    pytest.param("repro.until_stopped('repro', repro.last_word)", signal.SIGTERM,
-                 marks=pytest.mark.stress),
+    pytest.param("repro.until_stopped('repro', lambda: repro.last_word(repro.Dvc()))",
+                 signal.SIGTERM, marks=pytest.mark.stress),
 ])  # fmt: skip
 def test_stopping_leaves_no_process_and_no_lock(repository, call, number):
     Path("behaviour.txt").write_text("sleep")
@@ -333,8 +333,8 @@ def test_a_list_of_running_stages_cut_off_by_a_kill_is_removed(tmp_path, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(repro, "run_stages", Mock(side_effect=KeyboardInterrupt))
         patch.setattr(repro, "shared_logger", contextlib.nullcontext)
-        patch.setattr(repro, "changed_stages", lambda: lock.write_text("") or {"prepare"})
-        patch.setattr(repro, "output_of", lambda command: "")
+        patch.setattr(repro, "changed_stages", lambda asked: lock.write_text("") or {"prepare"})
+        patch.setattr(repro, "graph", lambda asked: {})
         assert repro.until_stopped("repro", lambda: repro.reproduce(1)) == 130
     assert not lock.exists(), "a plain dvc command works at once"
     for text in (WHOLE[:12], "", WHOLE):

@@ -23,7 +23,7 @@ from momos.tracking.live import READY, SETTING_UP, warn
 from momos.tracking.record import Record
 from momos.tracking.store import LIVE_LIMITS, Store, needs_set_up, set_up, uri
 
-PAUSE = 1.0  # seconds over which a training's epochs are gathered
+PAUSE = 3.0  # seconds over which a training's epochs are gathered
 TURN = threading.Lock()  # trainings that share a logger write one after the other
 
 
