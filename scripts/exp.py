@@ -30,6 +30,7 @@ from copies import copy_files, files_of
 from dvc.exceptions import DvcException
 from dvc.utils.hydra import apply_overrides
 from jobs import add_jobs
+from warm import Warm
 
 from momos import config
 
@@ -248,7 +249,8 @@ def run(root: Path, baseline: str, params: str, name: str | None, jobs: int, for
     there = workspace(root, baseline)
     with there as folder, inside(root, folder), repro.processes_of_dvc(jobs) as processes:
         PARAMS.write_text(params, encoding="utf-8")
-        reproduce(processes)
+        with repro.shared_logger(), Warm():  # which import meanwhile
+            reproduce(processes)
         saved = save(folder, baseline, name, processes[0])
         options = ("--quiet", "--no-write-fetch-head", "--no-auto-gc")
         git(root, "fetch", *options, str(folder), f"{'+' * force}{saved}:{saved}")
@@ -260,7 +262,7 @@ def reproduce(processes: Sequence[repro.Dvc]) -> None:
     said = processes[0].ask("checkout", "--quiet", "--allow-missing")
     print("".join(said), end="", flush=True)  # what it could not fetch
     repro.check_params()
-    if repro.reproduce_by(processes):
+    if repro.reproduce_by(processes, lambda board, progress: contextlib.nullcontext()):
         kept = "finished stages are kept, and the same command goes on from there"
         raise ValueError(f"nothing is saved; {kept}")
 

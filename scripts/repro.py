@@ -517,7 +517,7 @@ def reproduce(jobs: int) -> int:
     `until_stopped` makes of SIGTERM too, no stage is left running.
     """
     with processes_of_dvc(jobs) as processes:
-        return reproduce_by(processes)
+        return reproduce_by(processes, helpers_of)
 
 
 @contextlib.contextmanager
@@ -527,8 +527,14 @@ def processes_of_dvc(jobs: int) -> Iterator[Sequence[Dvc]]:
         yield [stack.enter_context(Dvc()) for _ in range(jobs)]
 
 
-def reproduce_by(processes: Sequence[Dvc]) -> int:
-    """The same, by these processes; the first does what one has to do."""
+Helpers = Callable[["Board", "Progress"], contextlib.AbstractContextManager[object]]
+
+
+def reproduce_by(processes: Sequence[Dvc], helpers: Helpers) -> int:
+    """The same, by these processes; the first does what one has to do.
+
+    helpers: what lasts while stages run.
+    """
     changed = changed_stages(processes[0])
     if not changed:
         print("All stages are up to date.")
@@ -538,7 +544,7 @@ def reproduce_by(processes: Sequence[Dvc]) -> int:
     progress = Progress(board)
     progress.tell(f"Up to {board.total} stages to run, {len(processes)} at a time.")
     try:
-        with shared_logger(), warm_interpreter(board, progress):
+        with helpers(board, progress):
             run_stages(board, progress, [DvcHand(board, progress, dvc) for dvc in processes])
     except KeyboardInterrupt:
         scm.drop_torn_lock(Path.cwd())
@@ -573,6 +579,13 @@ def warm_interpreter(board: Board, progress: Progress) -> contextlib.AbstractCon
     """What stages are forks of, while it lasts. Too few stages are not worth its imports."""
     enough = board.total >= FEWEST_FOR_WARM
     return Warm(progress.tell) if enough else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def helpers_of(board: Board, progress: Progress) -> Iterator[None]:
+    """The logger and the warm interpreter of these stages."""
+    with shared_logger(), warm_interpreter(board, progress):
+        yield
 
 
 def shared_logger() -> contextlib.AbstractContextManager[None]:
