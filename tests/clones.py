@@ -173,7 +173,8 @@ class Clone:
     @contextlib.contextmanager
     def without_drawing(self) -> Iterator[None]:
         """Its reports write empty pictures: drawing figures is half of a small study's time."""
-        path, drawn = self.path / "src/momos/report/shared/figures.py", "save(drawing.draw(), "
+        path = self.path / "src/momos/report/shared/figures.py"
+        drawn = "save(drawings[name].draw(), "
         text = path.read_text()
         assert text.count(drawn) == 1
         path.write_text(text.replace(drawn, 'save(Figure(layout="none"), '))

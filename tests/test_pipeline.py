@@ -220,7 +220,7 @@ def test_everything_is_there_and_a_second_repro_runs_nothing(clone):
     assert len(evaluation) == 2 * (1 + 2 + 1) + 1
     packing = pd.read_csv(clone.path / "results" / "micro" / "mlp" / "packing.csv")
     assert packing.groupby("coding").size().to_dict() == dict.fromkeys(
-        ["safetensors", "gzip", "lzma", "zstd", "fixed", "entropy"], 3 * 2) | dict.fromkeys(
+        ["safetensors", "lzma", "zstd", "fixed", "entropy"], 3 * 2) | dict.fromkeys(
         ["motifs16", "motifs8", "motifs4", "pruned", "refitted", "combined"], 1)  # fmt: skip
     run = clone.path / "runs" / "micro" / "mlp" / "momos_s4_c10" / "0"
     expected = {

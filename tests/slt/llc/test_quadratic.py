@@ -369,7 +369,7 @@ def llc_settings(**changes):
         ("localization", 0.0, "positive"),
         ("nbeta", 0.0, "positive"),
         ("max_rhat", 0.0, "positive"),
-        ("num_lanczos_probes", 7, "at most llc.num_probes 6"),
+        ("num_lanczos_probes", 7, "at most llc.num_probes 4"),
         ("sweep_chains", 0, "1 or more"),
         ("sweep", [{"nbeta": 1.0}], r"llc.sweep\[0\].* is missing"),
     ],
