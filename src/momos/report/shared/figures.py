@@ -74,7 +74,7 @@ class Drawing(NamedTuple):
 def write_all(drawings: Mapping[str, Drawing], folder: Path) -> None:
     """Write every figure as .png, .svg and .pdf, and captions.json. drawings: by file name.
 
-    Two processes share them, where processes can be forked and there are cores for both.
+    Two processes share them where this one can be forked, as a fork of the warm interpreter can.
     """
     names = list(drawings)
 
@@ -83,7 +83,7 @@ def write_all(drawings: Mapping[str, Drawing], folder: Path) -> None:
             for name in some:
                 save(drawings[name].draw(), folder, name)
 
-    if _has_two_cores() and len(names) > 1:
+    if _may_fork() and len(names) > 1:
         _side_by_side(draw, names[::2], names[1::2])
     else:
         draw(names)
@@ -91,8 +91,11 @@ def write_all(drawings: Mapping[str, Drawing], folder: Path) -> None:
     atomic.write_json(folder / "captions.json", captions)
 
 
-def _has_two_cores() -> bool:
-    return sys.platform == "linux" and len(os.sched_getaffinity(0)) > 1
+def _may_fork() -> bool:
+    """Whether there are cores for two, and no other thread, whose locks a fork would inherit."""
+    if not sys.platform.startswith("linux"):
+        return False
+    return len(os.sched_getaffinity(0)) > 1 and len(os.listdir("/proc/self/task")) == 1
 
 
 def _side_by_side(
