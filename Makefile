@@ -16,6 +16,9 @@ override TRAINED := $(value TRAINED)
 override PROFILE := $(value PROFILE)
 export SET NAME NOTE TRAINED PROFILE
 
+# Containers say this, and then every import compiles its library again: seconds a process.
+unexport PYTHONDONTWRITEBYTECODE
+
 # dvc.yaml says `python stages/...`: the environment's python comes first.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 .PHONY: help setup quick repro exp sweep regress bless readme mutants test stress bench use export track ui lint docs dag clean
@@ -30,9 +33,11 @@ $(STAMP): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; ok = sys.version_info >= (3, 11); ok or print("Python 3.11 or newer is needed, $(PYTHON) is", \
 	    sys.version.split()[0], "(choose another: make setup PYTHON=python3.11)", file=sys.stderr); sys.exit(not ok)'
 	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
-	@# compiling 25,000 files, most of which nothing imports, would take longer than unpacking them
+	@# compiling 25,000 files, most of which nothing imports, would take longer than unpacking them: those that
+	@# stages and DVC import are compiled below, once, and not by several first stages side by side
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps devinterp==2.0.1 # a test's oracle: its optimiser alone
+	@cd scripts && $(CURDIR)/$(BIN)/python -c "import dvc.cli.parser, dvc.repo, warm; warm.prepare()"
 	@touch $(STAMP)
 
 quick: setup ## the whole pipeline in 3 minutes, in scratch/quick: one seed, few methods; nothing else changes

@@ -75,12 +75,13 @@ class Experiments(Repository):
         return self.run(*command, *sets, *options, check=check)
 
     def state(self):
-        """All files but those of git, DVC's own and scratch/; and what git says."""
+        """All files but those of git, DVC's own, Python's and scratch/; and what git says."""
         files = {
             str(path.relative_to(self.path)): (path.read_bytes(), path.stat().st_mtime_ns)
             for name in (*self.run("git", "ls-files", "-co").splitlines(), "runs", "data")
             for path in [self.path / name, *(self.path / name).rglob("*")]
             if path.is_file() and not name.startswith((".dvc", "scratch"))
+            if "__pycache__" not in path.parts
         }
         how = [self.run("git", "status", "--porcelain", "-uall"), self.run("git", "log", "--all")]
         head = self.run("git", "rev-parse", "--abbrev-ref", "HEAD")
