@@ -26,6 +26,7 @@ from pathlib import Path
 import repro
 import scm
 import worker
+import yaml
 from copies import copy_files, files_of
 from dvc.exceptions import DvcException
 from dvc.utils.hydra import apply_overrides
@@ -268,11 +269,16 @@ def reproduce(processes: Sequence[repro.Dvc]) -> None:
 
 
 def save(folder: Path, baseline: str, name: str | None, asked: repro.Dvc) -> str:
-    """Have DVC save the workspace as an experiment -> its git reference. Raises ValueError."""
+    """Have DVC save the workspace as an experiment -> its git reference. Raises ValueError.
+
+    Every stage's outputs are in the cache already. Without a target DVC would put all of them there
+    again, so it gets one: the last stage of dvc.yaml.
+    """
     report = Path("reports", config.profile())
+    stages = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"]
     options = ["--include-untracked", str(report)] if report.is_dir() else []
     options += ["--name", name] if name else []
-    said = asked.ask("exp", "save", *options)
+    said = asked.ask("exp", "save", list(stages)[-1], *options)
     saved = references(folder, baseline)
     if asked.code or len(saved) != 1:
         raise ValueError(f"dvc exp save failed:\n{''.join(said)}".rstrip())
