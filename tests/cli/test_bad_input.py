@@ -128,15 +128,20 @@ def files(tmp_path_factory):
     return folder
 
 
+def listed(folder):
+    """All files below, but what Python compiled of modules that it imported."""
+    return sorted(path for path in folder.rglob("*") if "__pycache__" not in path.parts)
+
+
 @pytest.fixture
 def refuses(files, monkeypatch, capsys):
     """A function that runs a command, and returns its one line. Nothing is left behind."""
     monkeypatch.chdir(files)
-    before = sorted(files.rglob("*"))
+    before = listed(files)
 
     def refuses(command, *values):
         message = refused(capsys, command, *values)
-        assert sorted(files.rglob("*")) == before, (command, values)
+        assert listed(files) == before, (command, values)
         return message
 
     return refuses
