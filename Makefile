@@ -37,7 +37,7 @@ $(STAMP): requirements.txt pyproject.toml
 	@# stages and DVC import are compiled below, once, and not by several first stages side by side
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps devinterp==2.0.1 # a test's oracle: its optimiser alone
-	@PYTHONPATH=scripts $(BIN)/python -c "import dvc.cli.parser, dvc.repo, warm; warm.prepare()"
+	@PYTHONPATH=scripts $(BIN)/python -W ignore -c "import dvc.cli.parser, dvc.repo, warm; warm.prepare()"
 	@touch $(STAMP)
 
 quick: setup ## the whole pipeline in 3 minutes, in scratch/quick: one seed, few methods; nothing else changes
