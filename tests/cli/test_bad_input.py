@@ -5,6 +5,7 @@ import functools
 import os
 import pickle
 import shutil
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -128,20 +129,16 @@ def files(tmp_path_factory):
     return folder
 
 
-def listed(folder):
-    """All files below, but what Python compiled of modules that it imported."""
-    return sorted(path for path in folder.rglob("*") if "__pycache__" not in path.parts)
-
-
 @pytest.fixture
 def refuses(files, monkeypatch, capsys):
     """A function that runs a command, and returns its one line. Nothing is left behind."""
     monkeypatch.chdir(files)
-    before = listed(files)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # of modules that a command imports
+    before = sorted(files.rglob("*"))
 
     def refuses(command, *values):
         message = refused(capsys, command, *values)
-        assert listed(files) == before, (command, values)
+        assert sorted(files.rglob("*")) == before, (command, values)
         return message
 
     return refuses

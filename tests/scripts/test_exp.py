@@ -55,6 +55,7 @@ class Experiments(Repository):
     def __init__(self, path):
         super().__init__(path)
         self.env["MOMOS_WARM"] = "0"  # its stages import nothing that is heavy
+        self.env["PYTHONDONTWRITEBYTECODE"] = "1"  # it would be one more file in the working tree
         (path / "stage.py").write_text(STAGE)
         (path / "dvc.yaml").write_text(yaml.safe_dump({"stages": PIPELINE}, sort_keys=False))
         ignored = (path / ".gitignore").read_text().replace("/data/", "/data/raw/*\n/data/prepared")
@@ -75,13 +76,12 @@ class Experiments(Repository):
         return self.run(*command, *sets, *options, check=check)
 
     def state(self):
-        """All files but those of git, DVC's own, Python's and scratch/; and what git says."""
+        """All files but those of git, DVC's own and scratch/; and what git says."""
         files = {
             str(path.relative_to(self.path)): (path.read_bytes(), path.stat().st_mtime_ns)
             for name in (*self.run("git", "ls-files", "-co").splitlines(), "runs", "data")
             for path in [self.path / name, *(self.path / name).rglob("*")]
             if path.is_file() and not name.startswith((".dvc", "scratch"))
-            if "__pycache__" not in path.parts
         }
         how = [self.run("git", "status", "--porcelain", "-uall"), self.run("git", "log", "--all")]
         head = self.run("git", "rev-parse", "--abbrev-ref", "HEAD")
